@@ -1,0 +1,1 @@
+"""Processes: the marl command, MPI, tournaments. Everything that touches the outside world."""
