@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.specs import EnvironmentSpec, Sharing
 from marl.types import Actions, TimeStep

@@ -206,5 +206,6 @@ def group_agents(agents: Sequence[AgentSpec], sharing: Sharing = "spaces") -> tu
 def _common_name(agents: Sequence[AgentSpec]) -> str:
     if len(agents) == 1:
         return agents[0].name
-    prefix = os.path.commonprefix([agent.name for agent in agents]).rstrip("_-0123456789 ")
+    names = [agent.name for agent in agents]
+    prefix = os.path.commonprefix(names).rstrip("_-0123456789 ")  # noqa: RUF071 (names, not paths)
     return prefix or "agents"
