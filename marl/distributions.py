@@ -1,0 +1,333 @@
+"""Distributions over one agent's action, built from raw network outputs.
+
+Samples are pure functions of uniform numbers (from ``marl.streams``), so that they depend on neither the rank nor
+a global generator. Leading dimensions, written (...), are those of the network outputs without the last.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from abc import ABC, abstractmethod
+from typing import Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, softplus
+
+from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
+
+LOG_STD_RANGE: Final = (-20.0, 2.0)
+"""Where log standard deviations that a network puts out are kept (Haarnoja et al. 2018, the authors' code)."""
+
+_HALF_LOG_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
+_QUADRATURE_POINTS: Final = 16
+
+
+class Distribution(ABC):
+    """A distribution over actions; action dimensions are independent, and the joint is meant throughout."""
+
+    @abstractmethod
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Actions, one for each row of uniform numbers.
+
+        Args:
+            uniforms: (..., num_uniforms) float in (0, 1).
+
+        Returns:
+            (..., *action shape). Those of the Gaussians carry gradients (reparameterisation).
+        """
+
+    @abstractmethod
+    def mode(self) -> Tensor:
+        """The greedy actions, (..., *action shape)."""
+
+    @abstractmethod
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probabilities, or log-densities, of actions (..., *action shape): (...)."""
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """Entropies in nats, (...); differential entropies for continuous actions."""
+
+    def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions as from ``sample``, and their log-probabilities (...) along the path of the sample."""
+        actions = self.sample(uniforms)
+        return actions, self.log_prob(actions)
+
+
+@final
+class MaskedCategorical(Distribution):
+    """One choice out of K, among the legal ones; actions are int64 (...), and a sample takes 1 uniform number.
+
+    Illegal choices have probability 0 exactly, are never sampled, and send no gradient into their logits.
+
+    Args:
+        logits: (..., K) float.
+        mask: (..., K) bool, True where legal, at least one a row; None if all are.
+
+    Raises:
+        ValueError: the mask's shape is not that of the logits.
+    """
+
+    __slots__ = ("log_probs",)
+
+    log_probs: Tensor
+    """(..., K) normalised log-probabilities; hugely negative, but finite, where illegal."""
+
+    def __init__(self, logits: Tensor, mask: Tensor | None = None) -> None:
+        if mask is not None:
+            if mask.shape != logits.shape:
+                raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
+            # Half of the least number, not -inf: products with probability 0 must stay 0, in gradients too.
+            logits = logits.masked_fill(~mask, 0.5 * torch.finfo(logits.dtype).min)
+        self.log_probs = log_softmax(logits, dim=-1)
+
+    @property
+    def probs(self) -> Tensor:
+        """(..., K) probabilities."""
+        return self.log_probs.exp()
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Actions by the inverse of the cumulative distribution; see Distribution."""
+        with torch.no_grad():
+            probs = self.probs
+            cumulative = probs.cumsum(dim=-1)
+            # The first choice at which the sum reaches a threshold in (0, total]: there the sum has just risen, so
+            # the choice has a probability above 0.
+            thresholds = (uniforms * cumulative[..., -1:]).clamp_min(torch.finfo(probs.dtype).tiny)
+            actions = (cumulative < thresholds).sum(dim=-1)
+            if probs.device.type != "cpu":
+                # Parallel sums may fall by a rounding error from one choice to the next.
+                impossible = probs.gather(-1, actions.clamp_max(probs.shape[-1] - 1).unsqueeze(-1)) <= 0.0
+                actions = torch.where(impossible.squeeze(-1), probs.argmax(dim=-1), actions)
+            return actions
+
+    def mode(self) -> Tensor:
+        """The most probable choices; see Distribution."""
+        return self.log_probs.argmax(dim=-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probabilities; see Distribution."""
+        return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropies; see Distribution."""
+        return -(self.probs * self.log_probs).sum(dim=-1)
+
+
+@functools.lru_cache(maxsize=256)
+def _padding(nvec: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """For choices of different sizes: where their logits stand, (K · max,) int64, and which are real, (K, max)."""
+    widest = max(nvec)
+    offsets = np.cumsum((0, *nvec[:-1]))
+    real = np.arange(widest) < np.asarray(nvec)[:, None]
+    index = np.where(real, offsets[:, None] + np.arange(widest), 0)
+    return torch.from_numpy(index.reshape(-1)).to(device), torch.from_numpy(real).to(device)
+
+
+@final
+class MultiCategorical(Distribution):
+    """K independent choices; actions are int64 (..., K), and a sample takes K uniform numbers.
+
+    Args:
+        logits: (..., sum of nvec) float, one choice's logits after the other's.
+        nvec: numbers of alternatives, one for each choice.
+        mask: (..., sum of nvec) bool, True where legal, at least one for each choice; None if all are.
+
+    Raises:
+        ValueError: the last dimensions do not fit.
+    """
+
+    __slots__ = ("_choices",)
+
+    def __init__(self, logits: Tensor, nvec: tuple[int, ...], mask: Tensor | None = None) -> None:
+        if logits.shape[-1] != sum(nvec):
+            raise ValueError(f"logits have last dimension {logits.shape[-1]}, not {sum(nvec)}, the sum of nvec")
+        if mask is not None and mask.shape != logits.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
+        shape = (*logits.shape[:-1], len(nvec), max(nvec))
+        if min(nvec) != max(nvec):
+            # Padded to equal sizes, with illegal choices, all of them go through one kernel.
+            index, real = _padding(nvec, logits.device)
+            logits = logits.index_select(-1, index)
+            mask = real.expand(shape) if mask is None else mask.index_select(-1, index).view(shape) & real
+        self._choices = MaskedCategorical(logits.view(shape), None if mask is None else mask.view(shape))
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Actions by the inverses of the cumulative distributions; see Distribution."""
+        return self._choices.sample(uniforms.unsqueeze(-1))
+
+    def mode(self) -> Tensor:
+        """The most probable choices; see Distribution."""
+        return self._choices.mode()
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-probabilities; see Distribution."""
+        return self._choices.log_prob(actions).sum(dim=-1)
+
+    def entropy(self) -> Tensor:
+        """Entropies; see Distribution."""
+        return self._choices.entropy().sum(dim=-1)
+
+
+def _standard_normal(uniforms: Tensor) -> Tensor:
+    """Quantiles of the standard normal distribution."""
+    return math.sqrt(2.0) * torch.erfinv(2.0 * uniforms - 1.0)
+
+
+@final
+class DiagonalGaussian(Distribution):
+    """Independent normal numbers; actions are float (..., D), and a sample takes D uniform numbers.
+
+    Args:
+        mean: (..., D) float.
+        log_std: (..., D) float, or anything that broadcasts to it.
+    """
+
+    __slots__ = ("log_std", "mean")
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean = mean
+        self.log_std = log_std.expand_as(mean)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Actions by the inverse of the cumulative distribution; see Distribution."""
+        return self.mean + self.log_std.exp() * _standard_normal(uniforms)
+
+    def mode(self) -> Tensor:
+        """The means; see Distribution."""
+        return self.mean
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-densities; see Distribution."""
+        return self._log_density((actions - self.mean) * torch.exp(-self.log_std))
+
+    def entropy(self) -> Tensor:
+        """Differential entropies; see Distribution."""
+        return (self.log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(dim=-1)
+
+    def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-densities; see Distribution."""
+        noise = _standard_normal(uniforms)
+        return self.mean + self.log_std.exp() * noise, self._log_density(noise)
+
+    def _log_density(self, noise: Tensor) -> Tensor:
+        return (-0.5 * noise.square() - self.log_std - _HALF_LOG_TWO_PI).sum(dim=-1)
+
+
+@functools.lru_cache(maxsize=16)
+def _gauss_hermite(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Points and weights with which expectations under the standard normal distribution are computed."""
+    points, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_POINTS)
+    weights = weights / weights.sum()
+    return torch.from_numpy(points).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
+
+
+@final
+class SquashedGaussian(Distribution):
+    """The hyperbolic tangent of independent normal numbers (Haarnoja et al. 2018, "Soft actor-critic", appendix C).
+
+    Actions are float (..., D) in [-1, 1], and a sample takes D uniform numbers.
+
+    Args:
+        mean: (..., D) float, before the tangent.
+        log_std: (..., D) float, or anything that broadcasts to it.
+    """
+
+    __slots__ = ("_gaussian",)
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self._gaussian = DiagonalGaussian(mean, log_std)
+
+    def sample(self, uniforms: Tensor) -> Tensor:
+        """Actions by the inverse of the cumulative distribution; see Distribution."""
+        return torch.tanh(self._gaussian.sample(uniforms))
+
+    def mode(self) -> Tensor:
+        """The tangents of the means (the medians): what soft actor-critic plays greedily; see Distribution."""
+        return torch.tanh(self._gaussian.mean)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-densities; see Distribution.
+
+        Actions that were rounded to -1 or 1 are taken for their neighbours inside. Where the sample is at hand,
+        ``sample_and_log_prob`` needs no inverse and is exact there too.
+        """
+        limit = 1.0 - torch.finfo(actions.dtype).eps
+        raw = torch.atanh(actions.clamp(-limit, limit))
+        return self._gaussian.log_prob(raw) - _log_tanh_slope(raw).sum(dim=-1)
+
+    def entropy(self) -> Tensor:
+        """Differential entropies: the normal's plus E[log(1 - tanh² x)]; see Distribution.
+
+        There is no closed form. The expectation is a sum over Gauss-Hermite points, without randomness and with
+        gradients.
+        """
+        points, weights = _gauss_hermite(self._gaussian.mean.dtype, self._gaussian.mean.device)
+        raw = self._gaussian.mean.unsqueeze(-1) + self._gaussian.log_std.exp().unsqueeze(-1) * points
+        return self._gaussian.entropy() + (_log_tanh_slope(raw) @ weights).sum(dim=-1)
+
+    def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-densities; see Distribution."""
+        raw, log_density = self._gaussian.sample_and_log_prob(uniforms)
+        return torch.tanh(raw), log_density - _log_tanh_slope(raw).sum(dim=-1)
+
+
+def _log_tanh_slope(raw: Tensor) -> Tensor:
+    """log(1 - tanh² x), without the cancellation of that formula: 2 (log 2 - x - softplus(-2x))."""
+    return 2.0 * (math.log(2.0) - raw - softplus(-2.0 * raw))
+
+
+def num_outputs(action_spec: ActionSpec, *, state_dependent_std: bool = False) -> int:
+    """How many numbers a network must put out for ``make_distribution``.
+
+    Args:
+        action_spec: what an agent can do.
+        state_dependent_std: for continuous actions, whether log standard deviations come from the network too.
+    """
+    if isinstance(action_spec, ContinuousActions):
+        return action_spec.size * (2 if state_dependent_std else 1)
+    return action_spec.mask_size
+
+
+def num_uniforms(action_spec: ActionSpec) -> int:
+    """How many uniform numbers a sample takes."""
+    return action_spec.array.size
+
+
+def make_distribution(
+    action_spec: ActionSpec,
+    outputs: Tensor,
+    mask: Tensor | None,
+    *,
+    log_std: Tensor | None = None,
+    squashed: bool = False,
+) -> Distribution:
+    """The distribution over actions that network outputs stand for.
+
+    Args:
+        action_spec: what an agent can do.
+        outputs: (..., num_outputs) float: logits, or means, or means and then log standard deviations.
+        mask: (..., mask size) bool, True where legal; None for all legal, and for continuous actions.
+        log_std: (..., D) or (D,) float, where log standard deviations of continuous actions do not come from the
+            outputs. Those that do are kept in LOG_STD_RANGE.
+        squashed: whether continuous actions go through a tangent and so stay within their bounds.
+
+    Raises:
+        ValueError: shapes do not fit the action spec, or continuous actions come with a mask.
+    """
+    expected = num_outputs(action_spec, state_dependent_std=log_std is None)
+    if outputs.shape[-1] != expected:
+        raise ValueError(f"outputs have last dimension {outputs.shape[-1]}, but {action_spec} needs {expected}")
+    if isinstance(action_spec, DiscreteActions):
+        return MaskedCategorical(outputs, mask)
+    if isinstance(action_spec, MultiDiscreteActions):
+        return MultiCategorical(outputs, action_spec.nvec, mask)
+    if mask is not None:
+        raise ValueError("continuous actions cannot be masked")
+    if log_std is None:
+        outputs, log_std = outputs.chunk(2, dim=-1)
+        log_std = log_std.clamp(*LOG_STD_RANGE)
+    return SquashedGaussian(outputs, log_std) if squashed else DiagonalGaussian(outputs, log_std)
