@@ -179,13 +179,12 @@ class Checkpointer:
         """Nothing to free."""
 
     def _prune(self, newest: Path) -> None:
-        step, _ = order = _order(newest.name)
+        step, _ = _order(newest.name)
         others = [path for path in list_checkpoints(self.directory) if path != newest]
-        before = [path for path in others if _order(path.name) < order]
-        recent = before[max(0, len(before) - self._keep + 1) :]
+        earlier = [path for path in others if _order(path.name)[0] < step]
+        recent = earlier[max(0, len(earlier) - self._keep + 1) :]
         for path in others:
-            earlier = _order(path.name)[0] < step
-            if path not in recent and not (earlier and self._stays(path)):
+            if path not in recent and not (path in earlier and self._stays(path)):
                 _remove(path)
 
     def _stays(self, path: Path) -> bool:
