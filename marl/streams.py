@@ -103,8 +103,9 @@ class Stream:
 
     def uniforms(self, step: int, count: int, *, rows: int = 1) -> Tensor:
         """Uniform numbers in the open interval (0, 1): (rows, E, count) float32; arguments as in ``words``."""
-        # 24 bits, shifted by half a unit: neither 0 nor 1, so logarithms are finite.
-        return ((self.words(step, count, rows=rows) >> 8).to(torch.float32) + 0.5) * 2.0**-24
+        # 23 bits, shifted by half a unit: neither 0 nor 1, so logarithms and normal quantiles are finite. With 24
+        # bits the half would be rounded off, and the last number would be 1.
+        return ((self.words(step, count, rows=rows) >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
     def normals(self, step: int, count: int, *, rows: int = 1) -> Tensor:
         """Standard normal numbers by Box–Muller: (rows, E, count) float32; arguments as in ``words``."""
