@@ -6,12 +6,13 @@ The only module that imports mpi4py, and only where a job was started by MPI.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
 import zlib
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -200,7 +201,9 @@ class _Farewell:
             _say(report)
         patience = None if code == 0 else _PATIENCE.get(code, 1.0)
         if not self._everybody_comes(patience):
-            if rank != 0 and report:
+            if not report:
+                _say(f"[rank {rank}] ended with exit code {code} while other ranks went on\n")
+            elif rank != 0:
                 _say(report)
             self._communicator.abort(code)
         mine = np.array([zlib.crc32(key.encode()) if report else 0], dtype=np.int64)
@@ -261,6 +264,9 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
         if _world_rank_from_environment() == 0:
             _say(f"marl: {error}\n")
         return 2
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        # The launcher's request to stop. Training replaces this with an agreed stop; the rest is interrupted.
+        signal.signal(signal.SIGUSR1, _interrupt)
     farewell = _Farewell(communicator) if isinstance(communicator, MPICommunicator) else None
     report = ""
     try:
@@ -286,6 +292,10 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
             _say(report)
         return code
     return farewell.leave(code, report, key)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _exit_code(error: SystemExit) -> tuple[int, str]:

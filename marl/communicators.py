@@ -203,7 +203,7 @@ class FlatParameters:
 
 def _fingerprint(tensor: Tensor) -> Tensor:
     content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-    digest = hashlib.blake2b(content, digest_size=16).digest()
+    digest = hashlib.blake2b(content.data, digest_size=16).digest()
     words = [int.from_bytes(digest[begin : begin + 8], "little") >> 1 for begin in (0, 8)]
     return torch.tensor(words, dtype=torch.int64)
 

