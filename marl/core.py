@@ -146,6 +146,10 @@ class Dataset(Saveable, ABC, Generic[Sample]):
     def ready(self) -> bool:
         """Whether the learner should take its next sample now. The same on all ranks."""
 
+    def at_boundary(self) -> bool:
+        """Whether a checkpoint taken now loses nothing that was gathered for the next sample."""
+        return True
+
     @abstractmethod
     def sample(self) -> Sample:
         """This rank's share of the next global sample; it may be empty."""

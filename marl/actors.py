@@ -1,0 +1,153 @@
+"""Policies of groups, and the actor that joins them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from marl.core import Actor, Adder, State
+from marl.specs import ArraySpec
+from marl.streams import Stream
+from marl.types import Actions, GroupStep, TimeStep
+
+_NOISE_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a policy decided for the agents of its group in E copies."""
+
+    actions: Tensor
+    """(E, A, *action shape), canonical as in the action specs."""
+    extras: State
+    """(E, A, ...) tensors for the learner; their names and shapes are the policy's ``extras``."""
+    state: Tensor | None
+    """(E, A, H): the recurrent state after this step; None for feed-forward policies."""
+
+
+class Policy(ABC):
+    """How the agents of one group act. It holds no memory: recurrent state is handed in and out."""
+
+    num_uniforms: int = 0
+    """Uniform random numbers that one agent's decision needs."""
+    extras: Mapping[str, ArraySpec] = {}
+    """What each decision notes for the learner, an agent."""
+
+    def initial_state(self, num_envs: int) -> Tensor | None:
+        """(E, A, H) recurrent state before the first step, or None."""
+        return None
+
+    @abstractmethod
+    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
+        """Decides for all agents of the group, whether active or not.
+
+        Args:
+            step: what the group observes.
+            first: (E,) bool, where an episode begins.
+            state: recurrent state, (E, A, H) or None.
+            uniforms: (E, A, num_uniforms) in (0, 1), or None where ``num_uniforms`` is 0.
+        """
+
+
+class PolicyActor(Actor):
+    """Acts with one policy a group; the same class trains, evaluates and plays.
+
+    Random numbers depend on the seed, the global copy index and the number of the step, not on the rank or on
+    what was drawn before; they are made for several steps at once.
+
+    Args:
+        policies: by group name.
+        group_sizes: agents of each group.
+        num_envs: E, copies of this rank.
+        seed: the experiment's seed.
+        purpose: what the random numbers are for ("act", "evaluate", ...).
+        first_copy: global index of this rank's first copy.
+        adder: where experience goes; None for evaluation.
+        device: where the policies compute.
+    """
+
+    def __init__(
+        self,
+        policies: Mapping[str, Policy],
+        group_sizes: Mapping[str, int],
+        *,
+        num_envs: int,
+        seed: int,
+        purpose: str = "act",
+        first_copy: int = 0,
+        adder: Adder | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._policies = dict(policies)
+        self._sizes = dict(group_sizes)
+        self._num_envs = num_envs
+        self._adder = adder
+        self._stream = Stream(seed, purpose, first_copy=first_copy, num_copies=num_envs, device=device)
+        self._counts = {name: self._sizes[name] * policy.num_uniforms for name, policy in self._policies.items()}
+        self._total = sum(self._counts.values())
+        self._noise: Tensor | None = None
+        self._steps = 0
+        self._states = {name: policy.initial_state(num_envs) for name, policy in self._policies.items()}
+        self._extras: dict[str, State] = {}
+
+    @torch.inference_mode()
+    def select_actions(self, timestep: TimeStep) -> Actions:
+        """See Actor."""
+        noise = self._next_noise()
+        actions: dict[str, Tensor] = {}
+        for name, policy in self._policies.items():
+            decision = policy.act(timestep.groups[name], timestep.first, self._states[name], noise.get(name))
+            actions[name] = decision.actions
+            self._extras[name] = decision.extras
+            self._states[name] = decision.state
+        return actions
+
+    def observe_first(self, timestep: TimeStep) -> None:
+        """See Actor."""
+        if self._adder is not None:
+            self._adder.add_first(timestep)
+
+    def observe(self, actions: Actions, timestep: TimeStep) -> None:
+        """See Actor."""
+        if self._adder is not None:
+            self._adder.add(actions, self._extras, timestep)
+
+    def update(self) -> None:
+        """Policies share the learner's parameters: nothing to fetch."""
+
+    def state_dict(self) -> State:
+        """The number of steps taken, from which all random numbers follow."""
+        return {"steps": torch.tensor(self._steps)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._steps = int(state["steps"])
+        self._noise = None
+
+    def copies_state_dict(self) -> State:
+        """Recurrent states, (E, A, H) a group."""
+        return {name: state for name, state in self._states.items() if state is not None}
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        for name, present in self._states.items():
+            if present is not None:
+                self._states[name] = state[name].to(present)
+
+    def _next_noise(self) -> dict[str, Tensor]:
+        if self._total == 0:
+            return {}
+        row = self._steps % _NOISE_ROWS
+        if row == 0 or self._noise is None:
+            self._noise = self._stream.uniforms(self._steps - row, self._total, rows=_NOISE_ROWS)
+        self._steps += 1
+        parts = self._noise[row].split(list(self._counts.values()), dim=-1)
+        return {
+            name: part.view(self._num_envs, self._sizes[name], -1)
+            for (name, count), part in zip(self._counts.items(), parts, strict=True)
+            if count
+        }

@@ -1,0 +1,279 @@
+"""The one place where parts are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from marl.actors import PolicyActor
+from marl.builders import Builder, Placement
+from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, flatten_state, unflatten_state
+from marl.communicators import SerialCommunicator, split
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, State, VectorEnvironment
+from marl.counters import Counter
+from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTracker
+from marl.errors import InputError
+from marl.evaluation import Evaluation, evaluate
+from marl.loggers import NullLogger
+from marl.streams import derive_int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentConfig:
+    """What to train, where, and for how long. All counts are global: over all copies and ranks."""
+
+    builder: Builder[Any]
+    """The algorithm."""
+    environment: EnvironmentFactory
+    """What it learns on."""
+    seed: int = 0
+    """From which, and global indices, every random number follows."""
+    steps: int = 1_000_000
+    """Environment steps."""
+    num_envs: int = 128
+    """Environment copies."""
+    evaluation_episodes: int = 100
+    """Greedy episodes at the end; 0 for none."""
+    evaluate_every: int | None = None
+    """Also evaluate each time that many environment steps have passed."""
+    checkpoint_every: int | None = None
+    """Save each time that many environment steps have passed; at the end in any case."""
+    row_every: int = 0
+    """Environment steps between rows of metrics; 0 for a row an update."""
+    device: str = "cpu"
+    """Where networks compute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of an experiment."""
+
+    counter: Counter
+    learner_state: State = field(repr=False)
+    """The learner's parameters and all it needs to go on."""
+    evaluation: Evaluation | None
+    """The final evaluation; complete on rank 0."""
+    stopped: bool
+    """Whether it stopped on request, before all its steps were done."""
+
+
+class Experiment:
+    """An experiment's parts on this rank, ready to run.
+
+    Args:
+        config: what to do.
+        communicator: the ranks; this process alone by default.
+
+    Raises:
+        InputError: the algorithm cannot learn on this environment, or the ranks cannot share the copies.
+    """
+
+    def __init__(self, config: ExperimentConfig, communicator: Communicator | None = None) -> None:
+        self.config = config
+        self.communicator = SerialCommunicator() if communicator is None else communicator
+        if config.num_envs < self.communicator.size:
+            raise InputError(
+                f"{self.communicator.size} ranks cannot share {config.num_envs} environment copies; "
+                f"raise --num-envs or start fewer ranks"
+            )
+        builder = config.builder
+        first, count = split(config.num_envs, self.communicator.size, self.communicator.rank)
+        self.counter = Counter()
+        self.placement = Placement(
+            communicator=self.communicator,
+            seed=config.seed,
+            num_envs=count,
+            total_envs=config.num_envs,
+            first_copy=first,
+            total_steps=config.steps,
+            counter=self.counter,
+            device=torch.device(config.device),
+        )
+        self.environment: VectorEnvironment = config.environment(
+            EnvironmentRequest(
+                num_envs=count,
+                first_copy=first,
+                seed=config.seed,
+                sharing=builder.sharing,
+                with_state=builder.with_state,
+            )
+        )
+        self.spec = self.environment.spec
+        builder.check(self.spec, self.placement)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_int(config.seed, "networks"))
+            self.networks = builder.make_networks(self.spec)
+        policies = builder.make_policies(self.spec, self.networks, evaluation=False)
+        self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
+        self.dataset = builder.make_dataset(self.spec, policies, self.placement)
+        self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
+        self.actor = PolicyActor(
+            policies,
+            {group.name: group.size for group in self.spec.groups},
+            num_envs=count,
+            seed=config.seed,
+            first_copy=first,
+            adder=builder.make_adder(self.spec, self.dataset, self.placement),
+            device=self.placement.device,
+        )
+        self._tracker = EpisodeTracker(self.spec, count)
+        self._statistics = EpisodeStatistics(self._tracker)
+        self._loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
+        self._resumed = False
+
+    def run(
+        self,
+        logger: Logger | None = None,
+        checkpointer: Checkpointer | AsyncCheckpointer | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Result:
+        """Trains until all steps are done, or until some rank wants to stop.
+
+        Args:
+            logger: takes a row of metrics an update, on rank 0.
+            checkpointer: saves on rank 0; None to save nothing.
+            should_stop: asked once an update; it is enough that one rank says yes.
+        """
+        config, counter = self.config, self.counter
+        logger = NullLogger() if logger is None or self.communicator.rank else logger
+        if not self._resumed:
+            self._loop.begin()
+        stopped = False
+        next_save = _next(counter.env_steps, config.checkpoint_every)
+        next_evaluation = _next(counter.env_steps, config.evaluate_every)
+        next_row = counter.env_steps + config.row_every
+        row_start = (counter.env_steps, counter.wall_seconds)
+        # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
+        while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not stopped:
+            self._loop.step()
+            counter.env_steps += config.num_envs
+            metrics: Mapping[str, float] | None = None
+            while self.dataset.ready():
+                metrics = self.learner.step()
+                counter.updates += 1
+                self.actor.update()
+            if metrics is None or counter.env_steps < next_row:
+                continue
+            next_row = counter.env_steps + config.row_every
+            episodes, returns, (stopped,) = self._statistics.reduce(self.communicator, should_stop())
+            counter.episodes += episodes
+            rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
+            row_start = (counter.env_steps, counter.wall_seconds)
+            row = {**counter.row(), "env_steps_per_second": rate, **returns, **metrics}
+            if next_evaluation is not None and counter.env_steps >= next_evaluation:
+                next_evaluation = _next(counter.env_steps, config.evaluate_every)
+                current = self.evaluate()
+                if self.communicator.rank == 0:
+                    row |= current.summary()
+            logger.write(row)
+            if next_save is not None and counter.env_steps >= next_save and not stopped:
+                next_save = _next(counter.env_steps, config.checkpoint_every)
+                self.save(checkpointer)
+        self.save(checkpointer)
+        evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
+        return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
+
+    def evaluate(self) -> Evaluation:
+        """Greedy episodes of the policies as they are now."""
+        return evaluate(
+            self.greedy,
+            self.spec,
+            self.config.environment,
+            episodes=self.config.evaluation_episodes,
+            num_envs=self.config.num_envs,
+            seed=self.config.seed,
+            communicator=self.communicator,
+            sharing=self.config.builder.sharing,
+            device=self.placement.device,
+        )
+
+    def save(self, checkpointer: Checkpointer | AsyncCheckpointer | None) -> None:
+        """Gathers every rank's copies and saves everything that decides the future, at an update boundary."""
+        if checkpointer is None:
+            return
+        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._copies_parts()}
+        if self.communicator.rank == 0:
+            tensors = flatten_state(
+                {"learner": self.learner.state_dict(), "actor": self.actor.state_dict(), "copies": copies}
+            )
+            checkpointer.save(self.counter.env_steps, tensors, {"counter": self.counter.state_dict()})
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Goes on where a checkpoint stopped, on any number of ranks.
+
+        Raises:
+            InputError: the checkpoint does not fit this experiment.
+        """
+        try:
+            parts = unflatten_state(checkpoint.tensors)
+            self.learner.load_state_dict(parts["learner"])
+            self.actor.load_state_dict(parts["actor"])
+            saved = unflatten_state(parts["copies"])
+            counts = checkpoint.metadata["counter"]
+            assert isinstance(counts, dict)
+            self.counter.load_state_dict(counts)
+            rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
+            for name, part in self._copies_parts():
+                part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
+        except (KeyError, ValueError, RuntimeError, IndexError) as error:
+            raise InputError(f"{checkpoint.path} does not fit this experiment: {error}") from error
+        self._loop.begin(self.environment.current())
+        self._resumed = True
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.environment.close()
+
+    def _copies_parts(self) -> list[tuple[str, Any]]:
+        return [
+            ("environment", self.environment),
+            ("actor", self.actor),
+            ("learner", self.learner),
+            ("tracker", self._tracker),
+        ]
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    *,
+    communicator: Communicator | None = None,
+    logger: Logger | None = None,
+    checkpointer: Checkpointer | AsyncCheckpointer | None = None,
+    resume: Checkpoint | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Puts an experiment together and runs it; see Experiment."""
+    experiment = Experiment(config, communicator)
+    try:
+        if resume is not None:
+            experiment.load(resume)
+        return experiment.run(logger, checkpointer, should_stop)
+    finally:
+        experiment.close()
+
+
+def _next(steps: int, every: int | None) -> int | None:
+    return None if every is None else (steps // every + 1) * every
+
+
+def _gather(communicator: Communicator, state: State) -> State:
+    """All copies' rows on rank 0; dimensions that differ between ranks are padded with zeros."""
+    gathered: State = {}
+    for name, tensor in sorted(state.items()):
+        shape = torch.tensor(tensor.shape[1:], dtype=torch.int64)
+        if shape.numel():
+            communicator.all_reduce(shape, "max")
+        gathered[name] = communicator.gather_rows(_pad(tensor, shape.tolist()).contiguous())
+    return gathered
+
+
+def _pad(tensor: Tensor, shape: list[int]) -> Tensor:
+    missing = [wanted - have for wanted, have in zip(shape, tensor.shape[1:], strict=True)]
+    if not any(missing):
+        return tensor
+    return functional.pad(tensor, [amount for size in reversed(missing) for amount in (0, size)])

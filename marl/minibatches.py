@@ -1,0 +1,31 @@
+"""How a rollout is cut into minibatches: at random, evenly on every rank, and the same for any number of ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from marl.streams import Stream
+
+
+def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: int, minibatches: int) -> Tensor:
+    """Says to which minibatch each unit of each copy belongs.
+
+    A unit is one time step, or one chunk of them. Each copy deals its units out to the minibatches in random
+    order, beginning with a different minibatch than its neighbours. So every minibatch has its even share of
+    every rank's copies, and what it holds depends on global indices only.
+
+    Args:
+        stream: random numbers for this rank's copies.
+        draw: number of this draw: a new one each pass.
+        units: units of one copy, U.
+        first_copy: global index of this rank's first copy.
+        num_envs: copies on this rank, E.
+        minibatches: M.
+
+    Returns:
+        (U, E) int64 in [0, M).
+    """
+    order = stream.words(draw, units)[0].t().argsort(dim=0, stable=True)
+    ranks = order.argsort(dim=0)
+    return (ranks + torch.arange(first_copy, first_copy + num_envs, device=ranks.device)) % minibatches

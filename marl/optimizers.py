@@ -1,0 +1,114 @@
+"""The optimizer whose replicas stay equal: one flat buffer, one all-reduce, one fused step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from marl.communicators import FlatParameters
+from marl.core import Communicator, Saveable, State
+
+
+class ReplicatedAdam(Saveable):
+    """Adam (Kingma & Ba 2015) on parameters that are equal on all ranks.
+
+    A learner's whole share of distribution: construction broadcasts rank 0's parameters; between ``backward``
+    and ``step`` stands ``reduce``, one in-place all-reduce of gradients and bookkeeping together. Gradients
+    are sums over samples; ``step`` divides them by the global counts.
+
+    Args:
+        segments: parameters by name, one name for each network whose gradient is clipped on its own.
+        communicator: among whose ranks the replicas live.
+        learning_rate: step size; ``set_learning_rate`` changes it.
+        epsilon: Adam's epsilon.
+        max_gradient_norm: Euclidean norm to which each segment's gradient is clipped.
+        bookkeeping: numbers that travel with the gradients, in ``tail``.
+    """
+
+    def __init__(
+        self,
+        segments: Mapping[str, Sequence[nn.Parameter]],
+        communicator: Communicator,
+        *,
+        learning_rate: float,
+        epsilon: float,
+        max_gradient_norm: float,
+        bookkeeping: int,
+    ) -> None:
+        self._communicator = communicator
+        self._flat = FlatParameters(segments, tail=bookkeeping)
+        self._flat.broadcast(communicator)
+        self._names = tuple(segments)
+        self._max_norm = max_gradient_norm
+        self._parameter = self._flat.flat_parameter()
+        self._adam = torch.optim.Adam([self._parameter], lr=learning_rate, eps=epsilon, fused=True)
+        self.learning_rate = learning_rate
+        self.skipped = 0
+        """Steps skipped so far because a gradient was not finite."""
+
+    @property
+    def tail(self) -> Tensor:
+        """The bookkeeping: this rank's numbers before ``reduce``, all ranks' sums after it."""
+        return self._flat.tail
+
+    @property
+    def parameters(self) -> Tensor:
+        """All parameters, flat."""
+        return self._flat.parameters
+
+    def zero(self) -> None:
+        """Clears gradients and bookkeeping."""
+        self._flat.zero_gradients()
+
+    def reduce(self) -> None:
+        """Sums gradients and bookkeeping over ranks."""
+        self._flat.all_reduce(self._communicator)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Changes the step size."""
+        self.learning_rate = learning_rate
+        self._adam.param_groups[0]["lr"] = learning_rate
+
+    def step(self, counts: Mapping[str, float]) -> float:
+        """Averages, clips and applies the reduced gradients; skips the step if one of them is not finite.
+
+        Args:
+            counts: global number of samples behind each segment's gradient. Where it is zero, so is the gradient.
+
+        Returns:
+            The largest norm of a segment's averaged gradient, before clipping.
+        """
+        norms: list[Tensor] = []
+        for name in self._names:
+            gradient = self._flat.segment(name).gradients
+            gradient /= max(counts[name], 1.0)
+            norm = torch.linalg.vector_norm(gradient)
+            gradient *= torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
+            norms.append(norm)
+        largest = float(torch.stack(norms).max())
+        # Reduced gradients are the same on all ranks, and so is this branch.
+        if not largest < float("inf"):
+            self.skipped += 1
+            return largest
+        self._adam.step()
+        return largest
+
+    def state_dict(self) -> State:
+        """Adam's moments and step count, and how many steps were skipped. Parameters are saved by their owners."""
+        state = self._adam.state.get(self._parameter, {})
+        moments = {name: state[name] for name in ("exp_avg", "exp_avg_sq", "step")} if state else {}
+        return {**moments, "skipped": torch.tensor(self.skipped)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self.skipped = int(state["skipped"])
+        moments = {name: tensor for name, tensor in state.items() if name != "skipped"}
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in moments and moments[name].shape != self._parameter.shape:
+                raise ValueError(f"optimizer state of {moments[name].numel()} parameters for {self._parameter.numel()}")
+        if moments:
+            self._adam.state[self._parameter] = {name: tensor.clone() for name, tensor in moments.items()}
+        else:
+            self._adam.state.pop(self._parameter, None)
