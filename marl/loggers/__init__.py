@@ -1,0 +1,19 @@
+"""Where figures go: the journal, the terminal, W&B, TensorBoard, and small decorators around them."""
+
+from marl.loggers.base import AtMostEvery, EveryNth, MultiLogger, NullLogger
+from marl.loggers.journal import JournalLogger, read_journal
+from marl.loggers.tensorboard import TensorBoardLogger
+from marl.loggers.terminal import TerminalLogger
+from marl.loggers.wandb import WandbLogger
+
+__all__ = [
+    "AtMostEvery",
+    "EveryNth",
+    "JournalLogger",
+    "MultiLogger",
+    "NullLogger",
+    "TensorBoardLogger",
+    "TerminalLogger",
+    "WandbLogger",
+    "read_journal",
+]
