@@ -1,0 +1,216 @@
+"""The folder of a run: what is in it, who may begin one, and what may resume one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from marl.errors import InputError
+from marl.files import Json, explain, render_json, write_atomically
+
+RUN_ID: Final = "run_id"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """A folder with ``config.json``, ``metrics.jsonl``, ``checkpoints/``, ``summary.json`` and a learning curve.
+
+    Made by ``create`` or ``open``; only rank 0 writes to it.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Json]) -> RunDirectory:
+        """Begins a run: makes the folder and writes ``config.json``, with a fresh ``run_id`` in it.
+
+        Raises:
+            InputError: there is a run already, the folder has other files, or it cannot be written; then nothing
+                was changed.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; choose another folder with --out")
+        if (path / "config.json").exists():
+            raise InputError(f"{path} holds a run already; continue it with --resume or choose another --out")
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        try:
+            if path.is_dir() and any(path.iterdir()):
+                raise InputError(f"{path} is not empty; choose another --out")
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "config.json", render_json({RUN_ID: secrets.token_hex(4), **config}))
+        except OSError as error:
+            _remove_empty(made)
+            raise InputError(f"cannot make {path}: {explain(error)}") from error
+        except InputError:
+            _remove_empty(made)
+            raise
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            InputError: there is none.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"{path} is not a run: there is no such folder")
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path} is not a run: it has no config.json")
+        return cls(path)
+
+    @property
+    def metrics(self) -> Path:
+        """The journal, ``metrics.jsonl``."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def learning_curve(self) -> Path:
+        """The picture."""
+        return self.path / "learning_curve.png"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What ``config.json`` says.
+
+        Raises:
+            InputError: it cannot be read, or is not a JSON object.
+        """
+        return _read_object(self.path / "config.json")
+
+    @property
+    def run_id(self) -> str:
+        """Eight characters that no other run has; trackers know the run by them."""
+        return str(self.config.get(RUN_ID, self.path.name))
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What ``summary.json`` says; None while there is none."""
+        path = self.path / "summary.json"
+        return _read_object(path) if path.exists() else None
+
+    def write_config(self, config: Mapping[str, Json]) -> None:
+        """Replaces the configuration (a resumed run may have more steps); the ``run_id`` stays."""
+        write_atomically(self.path / "config.json", render_json({**config, RUN_ID: self.run_id}))
+
+    def write_summary(self, summary: Mapping[str, Json]) -> None:
+        """Writes or replaces ``summary.json``."""
+        write_atomically(self.path / "summary.json", render_json(summary))
+
+
+def default_run_path(algorithm: str, env: str, seed: int, *, root: Path = Path("runs")) -> Path:
+    """``runs/ALGORITHM-ENV-seedSEED-TIME``, in letters that every file system takes, and not there yet."""
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", f"{algorithm}-{env}-seed{seed}") + f"-{datetime.now():%Y%m%d-%H%M%S}"
+    path, tries = root / name, 1
+    while path.exists():
+        tries += 1
+        path = root / f"{name}-{tries}"
+    return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One field in which two configurations differ; ``missing`` stands for a field that one of them lacks."""
+
+    field: str
+    saved: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} was {_show(self.saved)}, now {_show(self.new)}"
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "not there"
+
+
+missing: Final = _Missing()
+
+
+def compare_configs(
+    saved: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collection[str] = ()
+) -> list[Difference]:
+    """Where two configurations differ, by dotted field names in sorted order.
+
+    Args:
+        saved: as read from ``config.json``.
+        new: anything that JSON can hold; tuples count as lists.
+        ignore: dotted names of fields, or of whole parts, that may differ. ``run_id`` always may.
+    """
+    before = flatten_config(saved)
+    after = flatten_config(json.loads(render_json(new)))
+    names = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if not any(name == part or name.startswith(f"{part}.") for part in (*ignore, RUN_ID))
+    )
+    differences = []
+    for name in names:
+        old, current = before.get(name, missing), after.get(name, missing)
+        # 1 and True, or 1 and 1.0, are equal to Python; only the first pair is a difference here.
+        if old != current or isinstance(old, bool) != isinstance(current, bool):
+            differences.append(Difference(field=name, saved=old, new=current))
+    return differences
+
+
+def refuse_other_config(run: RunDirectory, new: Mapping[str, Any], *, ignore: Collection[str] = ()) -> None:
+    """Refuses to resume a run with another configuration; arguments as in ``compare_configs``.
+
+    Raises:
+        InputError: names each field that differs, its saved and its new value.
+    """
+    if differences := compare_configs(run.config, new, ignore=ignore):
+        raise InputError(
+            f"cannot resume {run.path} with another configuration: {'; '.join(map(str, differences))}; "
+            "give the saved values, or begin a new run with another --out"
+        )
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and empty objects are values."""
+    return dict(_fields(config, prefix))
+
+
+def _fields(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _show(value: Any) -> str:
+    return "not there" if value is missing else json.dumps(value, ensure_ascii=False)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: it is not JSON") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it is not a JSON object")
+    return value
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
