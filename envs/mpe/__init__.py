@@ -1,0 +1,8 @@
+"""MPE on tensors: many copies of a task stepped together, equal in every number to ``mpe2``."""
+
+from __future__ import annotations
+
+from envs.mpe.environment import BatchedMPE
+from envs.mpe.factory import TASKS, bench_step, make_batched, make_task
+
+__all__ = ["TASKS", "BatchedMPE", "bench_step", "make_batched", "make_task"]
