@@ -83,11 +83,11 @@ class Stream:
         self._copies = torch.arange(first_copy, first_copy + num_copies, device=device)
         self._device = torch.device(device)
 
-    def words(self, step: int, count: int, *, rows: int = 1) -> Tensor:
+    def words(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:
         """Random 32-bit words for ``rows`` consecutive steps.
 
         Args:
-            step: global number of the first step (any counter below 2⁶⁴).
+            step: global number of the first step (any counter below 2⁶⁴), or one a copy, (E,) int64.
             count: words a copy and step.
             rows: how many steps.
 
@@ -95,19 +95,20 @@ class Stream:
             (rows, E, count) int64 in [0, 2³²).
         """
         blocks = -(-count // 4)
-        steps = torch.arange(step, step + rows, device=self._device).view(rows, 1, 1)
+        first = step.view(1, -1, 1) if isinstance(step, Tensor) else step
+        steps = torch.arange(rows, device=self._device).view(rows, 1, 1) + first
         block = torch.arange(blocks, device=self._device)
         counter = (steps & _MASK, (steps >> 32) & _MASK, self._copies.view(1, -1, 1), block)
         words = torch.stack(philox(counter, self._key), dim=-1)
         return words.view(rows, self._copies.numel(), blocks * 4)[..., :count]
 
-    def uniforms(self, step: int, count: int, *, rows: int = 1) -> Tensor:
+    def uniforms(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:
         """Uniform numbers in the open interval (0, 1): (rows, E, count) float32; arguments as in ``words``."""
         # 23 bits, shifted by half a unit: neither 0 nor 1, so logarithms and normal quantiles are finite. With 24
         # bits the half would be rounded off, and the last number would be 1.
         return ((self.words(step, count, rows=rows) >> 9).to(torch.float32) + 0.5) * 2.0**-23
 
-    def normals(self, step: int, count: int, *, rows: int = 1) -> Tensor:
+    def normals(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:
         """Standard normal numbers by Box–Muller: (rows, E, count) float32; arguments as in ``words``."""
         pairs = -(-count // 2)
         radius, angle = self.uniforms(step, 2 * pairs, rows=rows).split(pairs, dim=-1)
