@@ -96,30 +96,26 @@ class MPICommunicator(Communicator):
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; any dtype, any number of rows.
 
-        Raises ValueError on rank 0 where the rows of two ranks differ in size.
+        Raises ValueError, on all ranks, where the rows of two ranks differ in size.
         """
         check_collective(tensor)
         if tensor.dim() == 0:
             raise ValueError("a scalar has no rows to gather")
         row_shape = tensor.shape[1:]
         row_bytes = row_shape.numel() * tensor.dtype.itemsize
-        mine = np.array([tensor.shape[0], row_bytes], dtype=np.int64)
-        sizes = np.zeros((self.size, 2), dtype=np.int64) if self.rank == 0 else None
-        self.comm.Gather(mine, sizes, 0)
-        total = 0
-        counts: npt.NDArray[np.int64] | None = None
-        if sizes is not None:
-            if (sizes[:, 1] != row_bytes).any():
-                raise ValueError(f"ranks gather rows of different sizes: {sizes[:, 1].tolist()} bytes")
-            counts = sizes[:, 0]
-            total = int(counts.sum())
+        sizes = np.empty((self.size, 2), dtype=np.int64)
+        self.comm.Allgather(np.array([tensor.shape[0], row_bytes], dtype=np.int64), sizes)
+        if (sizes[:, 1] != sizes[0, 1]).any():
+            raise ValueError(f"ranks gather rows of different sizes: {sizes[:, 1].tolist()} bytes")
+        counts = sizes[:, 0]
+        total = int(counts.sum()) if self.rank == 0 else 0
         rows = torch.empty((total, *row_shape), dtype=tensor.dtype)
         if row_bytes == 0:
             return rows
         # A datatype of one row keeps counts small: MPI counts are 32 bits wide.
         row = self._byte.Create_contiguous(row_bytes).Commit()
         try:
-            receive = None if counts is None else [_bytes(rows), (counts, None), row]
+            receive = [_bytes(rows), (counts, None), row] if self.rank == 0 else None
             self.comm.Gatherv([_bytes(tensor), tensor.shape[0], row], receive, 0)
         finally:
             row.Free()
@@ -264,10 +260,10 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
         if _world_rank_from_environment() == 0:
             _say(f"marl: {error}\n")
         return 2
-    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+    farewell = _Farewell(communicator) if isinstance(communicator, MPICommunicator) else None
+    if farewell is not None and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
         # The launcher's request to stop. Training replaces this with an agreed stop; the rest is interrupted.
         signal.signal(signal.SIGUSR1, _interrupt)
-    farewell = _Farewell(communicator) if isinstance(communicator, MPICommunicator) else None
     report = ""
     try:
         code = main(communicator)
