@@ -63,5 +63,5 @@ def track(
         logger.log_artifact(checkpoints[-1], f"{directory.run_id}-checkpoint")
     logger.close(0 if directory.summary is not None else 1)
     if logger.failure is not None:
-        raise InputError(f"W&B is not available: {logger.failure}; nothing is lost, try again or use --wandb offline")
+        raise InputError(f"W&B is not available: {logger.failure}; nothing is lost, try again later or offline")
     return logger.url or str(directory.path)

@@ -1,4 +1,4 @@
-"""The journal: ``metrics.jsonl``, one JSON object a line, only ever appended to; other trackers are refilled from it."""
+"""The journal: ``metrics.jsonl``, one JSON object a line, only appended to; other trackers are refilled from it."""
 
 from __future__ import annotations
 

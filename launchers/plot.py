@@ -1,0 +1,364 @@
+"""Learning curves of several runs: seeds of one configuration together, with confidence bands."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launchers.run_directory import RUN_ID, RunDirectory, flatten_config
+from marl.errors import InputError
+from marl.files import write_atomically
+from marl.loggers.journal import read_journal
+from marl.streams import derive
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array: TypeAlias = NDArray[np.float64]
+Statistic = Literal["mean", "iqm"]
+
+# Tol's "bright" scheme, distinct for the colour-blind and in print; https://personal.sron.nl/~pault/
+_COLOURS: Final = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#777777")
+_STYLES: Final = ("-", "--", ":", "-.")
+_POINTS: Final = 200
+_RESAMPLES: Final = 2000
+# Fields that do not make another experiment: how fast, where to, and which of several repetitions.
+_REPETITION: Final = frozenset(
+    {RUN_ID, "seed", "out", "run", "run_directory", "ranks", "wandb", "resume", "name", "threads", "device"}
+)
+_LABELS: Final = {
+    "episode_return/mean": "Episode return",
+    "evaluation/return_mean": "Evaluated return",
+    "env_steps_per_second": "Environment steps per second",
+    "episode_length/mean": "Episode length",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One run's figures over environment steps."""
+
+    path: Path
+    config: dict[str, Any]
+    """Flat, by dotted names, repetition fields left out."""
+    steps: Array
+    """(N,), rising."""
+    values: Array
+    """(N,), finite."""
+
+
+def plot_runs(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    key: str = "episode_return/mean",
+    statistic: Statistic = "mean",
+    title: str | None = None,
+    smoothing: float = 0.03,
+) -> None:
+    """Draws learning curves of runs.
+
+    Runs whose configurations differ in nothing but the seed are one line: the mean or the interquartile mean over
+    seeds, with a 95 % bootstrap band (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+    statistical precipice"). A run alone is drawn as it is, faintly, with a smoothed line over it.
+
+    Args:
+        runs: run directories.
+        out: the picture; its ending says which kind: png, svg, pdf.
+        key: which figure of the journal, over ``env_steps``.
+        statistic: over seeds.
+        title: above the picture; by default the environment's name, where all runs have the same.
+        smoothing: width of the moving average, as a share of a run's length; 0 for none.
+
+    Raises:
+        InputError: a run is missing or has no such figure yet, or the picture's kind is unknown.
+    """
+    if not runs:
+        raise InputError("name at least one run to plot")
+    curves = [read_curve(run, key) for run in runs]
+    groups = group_curves(curves)
+    names = label_groups(groups)
+    _check_kind(out)
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    kind = out.suffix[1:].lower()
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        for index, (name, group) in enumerate(zip(names, groups, strict=True)):
+            colour = _COLOURS[index % len(_COLOURS)]
+            style = _STYLES[index // len(_COLOURS) % len(_STYLES)]
+            _draw(axes, group, name, colour, style, statistic, smoothing)
+        axes.set_xlabel("Environment steps")
+        axes.set_ylabel(_LABELS.get(key, key))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: format_steps(steps)))
+        axes.margins(x=0.0)
+        axes.set_xlim(left=0.0)
+        if title is None:
+            environments = {_environment(curve) for curve in curves}
+            title = environments.pop() if len(environments) == 1 else ""
+        if title:
+            axes.set_title(title)
+        axes.legend(loc="best", ncols=1 if len(groups) <= 6 else 2)
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, metadata=_UNDATED.get(kind))
+    out = Path(out)
+    if out.parent != Path():
+        _make_parent(out)
+    write_atomically(out, picture.getvalue())
+
+
+def read_curve(run: Path, key: str) -> Curve:
+    """One figure of a run's journal; rows without it, or where it is not finite, are left out.
+
+    Raises:
+        InputError: no such run, no rows yet, or no row with the key.
+    """
+    directory = RunDirectory.open(run)
+    steps: list[float] = []
+    values: list[float] = []
+    keys: set[str] = set()
+    for row in read_journal(directory.metrics):
+        keys |= row.keys()
+        if key in row and "env_steps" in row and math.isfinite(row[key]):
+            steps.append(row["env_steps"])
+            values.append(row[key])
+    if not keys:
+        raise InputError(f"{directory.path} has no figures yet: {directory.metrics.name} is empty")
+    if not steps:
+        near = get_close_matches(key, keys, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(keys))}"
+        problem = "only figures that are not finite for" if key in keys else "no"
+        raise InputError(f"{directory.path} has {problem} {key}; {hint if key not in keys else 'nothing to draw'}")
+    order = np.argsort(steps, kind="stable")
+    config = {
+        name: value
+        for name, value in flatten_config(directory.config).items()
+        if name.rpartition(".")[2] not in _REPETITION
+    }
+    return Curve(path=directory.path, config=config, steps=np.array(steps)[order], values=np.array(values)[order])
+
+
+def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
+    """Curves of equal configurations together, in the order in which the first of each came."""
+    groups: list[list[Curve]] = []
+    for curve in curves:
+        for group in groups:
+            if group[0].config == curve.config:
+                group.append(curve)
+                break
+        else:
+            groups.append([curve])
+    return groups
+
+
+def label_groups(groups: Sequence[Sequence[Curve]]) -> list[str]:
+    """Names for a legend: the algorithm, and whatever else tells a group from the others; else the folder."""
+    configs = [group[0].config for group in groups]
+    names = {name for config in configs for name in config}
+    different = [
+        name for name in sorted(names) if len({repr(config.get(name)) for config in configs}) > 1 and name != "env"
+    ]
+    labels = []
+    for group, config in zip(groups, configs, strict=True):
+        label = _algorithm(group[0]) or group[0].path.resolve().name
+        same = [other for other, g in zip(configs, groups, strict=True) if _algorithm(g[0]) == _algorithm(group[0])]
+        if _algorithm(group[0]) and len(same) > 1:
+            telling = [name for name in different if len({repr(other.get(name)) for other in same}) > 1]
+            if len({_environment(g[0]) for g in groups}) > 1:
+                telling = [*telling, "env"] if len({repr(other.get("env")) for other in same}) > 1 else telling
+            if 0 < len(telling) <= 3:
+                label += ", " + ", ".join(f"{_last(name)} {_short(config.get(name))}" for name in telling)
+            else:
+                label = group[0].path.resolve().name
+        labels.append(label)
+    return labels
+
+
+def interquartile_mean(values: Array) -> Array:
+    """Mean of the middle half over the last axis, values at the quartiles counted in part.
+
+    With n values a quarter n is cut at each end; where that is no whole number, the value at the edge keeps the
+    share that is left (so that 3 or 5 seeds are not treated as if nothing were cut).
+
+    Args:
+        values: (..., n).
+
+    Returns:
+        (...).
+    """
+    ordered = np.sort(values, axis=-1)
+    n = ordered.shape[-1]
+    edges = np.arange(n)
+    weights = np.clip(np.minimum(edges + 1, 0.75 * n) - np.maximum(edges, 0.25 * n), 0.0, None)
+    result: Array = ordered @ (weights / weights.sum())
+    return result
+
+
+def bootstrap_band(values: Array, statistic: Statistic, *, coverage: float = 0.95) -> tuple[Array, Array, Array]:
+    """A statistic over seeds with its percentile bootstrap interval, seeds being drawn as whole curves.
+
+    Args:
+        values: (seeds, points).
+        statistic: mean or interquartile mean.
+        coverage: of the interval.
+
+    Returns:
+        The statistic, the lower and the upper bound, (points,) each.
+    """
+    seeds = values.shape[0]
+    draws = np.random.default_rng(derive(0, "bootstrap of learning curves")).integers(seeds, size=(_RESAMPLES, seeds))
+    samples = np.stack([_reduce(values[draw].T, statistic) for draw in draws])
+    lower, upper = np.quantile(samples, [(1 - coverage) / 2, (1 + coverage) / 2], axis=0)
+    return _reduce(values.T, statistic), lower, upper
+
+
+def smooth(steps: Array, values: Array, share: float) -> Array:
+    """Centred moving average over a window of steps, narrower at the ends so that it stays centred.
+
+    Args:
+        steps: (N,), rising.
+        values: (N,).
+        share: width of the window as a share of the whole range.
+
+    Returns:
+        (N,).
+    """
+    if share <= 0.0 or len(steps) < 3:
+        return values
+    half = 0.5 * share * (steps[-1] - steps[0])
+    reach = np.minimum(half, np.minimum(steps - steps[0], steps[-1] - steps))
+    first = np.searchsorted(steps, steps - reach, side="left")
+    last = np.searchsorted(steps, steps + reach, side="right")
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    result: Array = (sums[last] - sums[first]) / (last - first)
+    return result
+
+
+def format_steps(steps: float) -> str:
+    """12,000 as 12k, 1,500,000 as 1.5M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(steps) >= size:
+            return f"{steps / size:g}{unit}"
+    return f"{steps:g}"
+
+
+def _draw(
+    axes: Axes,
+    group: Sequence[Curve],
+    name: str,
+    colour: str,
+    style: str,
+    statistic: Statistic,
+    smoothing: float,
+) -> None:
+    smoothed = [smooth(curve.steps, curve.values, smoothing) for curve in group]
+    if len(group) == 1:
+        (curve,) = group
+        marker = "o" if len(curve.steps) == 1 else ""
+        axes.plot(curve.steps, curve.values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(curve.steps, smoothed[0], color=colour, linestyle=style, marker=marker, label=name)
+        return
+    low = max(curve.steps[0] for curve in group)
+    high = min(curve.steps[-1] for curve in group)
+    if low > high:
+        runs = " and ".join(str(curve.path) for curve in group[:2])
+        raise InputError(f"{runs} have no environment steps in common; plot one of them, or let them run on")
+    grid = np.linspace(low, high, _POINTS)
+    values = np.stack([np.interp(grid, curve.steps, line) for curve, line in zip(group, smoothed, strict=True)])
+    centre, lower, upper = bootstrap_band(values, statistic)
+    label = f"{name} ({'IQM' if statistic == 'iqm' else 'mean'} of {len(group)} seeds, 95 % CI)"
+    axes.fill_between(grid, lower, upper, color=colour, alpha=0.2, linewidth=0.0)
+    axes.plot(grid, centre, color=colour, linestyle=style, label=label)
+
+
+def _reduce(values: Array, statistic: Statistic) -> Array:
+    if statistic == "iqm":
+        return interquartile_mean(values)
+    result: Array = values.mean(axis=-1)
+    return result
+
+
+def _field(curve: Curve, *names: str) -> str:
+    for name in names:
+        if isinstance(value := curve.config.get(name), str):
+            return value
+    return ""
+
+
+def _algorithm(curve: Curve) -> str:
+    return _field(curve, "algorithm", "algorithm_name", "variant")
+
+
+def _environment(curve: Curve) -> str:
+    return _field(curve, "env", "environment", "env_name")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def _short(value: Any) -> str:
+    return (
+        f"{value:g}"
+        if isinstance(value, float)
+        else "×".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value}"
+    )
+
+
+def _check_kind(out: Path) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if Path(out).suffix[1:].lower() not in kinds:
+        raise InputError(
+            f"cannot draw {Path(out).name}: its ending says no known kind of picture; use .png, .svg or .pdf"
+        )
+
+
+def _make_parent(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {out.parent}: {error.strerror}") from error
+
+
+# The same input gives the same file, whenever it is drawn.
+_UNDATED: Final[dict[str, dict[str, Any]]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+_RC: Final[dict[str, Any]] = {
+    "font.size": 10.0,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 11.0,
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.fontsize": 9.0,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "marl",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
