@@ -92,24 +92,30 @@ def plot_runs(
     from matplotlib.ticker import FuncFormatter
 
     kind = out.suffix[1:].lower()
+    sizes = {len(group) for group in groups}
+    reading = "IQM" if statistic == "iqm" else "mean"
+    legend = None
+    if sizes != {1}:
+        over = f" of {_seeds(*sizes)}" if len(sizes) == 1 else " over seeds"
+        legend = f"{reading}{over}, 95 % CI"
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axes = figure.add_subplot()
         for index, (name, group) in enumerate(zip(names, groups, strict=True)):
             colour = _COLOURS[index % len(_COLOURS)]
             style = _STYLES[index // len(_COLOURS) % len(_STYLES)]
-            _draw(axes, group, name, colour, style, statistic, smoothing)
+            label = name if len(sizes) == 1 else f"{name} ({_seeds(len(group))})"
+            _draw(axes, group, label, colour, style, statistic, smoothing)
         axes.set_xlabel("Environment steps")
         axes.set_ylabel(_LABELS.get(key, key))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: format_steps(steps)))
-        axes.margins(x=0.0)
-        axes.set_xlim(left=0.0)
+        axes.set_xlim(0.0, 1.005 * max(curve.steps[-1] for curve in curves) or 1.0)
         if title is None:
             environments = {_environment(curve) for curve in curves}
             title = environments.pop() if len(environments) == 1 else ""
         if title:
             axes.set_title(title)
-        axes.legend(loc="best", ncols=1 if len(groups) <= 6 else 2)
+        axes.legend(loc="best", ncols=1 if len(groups) <= 6 else 2, title=legend, alignment="left")
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, metadata=_UNDATED.get(kind))
     out = Path(out)
@@ -224,7 +230,7 @@ def bootstrap_band(values: Array, statistic: Statistic, *, coverage: float = 0.9
 
 
 def smooth(steps: Array, values: Array, share: float) -> Array:
-    """Centred moving average over a window of steps, narrower at the ends so that it stays centred.
+    """Local linear regression: a moving average that follows slopes, and is not biased where a curve ends.
 
     Args:
         steps: (N,), rising.
@@ -232,17 +238,30 @@ def smooth(steps: Array, values: Array, share: float) -> Array:
         share: width of the window as a share of the whole range.
 
     Returns:
-        (N,).
+        (N,): at each step, the straight line through the window's points by least squares.
     """
-    if share <= 0.0 or len(steps) < 3:
+    span = float(steps[-1] - steps[0])
+    if share <= 0.0 or span == 0.0:
         return values
-    half = 0.5 * share * (steps[-1] - steps[0])
-    reach = np.minimum(half, np.minimum(steps - steps[0], steps[-1] - steps))
-    first = np.searchsorted(steps, steps - reach, side="left")
-    last = np.searchsorted(steps, steps + reach, side="right")
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    result: Array = (sums[last] - sums[first]) / (last - first)
-    return result
+    # Centred and scaled, so that differences of the running sums keep their digits.
+    x, level = (steps - steps[0]) / span, float(values.mean())
+    first = np.searchsorted(x, x - 0.5 * share, side="left")
+    last = np.searchsorted(x, x + 0.5 * share, side="right")
+
+    def window_sum(figures: Array) -> Array:
+        sums = np.concatenate(([0.0], np.cumsum(figures)))
+        result: Array = sums[last] - sums[first]
+        return result
+
+    y = values - level
+    count = (last - first).astype(np.float64)
+    mean_x, mean_y = window_sum(x) / count, window_sum(y) / count
+    variance = window_sum(x * x) / count - mean_x**2
+    covariance = window_sum(x * y) / count - mean_x * mean_y
+    # A window whose points (nearly) coincide has a mean but no slope.
+    slope = np.divide(covariance, variance, out=np.zeros_like(y), where=variance > 1e-12)
+    fitted: Array = level + mean_y + slope * (x - mean_x)
+    return fitted
 
 
 def format_steps(steps: float) -> str:
@@ -277,9 +296,8 @@ def _draw(
     grid = np.linspace(low, high, _POINTS)
     values = np.stack([np.interp(grid, curve.steps, line) for curve, line in zip(group, smoothed, strict=True)])
     centre, lower, upper = bootstrap_band(values, statistic)
-    label = f"{name} ({'IQM' if statistic == 'iqm' else 'mean'} of {len(group)} seeds, 95 % CI)"
     axes.fill_between(grid, lower, upper, color=colour, alpha=0.2, linewidth=0.0)
-    axes.plot(grid, centre, color=colour, linestyle=style, label=label)
+    axes.plot(grid, centre, color=colour, linestyle=style, label=name)
 
 
 def _reduce(values: Array, statistic: Statistic) -> Array:
@@ -302,6 +320,10 @@ def _algorithm(curve: Curve) -> str:
 
 def _environment(curve: Curve) -> str:
     return _field(curve, "env", "environment", "env_name")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _last(name: str) -> str:
@@ -357,6 +379,7 @@ _RC: Final[dict[str, Any]] = {
     "lines.solid_capstyle": "round",
     "legend.frameon": False,
     "legend.fontsize": 9.0,
+    "legend.title_fontsize": 9.0,
     "savefig.dpi": 200,
     "svg.hashsalt": "marl",
     "svg.fonttype": "none",

@@ -156,13 +156,7 @@ class TerminalLogger(Logger):
         from rich.console import Console
         from rich.live import Live
 
-        columns = os.environ.get("COLUMNS", "")
-        console = Console(
-            file=self._stream,
-            force_terminal=True,
-            width=int(columns) if columns.isdigit() and int(columns) > 0 else None,
-            highlight=False,
-        )
+        console = Console(file=self._stream, force_terminal=True, highlight=False)  # COLUMNS and LINES count
         # No thread of its own: the view changes when a row comes, and costs nothing in between.
         live = Live(
             self._view(), console=console, auto_refresh=False, redirect_stdout=redirect, redirect_stderr=redirect
