@@ -142,6 +142,7 @@ class NoticeFilter:
         self._passing_line = False
         self._rule = b""
         self._inside = False
+        self._after = False
         self._notice = b""
         self._held = b""
 
@@ -151,7 +152,7 @@ class NoticeFilter:
         *lines, rest = data.split(b"\n")
         for line in lines:
             shown += self._end_line(line + b"\n")
-        self._line += rest
+        self._line = self._without_zeros(self._line + rest)
         # Half a line is shown as well (a prompt, a progress bar), unless it may become a rule or part of a notice.
         if self._line and not self._inside and not self._rule and (self._passing_line or self._line.strip(b"\0-")):
             shown += self._line
@@ -160,7 +161,8 @@ class NoticeFilter:
         return shown
 
     def _end_line(self, end: bytes) -> bytes:
-        line, self._line = self._line + end, b""
+        line, self._line = self._without_zeros(self._line + end), b""
+        self._after = False
         if self._passing_line:
             self._passing_line = False
             return line
@@ -185,16 +187,23 @@ class NoticeFilter:
             return b""
         return before + line
 
+    def _without_zeros(self, line: bytes) -> bytes:
+        # Open MPI sends the zero byte that ends its notice along with it.
+        return line.lstrip(b"\0") if self._after else line
+
     def _close(self, rule: bytes) -> None:
         if b"MPI_ABORT" not in self._notice and b'"abort"' not in self._notice:
             self._held += self._notice + rule
         self._notice = b""
+        self._after = True
 
     def finish(self, *, show_notices: bool) -> bytes:
         """What is left at the end, with or without the notices."""
+        if self._inside and _RULE.fullmatch(self._line):
+            self._close(self._line.strip(b"\0") + b"\n")
+            self._line = b""
         self._held += self._notice
-        rest = self._rule + self._line.strip(b"\0")
-        return self._held + rest if show_notices else rest
+        return (self._held if show_notices else b"") + self._rule + self._line
 
 
 def _die_with_parent() -> None:
