@@ -57,6 +57,14 @@ class Distribution(ABC):
         return actions, self.log_prob(actions)
 
 
+def _log_softmax(logits: Tensor) -> Tensor:
+    """log_softmax over the last dimension, also fast where that is small: the usual case here."""
+    if logits.shape[-1] < 16 and logits.device.type == "cpu":
+        # Torch's kernel takes rows shorter than a vector register one number at a time, 6 × slower (2.13, K = 5).
+        return log_softmax(logits.movedim(-1, 0), dim=0).movedim(0, -1)
+    return log_softmax(logits, dim=-1)
+
+
 @final
 class MaskedCategorical(Distribution):
     """One choice out of K, among the legal ones; actions are int64 (...), and a sample takes 1 uniform number.
@@ -82,7 +90,7 @@ class MaskedCategorical(Distribution):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
             # Half of the least number, not -inf: products with probability 0 must stay 0, in gradients too.
             logits = logits.masked_fill(~mask, 0.5 * torch.finfo(logits.dtype).min)
-        self.log_probs = log_softmax(logits, dim=-1)
+        self.log_probs = _log_softmax(logits)
 
     @property
     def probs(self) -> Tensor:
@@ -263,7 +271,7 @@ class SquashedGaussian(Distribution):
         """Differential entropies: the normal's plus E[log(1 - tanh² x)]; see Distribution.
 
         There is no closed form. The expectation is a sum over Gauss-Hermite points, without randomness and with
-        gradients.
+        gradients; it is off by less than 0.004 nats a dimension for standard deviations up to 2, by 0.23 at e².
         """
         points, weights = _gauss_hermite(self._gaussian.mean.dtype, self._gaussian.mean.device)
         raw = self._gaussian.mean.unsqueeze(-1) + self._gaussian.log_std.exp().unsqueeze(-1) * points
