@@ -32,6 +32,7 @@ _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_S
 _STATED_CODES: Final = (0, 2, 75)
 """Exit codes with a meaning of their own; all others become 1."""
 _RULE: Final = re.compile(rb"[\0-]*-{70,}[\0-]*\s*")
+_RULE_AND_WORDS: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
 _NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
 
 
@@ -175,6 +176,11 @@ class NoticeFilter:
             before, self._rule = self._rule, line
             return before
         if self._inside:
+            if found := _RULE_AND_WORDS.fullmatch(line):
+                # A rank's words follow the rule without a newline between them.
+                self._close(found.group(1) + b"\n")
+                self._inside = False
+                return found.group(2)
             self._notice += line
             return b""
         if self._rule and not line.strip():
