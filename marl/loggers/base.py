@@ -19,17 +19,17 @@ class MultiLogger(Logger):
     """Hands every row to several loggers, in order."""
 
     def __init__(self, loggers: Iterable[Logger]) -> None:
-        self._loggers = tuple(loggers)
+        self.loggers = tuple(loggers)
 
     def write(self, row: Mapping[str, float]) -> None:
         """Hands the row on."""
-        for logger in self._loggers:
+        for logger in self.loggers:
             logger.write(row)
 
     def close(self) -> None:
         """Closes all of them; if one raises, the others are closed first."""
         error: BaseException | None = None
-        for logger in self._loggers:
+        for logger in self.loggers:
             try:
                 logger.close()
             except BaseException as raised:

@@ -144,7 +144,7 @@ class TerminalLogger(Logger):
         ]
         if (mean := self._figures.get(f"{_RETURN}mean")) is not None:
             parts.append(f"return {_number(mean)}")
-        if evaluation := self._evaluation():
+        if (evaluation := self._evaluation()) and self._evaluated_at == self._steps:
             parts.append(f"evaluation {evaluation}")
         parts += _some(self._losses(), 6)
         return "  ".join(parts)
