@@ -62,7 +62,7 @@ class Moments(Saveable, ABC):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, samples need {tuple(leading)}")
             count = mask.sum(dtype=torch.float64).view(1)
             deviations = deviations.masked_fill(~mask.view(*leading, *(1 for _ in self.shape)), 0.0)
-        deviations = deviations.reshape(leading.numel(), -1)
+        deviations = deviations.reshape(leading.numel(), self.mean.numel())
         return torch.cat((count, deviations.sum(dim=0), deviations.square().sum(dim=0)))
 
     @abstractmethod

@@ -1,0 +1,245 @@
+"""Running moments and normalisers: equal for any split over ranks, and equal to plain formulas."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from marl.normalizers import (
+    ExponentialMoments,
+    ObservationNormalizer,
+    RunningMoments,
+    ValueNormalizer,
+    popart_rescale,
+)
+
+
+def samples(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+KINDS = [RunningMoments, ExponentialMoments]
+batches = st.lists(st.integers(0, 9), min_size=1, max_size=5)
+
+
+@given(st.integers(0, 2**32), batches, st.sampled_from([(), (3,), (2, 2)]))
+def test_running_moments_are_those_of_all_samples_together(seed, sizes, shape):
+    moments = RunningMoments(shape)
+    parts = [3.0 + 2.0 * samples(seed + number, size, *shape) for number, size in enumerate(sizes)]
+    for part in parts:
+        moments.update(moments.batch_moments(part))
+    everything = torch.cat(parts)
+    assert moments.count == sum(sizes)
+    if sum(sizes):
+        torch.testing.assert_close(moments.mean, everything.mean(dim=0), rtol=1e-12, atol=1e-12)
+        expected = everything.var(dim=0, correction=0)
+        torch.testing.assert_close(moments.variance, expected, rtol=1e-12, atol=1e-12)
+    else:
+        assert moments.mean.eq(0).all()
+        assert moments.variance.eq(1).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 4), min_size=3, max_size=3))
+def test_ranks_with_uneven_shares_agree_with_one_rank(kind, seed, shares):
+    shares = [*shares, 0]  # The last rank has nothing.
+    one, many = kind((2,)), kind((2,))
+    for update in range(3):
+        batch = samples(seed + update, sum(shares), 5, 2)
+        mask = samples(seed + update + 3, sum(shares), 5) > 0
+        one.update(one.batch_moments(batch, mask))
+        parts = zip(batch.split(shares), mask.split(shares), strict=True)
+        many.update(torch.stack([many.batch_moments(part, part_mask) for part, part_mask in parts]).sum(dim=0))
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(many.state_dict()[name], tensor, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_samples_do_not_count_even_if_they_are_nan(kind):
+    masked, plain = kind((2,)), kind((2,))
+    batch = samples(0, 4, 3, 2)
+    mask = torch.tensor([[True, False, True]]).expand(4, 3)
+    plain.update(plain.batch_moments(batch[:, ::2]))
+    batch[:, 1] = math.nan
+    masked.update(masked.batch_moments(batch, mask))
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(masked.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_changes_nothing(kind):
+    moments = kind((3,))
+    for _ in range(2):
+        before = moments.state_dict()
+        moments.update(moments.batch_moments(torch.zeros(0, 3)))
+        moments.update(moments.batch_moments(torch.ones(4, 3), torch.zeros(4, dtype=torch.bool)))
+        after = moments.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        moments.update(moments.batch_moments(samples(0, 5, 3)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_variance_survives_a_mean_far_from_zero(kind, dtype):
+    # In float32, sums of squares around zero would have no digit of the variance left.
+    moments = kind()
+    batch = (10_000 + samples(0, 5_000)).to(dtype)
+    for part in batch.split(100):
+        moments.update(moments.batch_moments(part))
+    exact = batch.double()
+    assert abs(moments.mean - exact.mean()) < 1e-3
+    assert abs(moments.variance / exact.var() - 1) < (2e-2 if kind is ExponentialMoments else 1e-3)
+
+
+def value_norm_of_the_paper(batches: list[Tensor], beta: float) -> tuple[Tensor, Tensor]:
+    """The formulas of MAPPO's ValueNorm (marlbenchmark/on-policy, onpolicy/utils/valuenorm.py), in float64."""
+    mean = square = debiasing = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        mean = beta * mean + (1 - beta) * batch.mean(dim=0)
+        square = beta * square + (1 - beta) * batch.square().mean(dim=0)
+        debiasing = beta * debiasing + (1 - beta)
+    mean, square = mean / debiasing.clamp(min=1e-5), square / debiasing.clamp(min=1e-5)
+    return mean, (square - mean**2).clamp(min=1e-2).sqrt()
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.sampled_from([0.5, 0.99, 0.99999]), st.floats(0, 3))
+def test_value_normalizer_is_value_norm(seed, updates, beta, scale):
+    parts = [scale * samples(seed + number, 7, 2) - 1.0 for number in range(updates)]
+    normalizer = ValueNormalizer((2,), beta=beta)
+    for part in parts:
+        normalizer.update(normalizer.batch_moments(part))
+    mean, std = value_norm_of_the_paper(parts, beta)
+    torch.testing.assert_close(normalizer.mean, mean, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(normalizer.std, std, rtol=1e-7, atol=1e-9)
+
+
+def test_value_normalizer_after_two_updates_by_hand():
+    # β = 1/2: weights 1/4 and 1/2 of batches (0, 2) and (6), so 1/3 and 2/3.
+    # Mean (1/3) 1 + (2/3) 6 = 13/3, mean square (1/3) 2 + (2/3) 36 = 74/3, variance 74/3 - 169/9 = 53/9.
+    normalizer = ValueNormalizer(beta=0.5)
+    for batch in ([0.0, 2.0], [6.0]):
+        normalizer.update(normalizer.batch_moments(torch.tensor(batch)))
+    assert math.isclose(normalizer.mean, 13 / 3)
+    assert math.isclose(normalizer.std, math.sqrt(53) / 3)
+
+
+def test_small_variances_of_values_are_bounded_from_below():
+    normalizer = ValueNormalizer()
+    normalizer.update(normalizer.batch_moments(torch.full((4,), 3.0)))
+    assert math.isclose(normalizer.std, 0.1)
+    assert normalizer.normalize(torch.tensor(3.0)) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [lambda: ValueNormalizer((3,)), lambda: ObservationNormalizer((3,))])
+def test_denormalize_undoes_normalize(make, dtype):
+    normalizer = make()
+    values = 5 + 3 * samples(0, 50, 4, 3, dtype=dtype)
+    torch.testing.assert_close(normalizer.normalize(values.clamp(-9, 9)), values.clamp(-9, 9))  # Nothing is known yet.
+    for _ in range(2):  # What was cast before must not outlive an update.
+        normalizer.update(normalizer.batch_moments(values))
+        normalized = normalizer.normalize(values)
+        assert normalized.dtype == dtype
+        torch.testing.assert_close(normalized.mean(dim=(0, 1)), torch.zeros(3, dtype=dtype), rtol=0, atol=1e-5)
+        torch.testing.assert_close(normalized.std(dim=(0, 1)), torch.ones(3, dtype=dtype), rtol=0, atol=1e-2)
+        torch.testing.assert_close(normalizer.denormalize(normalized), values)
+        values = 2 * values - 1
+        normalizer = make()
+
+
+def test_an_update_reaches_numbers_that_were_cast_before():
+    normalizer = ValueNormalizer()
+    values = torch.tensor([1.0, 3.0])
+    assert torch.equal(normalizer.normalize(values), values)
+    normalizer.update(normalizer.batch_moments(values))
+    assert normalizer.normalize(values).tolist() == [-1.0, 1.0]
+    assert normalizer.denormalize(torch.tensor([0.0])).tolist() == [2.0]
+
+
+def test_gradients_pass_through_but_statistics_ask_for_none():
+    normalizer = ValueNormalizer()
+    normalizer.update(normalizer.batch_moments(torch.tensor([0.0, 4.0], requires_grad=True)))
+    values = torch.tensor([1.0], requires_grad=True)
+    normalizer.normalize(values).backward()
+    assert values.grad == 0.5
+    assert not normalizer.mean.requires_grad
+
+
+def test_observations_are_clipped_and_constant_elements_stay_finite():
+    normalizer = ObservationNormalizer((2,))
+    batch = torch.stack((samples(0, 100).float(), torch.full((100,), 7.0)), dim=1)
+    normalizer.update(normalizer.batch_moments(batch))
+    assert normalizer.normalize(batch)[:, 1].eq(0).all()
+    assert normalizer.normalize(torch.tensor([[1e6, 7.5], [-1e6, -7.5]])).tolist() == [[10, 10], [-10, -10]]
+
+
+@pytest.mark.parametrize("make", [lambda: ValueNormalizer((3,)), lambda: ObservationNormalizer((3,))])
+def test_a_restored_normalizer_goes_on_to_the_same_bits(make):
+    original, restored = make(), make()
+    original.update(original.batch_moments(samples(0, 10, 3)))
+    restored.normalize(torch.zeros(1, 3))  # Has something cast that the loading must refresh.
+    restored.load_state_dict(original.state_dict())
+    for seed in (1, 2):
+        values = samples(seed, 10, 3, dtype=torch.float32)
+        assert torch.equal(original.normalize(values), restored.normalize(values))
+        for normalizer in (original, restored):
+            normalizer.update(normalizer.batch_moments(values))
+    for name, tensor in original.state_dict().items():
+        assert torch.equal(tensor, restored.state_dict()[name])
+
+
+def test_saved_states_do_not_change_with_later_updates():
+    normalizer = ValueNormalizer()
+    state = normalizer.state_dict()
+    normalizer.update(normalizer.batch_moments(torch.ones(3)))
+    assert state["mean"] == 0.0
+
+
+def test_states_that_do_not_fit_are_refused_and_change_nothing():
+    normalizer = ObservationNormalizer((2,))
+    normalizer.update(normalizer.batch_moments(samples(0, 5, 2)))
+    before = normalizer.state_dict()
+    with pytest.raises(ValueError, match=r"mean has shape \(3,\), not \(2,\)"):
+        normalizer.load_state_dict(ObservationNormalizer((3,)).state_dict())
+    with pytest.raises(KeyError):
+        normalizer.load_state_dict(ValueNormalizer((2,)).state_dict())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in normalizer.state_dict().items())
+
+
+def test_wrong_shapes_are_refused():
+    moments = RunningMoments((3,))
+    with pytest.raises(ValueError, match=r"does not end in \(3,\)"):
+        moments.batch_moments(torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="does not end in"):
+        moments.batch_moments(torch.zeros(()))
+    with pytest.raises(ValueError, match="mask has shape"):
+        moments.batch_moments(torch.zeros(5, 3), torch.ones(5, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="sums have shape"):
+        moments.update(torch.zeros(6))
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3))
+def test_popart_keeps_what_the_layer_says(seed, width):
+    weight, bias, inputs = samples(seed, width, 4), samples(seed + 1, width), samples(seed + 2, 6, 4)
+    old_mean, new_mean = samples(seed + 3, 2, width)
+    old_std, new_std = samples(seed + 4, 2, width).exp()
+    before = (inputs @ weight.T + bias) * old_std + old_mean
+    popart_rescale(weight, bias, old_mean, old_std, new_mean, new_std)
+    torch.testing.assert_close((inputs @ weight.T + bias) * new_std + new_mean, before, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("shape", "width"), [((), 1), ((3,), 3)])
+def test_values_stay_as_they_were_when_popart_learns_new_moments(shape, width):
+    layers = [nn.Linear(4, width), nn.Linear(4, width)]
+    normalizer = ValueNormalizer(shape, beta=0.9, output_layers=layers)
+    inputs = samples(0, 6, 4, dtype=torch.float32)
+    for update in range(3):
+        before = [normalizer.denormalize(layer(inputs)) for layer in layers]
+        normalizer.update(normalizer.batch_moments(100 * update + 50 * samples(update, 20, *shape)))
+        for layer, values in zip(layers, before, strict=True):
+            torch.testing.assert_close(normalizer.denormalize(layer(inputs)), values, rtol=1e-4, atol=1e-3)
+            assert layer.weight.requires_grad
+            assert layer.weight.dtype == torch.float32
