@@ -1,0 +1,527 @@
+"""E copies of any PettingZoo environment as one VectorEnvironment, stepped in this process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pettingzoo import AECEnv, ParallelEnv
+from torch import Tensor
+
+from envs.parallel import Copies, ParallelCopies
+from envs.spaces import (
+    ACTION_MASK,
+    ActionWriter,
+    Array,
+    ObservationReader,
+    action_writer,
+    mask_in,
+    mask_of,
+    observation_reader,
+)
+from envs.state import StateSource, assembled_spec, own_state, own_state_spec
+from envs.storage import ApiError, Seat, Storage, brief
+from envs.turns import TurnCopies
+from marl.core import EnvironmentRequest, State, VectorEnvironment
+from marl.errors import InputError
+from marl.specs import (
+    ActionSpec,
+    AgentSpec,
+    ContinuousActions,
+    DiscreteActions,
+    EnvironmentSpec,
+    SpecError,
+    group_agents,
+)
+from marl.streams import derive_int
+from marl.types import Actions, TimeStep
+
+PROBE_STEPS = 40
+_ARRIVALS = ("rewards", "terminated", "truncated")
+MakeEnvironment = Callable[[], Any]
+
+
+class PettingZooVectorEnvironment(VectorEnvironment):
+    """E copies of one PettingZoo environment, Parallel or AEC, unmodified.
+
+    - Episode k of the copy with global index c is reset with a seed derived from (seed, purpose, c, k), so episodes
+      depend neither on ranks nor on each other.
+    - An episode ends when nobody is left alive. Agents that die before are inactive from then on; their rows keep
+      what they saw last, which is what a truncated agent is bootstrapped from.
+    - In AEC environments a step is one turn (see TurnCopies). Rows of agents that are not to move keep what they
+      saw at their own last turn, zeros before the first.
+    - An agent that is both terminated and truncated counts as terminated.
+    - The state is ``env.state()`` where that exists and works, else all agents' observations in sorted order. Many
+      environments (all of MPE) compute their observations once more for ``state()``; so a separate probe instance
+      plays some random steps at construction, and where ``state()`` was every time bit for bit the concatenation of
+      the observations in the order of ``possible_agents``, it is put together from the observations that are there
+      anyway while everybody is alive.
+
+    Args:
+        make: makes one environment; called E + 1 times.
+        request: how many copies, their seeds, policy sharing, and whether states are wanted.
+
+    Raises:
+        InputError: ``make`` does not return a PettingZoo environment.
+        SpecError: spaces that cannot be described.
+        ApiError: the environment breaks a rule of PettingZoo (also raised by ``reset`` and ``step``).
+    """
+
+    not_reproduced: int
+    """Copies whose episode could not be replayed by ``load_copies_state_dict`` and was begun anew."""
+
+    def __init__(self, make: MakeEnvironment, request: EnvironmentRequest) -> None:
+        if request.num_envs < 1:
+            raise InputError(f"an environment needs at least one copy, not {request.num_envs}")
+        self._request = request
+        probe = make()
+        description = probe_environment(probe, with_state=request.with_state)
+        self.spec = EnvironmentSpec(
+            groups=group_agents(description.agents, request.sharing),
+            state=None if description.state is None else description.state.spec,
+            turn_based=description.turn_based,
+        )
+        self.num_envs = request.num_envs
+        self.not_reproduced = 0
+        places = {
+            agent: (index, row)
+            for index, group in enumerate(self.spec.groups)
+            for row, agent in enumerate(group.agents)
+        }
+        self._seats = [
+            Seat(
+                agent=agent,
+                group=group,
+                row=row,
+                reader=description.readers[agent],
+                writer=description.writers[agent],
+                mask_in_info=agent in description.masks_in_info,
+            )
+            for agent, (group, row) in sorted(places.items(), key=lambda item: item[1])
+        ]
+        self._storage = Storage(self.spec, self._seats, self.num_envs)
+        if description.state is not None:
+            description.state.bind(self._storage)
+        environments = [make() for _ in range(self.num_envs)]
+        # The probe is closed with the others: closing one pygame environment may stop pygame for all.
+        self._environments = [*environments, probe]
+        kind = TurnCopies if description.turn_based else ParallelCopies
+        self._copies: Copies = kind(environments, self._storage, description.state, self._next_seed)
+        self._episodes = np.full(self.num_envs, -1, dtype=np.int64)
+        self._everyone = slice(0, self.num_envs)
+        self._encode = [
+            _encoder([seat for seat in self._seats if seat.group == index]) for index in range(len(self.spec.groups))
+        ]
+        self._history = History(self.spec, self.num_envs)
+
+    def reset(self) -> TimeStep:
+        """Begins a new episode in every copy."""
+        self._copies.reset(self._everyone)
+        self._history.restart(self._storage.first)
+        return self._storage.timestep()
+
+    def step(self, actions: Actions) -> TimeStep:
+        """Takes one step in every copy; a turn where the environment is turn-based.
+
+        Args:
+            actions: one tensor a group; see ``marl.types.Actions``.
+
+        Raises:
+            ValueError: actions of another shape, or for other groups.
+            ApiError: the environment breaks a rule of PettingZoo.
+        """
+        if self._episodes[0] < 0:
+            raise ValueError("reset must be called before step")
+        arrays = self._arrays(actions)
+        self._history.append(arrays)
+        self._copies.step(self._everyone, self._choices(arrays))
+        if self._storage.ended:
+            self._history.restart(self._storage.first)
+        return self._storage.timestep()
+
+    def current(self) -> TimeStep:
+        """The newest time step once more; after ``load_copies_state_dict`` the saved one, but without ``final``."""
+        if self._episodes[0] < 0:
+            raise ValueError("there is no time step before reset")
+        return self._storage.timestep()
+
+    def close(self) -> None:
+        """Closes all copies."""
+        for environment in self._environments:
+            environment.close()
+
+    def copies_state_dict(self) -> State:
+        """The copies by what made them: episode numbers, the actions since each reset, and a hash to check against.
+
+        Returns:
+            ``episode`` (E,), ``length`` (E,) steps since the reset, ``hash`` (E,) of the current rows, all int64;
+            for each group ``actions.GROUP`` (E, L, A, ...) with L the longest episode so far (zeros beyond a copy's
+            length, so more may be appended), and its ``rewards``, ``terminated`` and ``truncated``, (E, A).
+        """
+        state: State = {
+            "episode": torch.from_numpy(self._episodes.copy()),
+            "length": torch.from_numpy(self._history.lengths()),
+            "hash": torch.tensor([self._hash(copy) for copy in range(self.num_envs)], dtype=torch.int64),
+        }
+        for name, rows in self._history.save().items():
+            state[f"actions.{name}"] = rows
+        for group in self._storage.groups:
+            for field in _ARRIVALS:
+                state[f"{field}.{group.spec.name}"] = getattr(group.step, field).clone()
+        return state
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """Resets every copy with its seed and replays its actions.
+
+        A copy whose observations differ from the saved hash afterwards (its environment is not deterministic) begins
+        its next episode instead, and is counted in ``not_reproduced``.
+
+        Raises:
+            ValueError: the rows are not those of E copies, or an entry is missing.
+        """
+        names = ["episode", "length", "hash"]
+        names += [f"{field}.{group.name}" for group in self.spec.groups for field in _ARRIVALS]
+        for name in names:
+            if name not in state:
+                raise ValueError(f"the saved environment has no {name}")
+            if state[name].shape[0] != self.num_envs:
+                raise ValueError(f"the saved {name} has {state[name].shape[0]} rows, not {self.num_envs}")
+        lengths = state["length"].tolist()
+        reproduced = []
+        saved = [state[f"actions.{group.name}"].numpy() for group in self.spec.groups]
+        for copy in range(self.num_envs):
+            self._episodes[copy] = int(state["episode"][copy]) - 1
+            window = slice(copy, copy + 1)
+            # All rows of the copy's episode at once: (L, A, ...) a group.
+            choices = self._choices([rows[copy, : lengths[copy]] for rows in saved])
+            try:
+                self._copies.reset(window)
+                for row in choices:
+                    self._copies.step(window, [row])
+                    if self._storage.ended:
+                        break
+                same = not self._storage.ended and self._hash(copy) == int(state["hash"][copy])
+            except ApiError:
+                same = False
+            if not same:
+                self.not_reproduced += 1
+                self._episodes[copy] = int(state["episode"][copy])
+                self._copies.reset(window)
+                lengths[copy] = 0
+            reproduced.append(same)
+        self._storage.begin_step()
+        for copy, same in enumerate(reproduced):
+            rows = [
+                tuple(state[f"{field}.{group.name}"][copy].numpy() for field in _ARRIVALS) for group in self.spec.groups
+            ]
+            self._storage.restore(copy, first=lengths[copy] == 0, rows=rows if same else None)
+        self._history.load(saved, lengths)
+
+    def _next_seed(self, copy: int) -> int:
+        self._episodes[copy] += 1
+        request = self._request
+        return derive_int(
+            request.seed, f"{request.purpose}/environment", request.first_copy + copy, int(self._episodes[copy])
+        )
+
+    def _arrays(self, actions: Actions) -> list[Array]:
+        """The groups' actions as arrays (E, A, ...), after a look at their shapes."""
+        if len(actions) != len(self.spec.groups):
+            raise ValueError(
+                f"actions are for {sorted(actions)}, but the groups are {[g.name for g in self.spec.groups]}"
+            )
+        arrays = []
+        for group in self.spec.groups:
+            tensor = actions[group.name]
+            expected = (self.num_envs, group.size, *group.action.array.shape)
+            if tensor.shape != expected or tensor.dtype != group.action.array.dtype:
+                raise ValueError(
+                    f"actions of {group.name} are {tuple(tensor.shape)} {tensor.dtype}, "
+                    f"and should be {expected} {group.action.array.dtype}"
+                )
+            arrays.append(tensor.detach().cpu().numpy())
+        return arrays
+
+    def _choices(self, arrays: Sequence[Array]) -> list[list[Any]]:
+        """Rows of actions, (N, A, ...) a group, as N lists of what the environment takes, in the order of seats."""
+        sizes = [group.size for group in self.spec.groups]
+        rows = [encode(array) for encode, array in zip(self._encode, arrays, strict=True)]
+        parts = [
+            [flat[start : start + size] for start in range(0, len(flat), size)]
+            for flat, size in zip(rows, sizes, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return [[choice for part in row for choice in part] for row in zip(*parts, strict=True)]
+
+    def _hash(self, copy: int) -> int:
+        digest = hashlib.blake2b(digest_size=8)
+        for group in self._storage.groups:
+            digest.update(group.observations[copy].tobytes())
+            digest.update(group.active[copy].tobytes())
+            if group.masks is not None:
+                digest.update(group.masks[copy].tobytes())
+        return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def _encoder(seats: Sequence[Seat]) -> Callable[[Array], list[Any]]:
+    """From a group's rows (N, A, ...) to N · A actions, copy after copy."""
+    writers = [seat.writer for seat in seats]
+    if all(writer.space == writers[0].space for writer in writers):
+        return lambda rows: writers[0].write(rows.reshape(-1, *rows.shape[2:]))
+
+    def encode(rows: Array) -> list[Any]:
+        columns = [writer.write(rows[:, index]) for index, writer in enumerate(writers)]
+        return [choice for row in zip(*columns, strict=True) for choice in row]
+
+    return encode
+
+
+class History:
+    """The actions of every copy's current episode, kept in the smallest dtype that holds them.
+
+    Args:
+        spec: the environment's spec.
+        num_envs: number of copies, E.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, num_envs: int) -> None:
+        self._names = [group.name for group in spec.groups]
+        self._rows: list[Array] = [
+            np.zeros((64, num_envs, group.size, *group.action.array.shape), _compact_dtype(group.action))
+            for group in spec.groups
+        ]
+        self._count = 0
+        self._starts = np.zeros(num_envs, dtype=np.int64)
+
+    def append(self, actions: Sequence[Array]) -> None:
+        """Notes one step's actions, (E, A, ...) a group."""
+        if self._count == len(self._rows[0]):
+            self._make_room()
+        for rows, row in zip(self._rows, actions, strict=True):
+            rows[self._count] = row
+        self._count += 1
+
+    def restart(self, first: NDArray[np.bool_]) -> None:
+        """Forgets the copies that begin an episode now."""
+        self._starts[first] = self._count
+
+    def lengths(self) -> NDArray[np.int64]:
+        """(E,) steps since each copy's reset."""
+        return self._count - self._starts
+
+    def save(self) -> dict[str, Tensor]:
+        """(E, L, A, ...) a group, zeros beyond a copy's length."""
+        lengths = self.lengths()
+        saved = {}
+        for name, rows in zip(self._names, self._rows, strict=True):
+            padded = np.zeros((len(lengths), int(lengths.max()), *rows.shape[2:]), rows.dtype)
+            for copy, length in enumerate(lengths):
+                padded[copy, :length] = rows[self._count - length : self._count, copy]
+            saved[name] = torch.from_numpy(padded)
+        return saved
+
+    def load(self, saved: Sequence[Array], lengths: Sequence[int]) -> None:
+        """Takes back what ``save`` gave, as far as ``lengths`` say."""
+        longest = max(lengths)
+        for index, rows in enumerate(self._rows):
+            room = np.zeros((max(64, longest), *rows.shape[1:]), rows.dtype)
+            for copy, length in enumerate(lengths):
+                room[longest - length : longest, copy] = saved[index][copy, :length]
+            self._rows[index] = room
+        self._count = longest
+        self._starts = longest - np.asarray(lengths, dtype=np.int64)
+
+    def _make_room(self) -> None:
+        oldest = int(self._starts.min())
+        for index, rows in enumerate(self._rows):
+            kept = rows[oldest : self._count]
+            room = np.zeros((max(64, 2 * len(kept)), *rows.shape[1:]), rows.dtype)
+            room[: len(kept)] = kept
+            self._rows[index] = room
+        self._starts -= oldest
+        self._count -= oldest
+
+
+def _compact_dtype(action: ActionSpec) -> Any:
+    if isinstance(action, ContinuousActions):
+        return np.float32
+    largest = action.num_actions if isinstance(action, DiscreteActions) else max(action.nvec)
+    return np.uint8 if largest <= 2**8 else np.int16 if largest <= 2**15 else np.int64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What one probe instance tells about an environment."""
+
+    turn_based: bool
+    agents: tuple[AgentSpec, ...]
+    readers: Mapping[str, ObservationReader]
+    writers: Mapping[str, ActionWriter]
+    masks_in_info: frozenset[str]
+    state: StateSource | None
+
+
+def probe_environment(environment: Any, *, with_state: bool) -> Description:
+    """Finds out an environment's specs, where its masks are, and where its state comes from, by playing a little.
+
+    Args:
+        environment: a fresh PettingZoo environment; it is stepped, but not closed.
+        with_state: whether the state is of interest.
+
+    Raises:
+        InputError: it is not a PettingZoo environment.
+        SpecError: spaces that cannot be described.
+        ApiError: there are no ``possible_agents``, or ``reset`` takes no seed.
+    """
+    if not isinstance(environment, (AECEnv, ParallelEnv)):
+        raise InputError(
+            f"{brief(environment)} is a {type(environment).__name__}, neither a PettingZoo ParallelEnv nor an AECEnv"
+        )
+    turn_based = isinstance(environment, AECEnv)
+    names = list(getattr(environment, "possible_agents", None) or ())
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ApiError("possible_agents lists all agents by name", detail=f"it is {brief(names or None)}")
+    readers = {name: observation_reader(environment.observation_space(name), name) for name in names}
+    writers = {name: action_writer(environment.action_space(name), name) for name in names}
+    in_info: set[str] = set()
+    own: Array | None = None
+    repeats = with_state and not turn_based
+    for index, (observations, infos) in enumerate(_play(environment, turn_based, readers, writers)):
+        for name, info in infos.items():
+            if name in readers and not readers[name].masked and (mask := mask_in(info)) is not None:
+                mask_of(mask, writers[name].spec, name)
+                in_info.add(name)
+        if with_state and index == 0:
+            own = own_state(environment)
+        if repeats:
+            repeats = own is not None and _is_concatenation(environment, names, readers, observations)
+        elif index >= 2:
+            break
+    for name in names:
+        if readers[name].masked and isinstance(writers[name].spec, ContinuousActions):
+            raise SpecError(f"{name} is given an action mask, but its actions are continuous")
+    # Agents that were not there while the probe played are like those that were.
+    masked_kinds = {(readers[name].spec, writers[name].spec) for name in in_info}
+    in_info |= {
+        name for name in names if not readers[name].masked and (readers[name].spec, writers[name].spec) in masked_kinds
+    }
+    source = None
+    if with_state and own is not None:
+        source = StateSource(own_state_spec(own), own=True, order=names if repeats else None)
+    elif with_state:
+        order = sorted(names)
+        source = StateSource(assembled_spec([readers[name].spec for name in order]), own=False, order=order)
+    return Description(
+        turn_based=turn_based,
+        agents=tuple(
+            AgentSpec(
+                name=name,
+                observation=readers[name].spec,
+                action=writers[name].spec,
+                masked=readers[name].masked or name in in_info,
+            )
+            for name in names
+        ),
+        readers=readers,
+        writers=writers,
+        masks_in_info=frozenset(in_info),
+        state=source,
+    )
+
+
+def _is_concatenation(
+    environment: Any, names: Sequence[str], readers: Mapping[str, ObservationReader], observations: Mapping[str, Any]
+) -> bool:
+    if set(observations) != set(names) or set(environment.agents) != set(names):
+        return True  # Not everybody alive: then the state is never put together from observations.
+    state = own_state(environment)
+    parts = [readers[name].read(observations[name]) for name in names]
+    if state is None or any(part.dtype != np.float32 for part in parts):
+        return False
+    return state.dtype == np.float32 and np.array_equal(state, np.concatenate([part.reshape(-1) for part in parts]))
+
+
+def _play(
+    environment: Any,
+    turn_based: bool,
+    readers: Mapping[str, ObservationReader],
+    writers: Mapping[str, ActionWriter],
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Plays random legal actions and yields the observations and infos of agents, at most PROBE_STEPS times.
+
+    An environment that breaks the API ends the play early: what it breaks is said when the copies are stepped.
+    """
+    try:
+        begun = environment.reset(seed=0)
+    except TypeError as error:
+        if "seed" in str(error):
+            raise ApiError("reset takes a seed", detail=brief(error)) from error
+        raise
+    try:
+        yield from (_take_turns if turn_based else _take_steps)(environment, begun, readers, writers)
+    except Exception:
+        return
+
+
+def _take_steps(
+    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    random = np.random.default_rng(0)
+    observations, infos = begun
+    for _ in range(PROBE_STEPS):
+        yield observations, infos
+        if environment.agents:
+            observations, _, _, _, infos = environment.step(
+                {
+                    name: _random_choice(readers[name], writers[name], observations[name], infos.get(name), random)
+                    for name in environment.agents
+                }
+            )
+        else:
+            observations, infos = environment.reset(seed=1)
+
+
+def _take_turns(
+    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    random = np.random.default_rng(0)
+    for _ in range(PROBE_STEPS):
+        if not environment.agents:
+            environment.reset(seed=1)
+        name = environment.agent_selection
+        observation, info = environment.observe(name), environment.infos.get(name)
+        yield {name: observation}, {name: info}
+        dead = environment.terminations[name] or environment.truncations[name]
+        choice = None if dead else _random_choice(readers[name], writers[name], observation, info, random)
+        environment.step(choice)
+
+
+def _random_choice(
+    reader: ObservationReader, writer: ActionWriter, raw: Any, info: Any, random: np.random.Generator
+) -> Any:
+    mask = raw[ACTION_MASK] if reader.masked else mask_in(info)
+    legal = None if mask is None else mask_of(mask, writer.spec, "the agent")
+    return writer.write(random_action(writer.spec, legal, random)[None])[0]
+
+
+def random_action(spec: ActionSpec, mask: Array | None, random: np.random.Generator) -> Array:
+    """A uniformly random legal action of one agent, as a row of an action tensor.
+
+    Args:
+        spec: the agent's action spec.
+        mask: (mask size,) bool, or None.
+        random: where the randomness comes from.
+    """
+    if isinstance(spec, ContinuousActions):
+        return random.uniform(-1, 1, spec.size).astype(np.float32)
+    nvec = (spec.num_actions,) if isinstance(spec, DiscreteActions) else spec.nvec
+    legal = np.ones(sum(nvec), dtype=bool) if mask is None else mask
+    parts = np.split(legal, np.cumsum(nvec)[:-1])
+    choices = [random.choice(np.flatnonzero(part)) if part.any() else 0 for part in parts]
+    return np.asarray(choices[0] if isinstance(spec, DiscreteActions) else choices, dtype=np.int64)

@@ -1,0 +1,338 @@
+"""Where the PettingZoo adapter keeps its time steps: tensors allocated once, written through numpy views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from envs.spaces import ACTION_MASK, ActionWriter, Array, ObservationReader, mask_in, mask_of, mask_size
+from marl.errors import InputError
+from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
+from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
+
+NUMPY: Mapping[torch.dtype, Any] = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
+
+
+class ApiError(InputError):
+    """An environment that breaks the PettingZoo API; says which rule, which agent and which copy in one line."""
+
+    def __init__(self, rule: str, *, detail: str, agent: str | None = None, copy: int | None = None) -> None:
+        self.rule = rule
+        self.agent = agent
+        self.copy = copy
+        where = ", ".join(
+            text for text in (f"agent {agent}" if agent else "", f"copy {copy}" if copy is not None else "") if text
+        )
+        super().__init__(
+            f"the environment breaks a rule of PettingZoo ({rule}){f' at {where}' if where else ''}: {detail}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """One agent's place in the arrays, and how its values are read and written."""
+
+    agent: str
+    group: int
+    row: int
+    """Index within the group."""
+    reader: ObservationReader
+    writer: ActionWriter
+    mask_in_info: bool
+    """Action masks come in ``infos[agent]["action_mask"]``."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether the agent is given action masks at all."""
+        return self.reader.masked or self.mask_in_info
+
+    def read_mask(self, raw: Any, info: Any) -> Any:
+        """The agent's action mask, from its raw observation or its info; all ones where it has none just now."""
+        mask = raw[ACTION_MASK] if self.reader.masked else mask_in(info)
+        if mask is None:
+            return np.ones(mask_size(self.writer.spec), dtype=bool)
+        # The masks of several choices may come in a tuple; those of one choice are rows already.
+        return mask if isinstance(self.writer.spec, DiscreteActions) else mask_of(mask, self.writer.spec, self.agent)
+
+
+class GroupArrays:
+    """One group's arrays for E copies, as tensors and as numpy views of them."""
+
+    def __init__(self, spec: GroupSpec, num_envs: int) -> None:
+        self.spec = spec
+        shape = (num_envs, spec.size)
+        mask_shape = (*shape, mask_size(spec.action))
+        self.step = GroupStep(
+            observations=torch.zeros((*shape, *spec.observation.shape), dtype=spec.observation.dtype),
+            action_masks=torch.ones(mask_shape, dtype=torch.bool) if spec.masked else None,
+            active=torch.zeros(shape, dtype=torch.bool),
+            rewards=torch.zeros(shape),
+            terminated=torch.zeros(shape, dtype=torch.bool),
+            truncated=torch.zeros(shape, dtype=torch.bool),
+        )
+        self.final_step = FinalGroupStep(
+            observations=torch.zeros_like(self.step.observations),
+            action_masks=torch.ones(mask_shape, dtype=torch.bool) if spec.masked else None,
+        )
+        self.observations: Array = self.step.observations.numpy()
+        self.active: NDArray[np.bool_] = self.step.active.numpy()
+        self.rewards: NDArray[np.float32] = self.step.rewards.numpy()
+        self.terminated: NDArray[np.bool_] = self.step.terminated.numpy()
+        self.truncated: NDArray[np.bool_] = self.step.truncated.numpy()
+        self.masks = None if self.step.action_masks is None else self.step.action_masks.numpy()
+        self.final_observations: Array = self.final_step.observations.numpy()
+        self.final_masks = None if self.final_step.action_masks is None else self.final_step.action_masks.numpy()
+
+
+class Storage:
+    """All arrays of E copies, and the time step made of them.
+
+    Args:
+        spec: the environment's spec.
+        seats: all agents, in the order of groups and then of their names.
+        num_envs: number of copies, E.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, seats: Sequence[Seat], num_envs: int) -> None:
+        self.spec = spec
+        self.seats = tuple(seats)
+        self.index = {seat.agent: index for index, seat in enumerate(self.seats)}
+        self.num_envs = num_envs
+        self.groups = [GroupArrays(group, num_envs) for group in spec.groups]
+        self.first_tensor = torch.zeros(num_envs, dtype=torch.bool)
+        self.first: NDArray[np.bool_] = self.first_tensor.numpy()
+        self.state_tensor = None if spec.state is None else _zeros(spec.state, num_envs)
+        self.final_state_tensor = None if spec.state is None else _zeros(spec.state, num_envs)
+        self.state: Array | None = None if self.state_tensor is None else self.state_tensor.numpy()
+        self.final_state: Array | None = None if self.final_state_tensor is None else self.final_state_tensor.numpy()
+        self.ended: list[int] = []
+        """Copies whose episode ended at this step, in the order of their final rows."""
+        self._flagged = False
+        self._steps = {group.spec.name: group.step for group in self.groups}
+        self._without_final = TimeStep(groups=self._steps, state=self.state_tensor, first=self.first_tensor, final=None)
+
+    def begin_step(self) -> None:
+        """Forgets the endings of the step before."""
+        if self._flagged:
+            for group in self.groups:
+                group.terminated[...] = False
+                group.truncated[...] = False
+            self.first[...] = False
+            self._flagged = False
+        self.ended.clear()
+
+    def flag(self, copy: int, seat: Seat, *, terminated: bool, truncated: bool) -> None:
+        """Notes how an agent's life ended. Where both are set no value remains, so terminated counts."""
+        group = self.groups[seat.group]
+        group.terminated[copy, seat.row] = terminated
+        group.truncated[copy, seat.row] = truncated and not terminated
+        self._flagged = True
+
+    def begin_episode(self, copy: int) -> None:
+        """Notes that the copy's observations begin an episode."""
+        self.first[copy] = True
+        self._flagged = True
+
+    def restore(self, copy: int, *, first: bool, rows: Sequence[tuple[Array, Array, Array]] | None) -> None:
+        """Puts back what led to one copy's current observations.
+
+        Args:
+            copy: which copy.
+            first: whether its observations begin an episode.
+            rows: rewards, terminated and truncated of each group; None for a copy that begins anew.
+        """
+        self.first[copy] = first
+        for index, group in enumerate(self.groups):
+            rewards, terminated, truncated = (0, False, False) if rows is None else rows[index]
+            group.rewards[copy] = rewards
+            group.terminated[copy] = terminated
+            group.truncated[copy] = truncated
+        self._flagged = True
+
+    def check_known(self, agents: set[str], copy: int) -> None:
+        """Raises ApiError where an environment names an agent that ``possible_agents`` does not hold."""
+        if unknown := agents.difference(self.index):
+            raise ApiError(
+                "possible_agents names every agent",
+                agent=str(min(unknown, key=str)),
+                copy=copy,
+                detail="it appeared unannounced",
+            )
+
+    def timestep(self) -> TimeStep:
+        """The time step that was written last."""
+        if not self.ended:
+            return self._without_final
+        count = len(self.ended)
+        return TimeStep(
+            groups=self._steps,
+            state=self.state_tensor,
+            first=self.first_tensor,
+            final=FinalStep(
+                copies=torch.tensor(self.ended, dtype=torch.int64),
+                groups={
+                    group.spec.name: FinalGroupStep(
+                        observations=group.final_step.observations[:count],
+                        action_masks=None
+                        if group.final_step.action_masks is None
+                        else group.final_step.action_masks[:count],
+                    )
+                    for group in self.groups
+                },
+                state=None if self.final_state_tensor is None else self.final_state_tensor[:count],
+            ),
+        )
+
+    def mend_masks(self) -> None:
+        """Agents that need not act get full masks; those that must act and have no legal action are an error."""
+        for index, group in enumerate(self.groups):
+            if group.masks is None or group.final_masks is None:
+                continue
+            some = group.masks.any(axis=-1)
+            if not some.all():
+                stuck = group.active & ~some
+                if stuck.any():
+                    copy, row = (int(i) for i in np.argwhere(stuck)[0])
+                    raise ApiError(
+                        "an agent that must act has a legal action",
+                        agent=self._seat(index, row).agent,
+                        copy=copy,
+                        detail="its action mask is all zero",
+                    )
+                group.masks[~some] = True
+            count = len(self.ended)
+            if count:
+                final = group.final_masks[:count]
+                final[~final.any(axis=-1)] = True
+
+    def check_finite(self) -> None:
+        """Raises ApiError where an observation, reward or state is NaN or infinite."""
+        count = len(self.ended)
+        for index, group in enumerate(self.groups):
+            if group.observations.dtype == np.float32:
+                self._check_rows("observations are finite", group.observations, index)
+                if count:
+                    self._check_rows("observations are finite", group.final_observations[:count], index, self.ended)
+            self._check_rows("rewards are finite", group.rewards, index)
+        for state, copies in ((self.state, None), (self.final_state, self.ended)):
+            if state is None or state.dtype != np.float32:
+                continue
+            rows = state if copies is None else state[: len(copies)]
+            if not np.isfinite(rows).all():
+                bad = int(np.argwhere(~np.isfinite(rows))[0][0])
+                raise ApiError(
+                    "the state is finite",
+                    copy=bad if copies is None else copies[bad],
+                    detail="it holds NaN or infinity",
+                )
+
+    def _check_rows(self, rule: str, rows: Array, group: int, copies: Sequence[int] | None = None) -> None:
+        if np.isfinite(rows).all():
+            return
+        bad, row = (int(i) for i in np.argwhere(~np.isfinite(rows))[0][:2])
+        value = rows[bad, row]
+        raise ApiError(
+            rule,
+            agent=self._seat(group, row).agent,
+            copy=bad if copies is None else copies[bad],
+            detail=f"got {np.asarray(value)[~np.isfinite(value)].reshape(-1)[0]}",
+        )
+
+    def _seat(self, group: int, row: int) -> Seat:
+        return self.seats[self.index[self.groups[group].spec.agents[row]]]
+
+
+def write_rows(
+    rows: Sequence[Any],
+    out: Array,
+    *,
+    names: Sequence[tuple[str | None, int]],
+    what: str,
+    casting: Literal["same_kind", "unsafe"] = "same_kind",
+) -> None:
+    """Writes environment arrays into ``out``, one array a row, checking shapes and dtypes.
+
+    Args:
+        rows: B arrays of the shape ``out.shape[1:]``.
+        out: (B, ...), contiguous.
+        names: whose they are: agent and copy of each row (repeated as often as it takes), for the message.
+        what: what they are, for the message.
+        casting: ``unsafe`` for masks, whose numbers become truth values.
+
+    Raises:
+        ApiError: a row has another shape, or a dtype that does not fit.
+    """
+    try:
+        if out.ndim > 1:
+            # One call for all rows; concatenation along their own first dimension is numpy's fastest way.
+            np.concatenate(rows, axis=0, out=out.reshape(out.shape[0] * out.shape[1], *out.shape[2:]), casting=casting)
+        else:
+            np.stack(rows, out=out, casting=casting)
+    except (TypeError, ValueError) as error:
+        for index, row in enumerate(rows):
+            agent, copy = names[index % len(names)]
+            check_row(row, out.shape[1:], out.dtype, agent=agent, copy=copy, what=what, casting=casting)
+        raise error
+
+
+def check_row(
+    row: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    *,
+    agent: str | None,
+    copy: int,
+    what: str,
+    casting: Literal["same_kind", "unsafe"] = "same_kind",
+) -> Array:
+    """The row as an array, if its shape and dtype fit; raises ApiError otherwise."""
+    array = np.asarray(row)
+    if array.shape != shape:
+        raise ApiError(
+            f"the {what} has the shape of its space",
+            agent=agent,
+            copy=copy,
+            detail=f"its shape is {array.shape}, and should be {shape}",
+        )
+    if not np.can_cast(array.dtype, dtype, casting):
+        raise ApiError(
+            f"the {what} has the dtype of its space",
+            agent=agent,
+            copy=copy,
+            detail=f"its dtype is {array.dtype}, which does not fit {dtype}",
+        )
+    return array
+
+
+def read_observation(seat: Seat, raw: Any, copy: int) -> Array:
+    """The array within an agent's raw observation; raises ApiError where it cannot be read at all."""
+    try:
+        return seat.reader.read(raw)
+    except Exception as error:  # whatever gymnasium raises for values outside of their space
+        raise ApiError(
+            "an observation belongs to its space",
+            agent=seat.agent,
+            copy=copy,
+            detail=f"{brief(raw)} cannot be read ({type(error).__name__}: {brief(error)})",
+        ) from error
+
+
+def missing(what: str, agent: str, copy: int) -> NoReturn:
+    """Raises ApiError: an agent has no entry in one of the dictionaries that ``step`` or ``reset`` returned."""
+    raise ApiError(f"{what} has an entry for every agent that is alive", agent=agent, copy=copy, detail="it has none")
+
+
+def brief(value: Any) -> str:
+    """A value in one short line, for messages."""
+    text = " ".join(str(value).split()) if isinstance(value, BaseException) else " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _zeros(spec: ArraySpec, num_envs: int) -> Tensor:
+    return torch.zeros((num_envs, *spec.shape), dtype=spec.dtype)
