@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
@@ -432,11 +433,8 @@ class BatchedMPE(VectorEnvironment):
             index = order[name]
             position[index] = len(position)
             first_column[index] = columns
-            columns += (
-                self._specs[index].action.mask_size
-                if not self.task.continuous_actions
-                else cast(ContinuousActions, self._specs[index].action).size
-            )
+            action = self._specs[index].action
+            columns += action.size if isinstance(action, ContinuousActions) else 1
         world_order = [position[index] for index in range(len(agents))]
 
         def indices(values: Sequence[Any], *shape: int) -> Tensor:
@@ -531,7 +529,7 @@ class BatchedMPE(VectorEnvironment):
         # A code object of its own for each environment: torch.compile gives up on one that meets many shapes.
         code = function.__code__.replace(co_name=f"advance_{next(_counter)}")
         own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
-        options = {"cpp.threads": 1} if self.num_envs < _ONE_THREAD_BELOW else {}
+        options: dict[str, Any] = {"cpp.threads": 1} if self.num_envs < _ONE_THREAD_BELOW else {}
         compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options or None)
         return cast("Callable[..., None]", types.MethodType(compiled, self))
 
@@ -541,11 +539,7 @@ def can_compile(device: torch.device) -> bool:
     if device.type == "cpu":
         compilers = (os.environ.get("CXX"), "g++", "clang++")
         return any(shutil.which(compiler) for compiler in compilers if compiler)
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("triton") is not None
 
 
 def _rows_first(tensor: Tensor) -> Tensor:

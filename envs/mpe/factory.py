@@ -11,12 +11,33 @@ from typing import Final
 import torch
 
 from envs.mpe.environment import BatchedMPE, Compile, can_compile
+from envs.mpe.simple import Simple
+from envs.mpe.simple_adversary import SimpleAdversary
+from envs.mpe.simple_crypto import SimpleCrypto
+from envs.mpe.simple_push import SimplePush
+from envs.mpe.simple_reference import SimpleReference
+from envs.mpe.simple_speaker_listener import SimpleSpeakerListener
 from envs.mpe.simple_spread import SimpleSpread
+from envs.mpe.simple_tag import SimpleTag
+from envs.mpe.simple_world_comm import SimpleWorldComm
 from envs.mpe.task import Task
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
 
-TASKS: Final[Mapping[str, type[Task]]] = {f"mpe2.{task.name}": task for task in (SimpleSpread,)}
+TASKS: Final[Mapping[str, type[Task]]] = {
+    f"mpe2.{task.name}": task
+    for task in (
+        Simple,
+        SimpleAdversary,
+        SimpleCrypto,
+        SimplePush,
+        SimpleReference,
+        SimpleSpeakerListener,
+        SimpleSpread,
+        SimpleTag,
+        SimpleWorldComm,
+    )
+}
 """The tasks that exist in batched form, by the names of their unmodified versions."""
 
 

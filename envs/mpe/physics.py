@@ -95,7 +95,7 @@ class World:
             if any(limit is not None for limit in limits)
             else None
         )
-        bodies = [*agents, *layout.landmarks]
+        bodies: list[AgentBody | LandmarkBody] = [*agents, *layout.landmarks]
         pushed = [index for index, agent in enumerate(agents) if agent.collide and agent.movable]
         pushing = [index for index, body in enumerate(bodies) if body.collide]
         self._contacts = len(pushed) > 0 and len(pushing) > 1

@@ -107,7 +107,7 @@ def without_self(pairs: Tensor) -> Tensor:
     """Drops the diagonal, keeping the order: (n, n, ...) → (n, n - 1, ...)."""
     n = pairs.shape[0]
     rest = pairs.shape[2:]
-    if n == 1:
+    if n <= 1:
         return pairs[:, :0]
     return pairs.flatten(0, 1)[1:].view(n - 1, n + 1, *rest)[:, :-1].reshape(n, n - 1, *rest)
 
@@ -164,3 +164,8 @@ def boundary_penalty(position: Tensor) -> Tensor:
     near = (distance - 0.9) * 10
     cost = torch.where(distance < 0.9, torch.zeros_like(distance), torch.where(distance < 1.0, near, outside))
     return cost.sum(dim=1)
+
+
+def colors(goals: Tensor, choices: int, *, dull: float, bright: float, dtype: torch.dtype) -> Tensor:
+    """The colour of each goal, bright in the component of its index: (n, E) int64 → (n, choices, E)."""
+    return one_hot(goals, choices, dtype) * (bright - dull) + dull
