@@ -93,13 +93,17 @@ class EloFit:
     parameters: Floats
     """(B, P + 2): ratings of mean 0, seat advantage, log nu. A parameter that is not estimated is 0 (log nu: -inf)."""
     information: Floats
-    """(B, P + 2, P + 2), prior included; a parameter that is not estimated has a unit row."""
+    """(B, P + 2, P + 2), prior included; a parameter that is not estimated has a unit row.
+
+    The translation of all ratings is pinned by adding 1 to each entry of the ratings' block, which no anchored
+    covariance can see.
+    """
 
 
 def fit_elo(counts: NDArray[Any], config: EloConfig | None = None) -> EloFit:
     """Maximum a posteriori ratings of B tournaments at once, by damped Newton steps.
 
-    The log-posterior is strictly concave, so the mode is unique. It is found to 1e-10 natural units. Where the
+    The log-posterior is strictly concave, so the mode is unique; it is found to rounding error. Where the
     likelihood has no finite maximum (an unbeaten player, a seat that always wins), imaginary half games are added
     as ``_virtual_games`` says; otherwise none are.
 
@@ -127,8 +131,12 @@ def fit_elo(counts: NDArray[Any], config: EloConfig | None = None) -> EloFit:
     for _ in range(200):
         chosen, played, at = tallies[active], games[active], theta[active]
         value, gradient, hessian = _posterior(chosen, played, at, precision, free)
+        # At the mode the mean rating is 0, so nothing is lost when it is pinned there; rounding would let it drift.
+        hessian[:, :size, :size] += 1.0
         information[active] = hessian
         step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        step[:, :size] -= step[:, :size].mean(-1, keepdims=True)
+        gain = (gradient * step).sum(-1)
         # Far from the mode the quadratic model is poor: no coordinate moves by more than 3 natural units at once.
         step *= np.minimum(1.0, 3.0 / np.maximum(np.abs(step).max(-1, keepdims=True), 1e-300))
         scale = np.ones((active.size, 1))
@@ -139,7 +147,8 @@ def fit_elo(counts: NDArray[Any], config: EloConfig | None = None) -> EloFit:
                 break
             scale[worse] /= 2
         theta[active] = trial
-        active = active[np.abs(scale * step).max(-1) > 1e-10]
+        # Done when the step was tiny, or promised less than rounding error of the log-posterior.
+        active = active[(np.abs(scale * step).max(-1) > 1e-10) & (gain > 1e-14 * (1.0 + np.abs(value)))]
         if not active.size:
             break
     else:
