@@ -6,7 +6,6 @@ a global generator. Leading dimensions, written (...), are those of the network 
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
 from typing import Final, final
@@ -14,7 +13,7 @@ from typing import Final, final
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softplus
+from torch.nn.functional import log_softmax, pad, softplus
 
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
@@ -22,7 +21,6 @@ LOG_STD_RANGE: Final = (-20.0, 2.0)
 """Where log standard deviations that a network puts out are kept (Haarnoja et al. 2018, the authors' code)."""
 
 _HALF_LOG_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
-_QUADRATURE_POINTS: Final = 16
 
 
 class Distribution(ABC):
@@ -57,6 +55,11 @@ class Distribution(ABC):
         return actions, self.log_prob(actions)
 
 
+def _impossible(logits: Tensor) -> float:
+    """A logit of no probability: half of the least number, not -inf, so that its product with 0 is 0."""
+    return 0.5 * torch.finfo(logits.dtype).min
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
     """log_softmax over the last dimension, also fast where that is small: the usual case here."""
     if logits.shape[-1] < 16 and logits.device.type == "cpu":
@@ -88,8 +91,7 @@ class MaskedCategorical(Distribution):
         if mask is not None:
             if mask.shape != logits.shape:
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
-            # Half of the least number, not -inf: products with probability 0 must stay 0, in gradients too.
-            logits = logits.masked_fill(~mask, 0.5 * torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill(~mask, _impossible(logits))
         self.log_probs = _log_softmax(logits)
 
     @property
@@ -125,14 +127,13 @@ class MaskedCategorical(Distribution):
         return -(self.probs * self.log_probs).sum(dim=-1)
 
 
-@functools.lru_cache(maxsize=256)
-def _padding(nvec: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """For choices of different sizes: where their logits stand, (K · max,) int64, and which are real, (K, max)."""
+def _padded(choices: Tensor, nvec: tuple[int, ...], filling: float) -> Tensor:
+    """Choices of different sizes (..., sum of nvec), side by side: (..., K, max), filled up."""
     widest = max(nvec)
-    offsets = np.cumsum((0, *nvec[:-1]))
-    real = np.arange(widest) < np.asarray(nvec)[:, None]
-    index = np.where(real, offsets[:, None] + np.arange(widest), 0)
-    return torch.from_numpy(index.reshape(-1)).to(device), torch.from_numpy(real).to(device)
+    parts = choices.split(nvec, dim=-1)
+    return torch.stack(
+        [pad(part, (0, widest - size), value=filling) for part, size in zip(parts, nvec, strict=True)], dim=-2
+    )
 
 
 @final
@@ -155,13 +156,14 @@ class MultiCategorical(Distribution):
             raise ValueError(f"logits have last dimension {logits.shape[-1]}, not {sum(nvec)}, the sum of nvec")
         if mask is not None and mask.shape != logits.shape:
             raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
-        shape = (*logits.shape[:-1], len(nvec), max(nvec))
-        if min(nvec) != max(nvec):
-            # Padded to equal sizes, with illegal choices, all of them go through one kernel.
-            index, real = _padding(nvec, logits.device)
-            logits = logits.index_select(-1, index)
-            mask = real.expand(shape) if mask is None else mask.index_select(-1, index).view(shape) & real
-        self._choices = MaskedCategorical(logits.view(shape), None if mask is None else mask.view(shape))
+        if min(nvec) == max(nvec):
+            shape = (*logits.shape[:-1], len(nvec), nvec[0])
+            logits, mask = logits.view(shape), None if mask is None else mask.view(shape)
+        else:
+            # Padded to equal sizes, with choices of no probability, all of them go through one kernel.
+            logits = _padded(logits, nvec, _impossible(logits))
+            mask = None if mask is None else _padded(mask, nvec, False)
+        self._choices = MaskedCategorical(logits, mask)
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Actions by the inverses of the cumulative distributions; see Distribution."""
@@ -225,12 +227,16 @@ class DiagonalGaussian(Distribution):
         return (-0.5 * noise.square() - self.log_std - _HALF_LOG_TWO_PI).sum(dim=-1)
 
 
-@functools.lru_cache(maxsize=16)
-def _gauss_hermite(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Points and weights with which expectations under the standard normal distribution are computed."""
-    points, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_POINTS)
-    weights = weights / weights.sum()
-    return torch.from_numpy(points).to(device, dtype), torch.from_numpy(weights).to(device, dtype)
+_POINTS, _WEIGHTS = (numbers.tolist() for numbers in np.polynomial.hermite_e.hermegauss(16))
+_gauss_hermite_cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+
+def _gauss_hermite(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Points, and weights that sum to sqrt(2 pi), of integrals against exp(-x²/2); kept on each device."""
+    key = (like.dtype, like.device)
+    if key not in _gauss_hermite_cache:
+        _gauss_hermite_cache[key] = (like.new_tensor(_POINTS), like.new_tensor(_WEIGHTS))
+    return _gauss_hermite_cache[key]
 
 
 @final
@@ -273,9 +279,10 @@ class SquashedGaussian(Distribution):
         There is no closed form. The expectation is a sum over Gauss-Hermite points, without randomness and with
         gradients; it is off by less than 0.004 nats a dimension for standard deviations up to 2, by 0.23 at e².
         """
-        points, weights = _gauss_hermite(self._gaussian.mean.dtype, self._gaussian.mean.device)
+        points, weights = _gauss_hermite(self._gaussian.mean)
         raw = self._gaussian.mean.unsqueeze(-1) + self._gaussian.log_std.exp().unsqueeze(-1) * points
-        return self._gaussian.entropy() + (_log_tanh_slope(raw) @ weights).sum(dim=-1)
+        expectations = (_log_tanh_slope(raw) @ weights) / math.sqrt(2.0 * math.pi)
+        return self._gaussian.entropy() + expectations.sum(dim=-1)
 
     def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-densities; see Distribution."""

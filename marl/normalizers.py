@@ -283,6 +283,9 @@ class ValueNormalizer(Normalizer):
         min_variance: lower bound; 0.01 is MAPPO's.
         output_layers: linear layers whose outputs are normalised values, (*shape) or (1,) wide.
         device: where the tensors live.
+
+    Raises:
+        ValueError: an output layer has no bias.
     """
 
     def __init__(
@@ -297,6 +300,8 @@ class ValueNormalizer(Normalizer):
         super().__init__(ExponentialMoments(shape, beta=beta, device=device))
         self.min_variance = min_variance
         self.output_layers = tuple(output_layers)
+        if any(layer.bias is None for layer in self.output_layers):
+            raise ValueError("PopArt needs output layers with a bias")
 
     def _std(self) -> Tensor:
         return self.moments.variance.clamp_min(self.min_variance).sqrt()

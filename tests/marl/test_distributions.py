@@ -335,6 +335,27 @@ def test_distributions_are_made_for_every_kind_of_action(spec, options, outputs,
     assert log_probs.shape == distribution.log_prob(actions).shape == distribution.entropy().shape == leading
 
 
+@pytest.mark.parametrize(
+    ("spec", "squashed"),
+    [
+        (DiscreteActions(num_actions=5), False),
+        (MultiDiscreteActions(nvec=(2, 3)), False),
+        (CONTINUOUS, False),
+        (CONTINUOUS, True),
+    ],
+)
+def test_distributions_can_be_compiled_without_a_break(spec, squashed):
+    outputs, numbers = torch.randn(4, num_outputs(spec, state_dependent_std=True)), uniforms(4, num_uniforms(spec))
+
+    def figures(outputs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        distribution = make_distribution(spec, outputs, None, squashed=squashed)
+        return (*distribution.sample_and_log_prob(numbers), distribution.entropy())
+
+    compiled = torch.compile(figures, backend="eager", fullgraph=True)
+    for one, two in zip(compiled(outputs, numbers), figures(outputs, numbers), strict=True):
+        torch.testing.assert_close(one, two)
+
+
 def test_masks_reach_the_choices():
     mask = torch.tensor([False, True, True, False, False])
     assert make_distribution(MultiDiscreteActions(nvec=(2, 3)), torch.zeros(5), mask).mode().tolist() == [1, 0]

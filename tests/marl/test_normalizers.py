@@ -209,6 +209,11 @@ def test_states_that_do_not_fit_are_refused_and_change_nothing():
     assert all(torch.equal(tensor, before[name]) for name, tensor in normalizer.state_dict().items())
 
 
+def test_popart_needs_a_bias_to_move():
+    with pytest.raises(ValueError, match="with a bias"):
+        ValueNormalizer(output_layers=[nn.Linear(4, 1, bias=False)])
+
+
 def test_wrong_shapes_are_refused():
     moments = RunningMoments((3,))
     with pytest.raises(ValueError, match=r"does not end in \(3,\)"):
