@@ -385,15 +385,17 @@ def projected_replicator_meta_strategy(
     if spread == 0.0:
         return mixtures
     normalised = [tensor / spread for tensor in tensors]
+    current = list(mixtures)
     sums = [np.zeros_like(mixture) for mixture in mixtures]
     for _ in range(iterations):
-        rates = replicator_step(normalised, mixtures)
-        mixtures = tuple(
-            project_to_simplex(mixture + step_size * rate, minimum=exploration / len(mixture))
-            for mixture, rate in zip(mixtures, rates, strict=True)
-        )
-        for total, mixture in zip(sums, mixtures, strict=True):
-            total += mixture
+        for player, rate in enumerate(replicator_step(normalised, current)):
+            mixture = current[player] + step_size * rate
+            minimum = exploration / len(mixture)
+            # The dynamics keep the sum, so where no entry is too small the projection changes nothing.
+            if mixture.min() < minimum:
+                mixture = project_to_simplex(mixture, minimum=minimum)
+            current[player] = mixture
+            sums[player] += mixture
     return tuple(total / total.sum() for total in sums)
 
 
@@ -428,7 +430,8 @@ def _payoff_tensors(payoffs: Sequence[Floats]) -> list[Floats]:
 def _deviation_payoffs(payoff: Floats, mixtures: Sequence[Floats], axis: int) -> Floats:
     """Expected payoff of each pure strategy of player ``axis`` while the others mix: (S_axis,)."""
     result = payoff
-    for other in range(len(mixtures) - 1, -1, -1):
-        if other != axis:
-            result = np.tensordot(result, mixtures[other], axes=(other, 0))
+    for mixture in reversed(mixtures[axis + 1 :]):
+        result = result @ mixture
+    for mixture in mixtures[:axis]:
+        result = mixture @ result.reshape(len(mixture), -1)
     return result
