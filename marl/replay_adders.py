@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from marl.core import Adder, Saveable, State
 from marl.errors import InputError
-from marl.replay import Array, Ints, Replay, SequenceItems, TransitionItems, as_array
-from marl.types import Actions, GroupStep, TimeStep
+from marl.replay import Ints, Replay, SequenceItems, Staging, TransitionItems, as_array
+from marl.types import Actions, TimeStep
 
 Bools = NDArray[np.bool_]
 Singles = NDArray[np.float32]
@@ -47,7 +48,7 @@ def make_replay_adder(replay: Replay, *, discount: float) -> ReplayAdder:
 class _Arrival:
     """Where a step led, within the episode: in copies whose episode ended, the last observations of the old one."""
 
-    seen: Mapping[str, Array]
+    seen: Mapping[str, Tensor]
     """By field name, as an item's step: observations, masks and active flags (E, A, ...), state (E, ...)."""
     ended: Ints
     """(K,) copies whose episode ended."""
@@ -74,55 +75,56 @@ class ReplayAdder(Adder, Saveable):
 
     def add_first(self, timestep: TimeStep) -> None:
         """Begins with the environment's first time step; unfinished items are dropped, except after a resume."""
-        self._begin(self._seen(timestep), resuming=self._resuming)
+        if not self._resuming:
+            self._begin(self._seen(timestep))
         self._resuming = False
 
     @abstractmethod
-    def _begin(self, seen: Mapping[str, Array], *, resuming: bool) -> None:
-        """Begins new items in all copies, or sees the newest step of the current ones once more."""
+    def _begin(self, seen: Mapping[str, Tensor]) -> None:
+        """Begins new items in all copies."""
 
-    def _seen(self, timestep: TimeStep) -> dict[str, Array]:
+    def _seen(self, timestep: TimeStep) -> dict[str, Tensor]:
         seen = {}
         for name in self._groups:
             group = timestep.groups[name]
-            seen[f"{name}/observations"] = as_array(group.observations)
-            seen[f"{name}/active"] = as_array(group.active)
+            seen[f"{name}/observations"] = group.observations
+            seen[f"{name}/active"] = group.active
             if group.action_masks is not None:
-                seen[f"{name}/action_masks"] = as_array(group.action_masks)
+                seen[f"{name}/action_masks"] = group.action_masks
         if self._has_state:
             if timestep.state is None:
                 raise ValueError("replay's spec has a state, but time steps have none")
-            seen["state"] = as_array(timestep.state)
-        return seen
+            seen["state"] = timestep.state
+        return {name: tensor.cpu() for name, tensor in seen.items()}
 
-    def _arrival(self, timestep: TimeStep, seen: Mapping[str, Array]) -> _Arrival:
+    def _arrival(self, timestep: TimeStep, seen: Mapping[str, Tensor]) -> _Arrival:
         final = timestep.final
         if final is None:
             return _Arrival(seen=seen, ended=np.zeros(0, np.int64), remaining=np.zeros(0, np.float32))
-        ended = as_array(final.copies)
-        last = {name: array.copy() for name, array in seen.items()}
-        remaining = np.zeros(len(ended), np.bool_)
+        ended = final.copies
+        last = {name: tensor.clone() for name, tensor in seen.items()}
+        remaining = torch.zeros(len(ended), dtype=torch.bool)
         for name in self._groups:
             step, group = timestep.groups[name], final.groups[name]
-            last[f"{name}/observations"][ended] = as_array(group.observations)
+            last[f"{name}/observations"][ended] = group.observations.cpu()
             if group.action_masks is not None:
-                last[f"{name}/action_masks"][ended] = as_array(group.action_masks)
-            bootstrapped = (as_array(step.truncated) & ~as_array(step.terminated))[ended]
+                last[f"{name}/action_masks"][ended] = group.action_masks.cpu()
+            bootstrapped = (step.truncated & ~step.terminated).cpu()[ended]
             last[f"{name}/active"][ended] = bootstrapped
-            remaining |= bootstrapped.any(axis=1)
+            remaining |= bootstrapped.any(dim=1)
         if self._has_state:
             if final.state is None:
                 raise ValueError("replay's spec has a state, but an episode's last step has none")
-            last["state"][ended] = as_array(final.state)
-        return _Arrival(seen=last, ended=ended, remaining=remaining.astype(np.float32))
+            last["state"][ended] = final.state.cpu()
+        return _Arrival(seen=last, ended=ended.numpy(), remaining=remaining.numpy().astype(np.float32))
 
 
 class TransitionAdder(ReplayAdder):
     """Makes n-step transitions: the discounted sum of n rewards, and the bootstrap n steps later.
 
-    Every step begins one item in every copy, and every item takes n steps to complete, even where the episode, and
-    with it the item's window, ends before. So all copies complete one item a step, and ranks know each other's
-    counts. Items of fewer than n steps stand only at the end of episodes, and no step is lost there.
+    Every step begins one item in every copy, and every item takes n steps to finish, even where the episode, and
+    with it the item's window, ends before. So all copies finish one item a step, and ranks know each other's
+    counts. Windows of fewer than n steps stand only at the end of episodes, and no step is lost there.
 
     Args:
         replay: where the items go.
@@ -133,123 +135,141 @@ class TransitionAdder(ReplayAdder):
         super().__init__(replay, discount=discount)
         if not isinstance(replay.items, TransitionItems):
             raise ValueError("this replay does not hold transitions")
-        self._n = replay.items.n_step
+        self._n, envs = replay.items.n_step, replay.num_envs
+        # The items that are being made, a ring of n windows.
+        self._windows = [Staging(replay.layout, (envs,)) for _ in range(self._n)]
+        self._running: list[dict[str, Bools]] = [
+            {group.name: np.zeros((envs, group.size), np.bool_) for group in replay.spec.groups} for _ in range(self._n)
+        ]
+        """Agents whose window has not ended."""
+        self._team_running: list[Bools] = [np.zeros(envs, np.bool_) for _ in range(self._n)]
+        self._oldest = 0
         self._begun = 0
-        envs = replay.num_envs
-        sizes = {group.name: group.size for group in replay.spec.groups}
-        # Windows that are being filled: item number k has index k % n.
-        self._sums: dict[str, Singles] = {g: np.zeros((self._n, envs, a), np.float32) for g, a in sizes.items()}
-        self._factors: dict[str, Singles] = {g: np.zeros((self._n, envs, a), np.float32) for g, a in sizes.items()}
-        self._running: dict[str, Bools] = {g: np.zeros((self._n, envs, a), np.bool_) for g, a in sizes.items()}
-        self._team_factors: Singles = np.zeros((self._n, envs), np.float32)
-        self._team_running: Bools = np.zeros((self._n, envs), np.bool_)
+        parts = ("observations", "active", "action_masks")
+        self._parts = {
+            name: [
+                (f"{name}/{part}", f"{name}/next_{part}") for part in parts if f"{name}/{part}" in replay.layout.fields
+            ]
+            for name in self._groups
+        }
 
-    def _begin(self, seen: Mapping[str, Array], *, resuming: bool) -> None:
-        if not resuming:
-            self._begun = 0
-            for running in (*self._running.values(), self._team_running):
-                running.fill(False)
-            self._begun = 1
-            self._open(seen)
-        else:
-            self._see(seen)
+    def _begin(self, seen: Mapping[str, Tensor]) -> None:
+        self._oldest = self._begun = 0
+        self._open(seen)
 
-    def _newest(self) -> int:
-        return int(self._replay.local_counts[0]) + self._begun - 1
-
-    def _see(self, seen: Mapping[str, Array]) -> None:
-        slot = self._newest() % self._replay.ring
-        for name, array in seen.items():
-            self._replay.fields[name][slot] = array
-
-    def _open(self, seen: Mapping[str, Array]) -> None:
-        self._see(seen)
-        index = self._newest() % self._n
+    def _open(self, seen: Mapping[str, Tensor]) -> None:
+        index = (self._oldest + self._begun) % self._n
+        self._begun += 1
+        window = self._windows[index]
+        window.write(seen)
         for name in self._groups:
-            self._sums[name][index] = 0.0
-            self._factors[name][index] = seen[f"{name}/active"]
-            self._running[name][index] = True
-        self._team_factors[index] = 1.0
-        self._team_running[index] = True
+            window.arrays[f"{name}/rewards"].fill(0.0)
+            # An agent that does not act earns nothing and counts for nothing.
+            window.arrays[f"{name}/discounts"][...] = window.arrays[f"{name}/active"]
+            self._running[index][name].fill(True)
+        window.arrays["discounts"].fill(1.0)
+        self._team_running[index].fill(True)
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
         """Adds what was done at the previous time step, and where it led."""
-        fields, ring = self._replay.fields, self._replay.ring
         seen = self._seen(timestep)
         arrival = self._arrival(timestep, seen)
-        newest = self._newest() % ring
-        oldest = int(self._replay.local_counts[0])
-        slots = (oldest + (np.arange(self._n) - oldest) % self._n) % ring
+        indices = [(self._oldest + i) % self._n for i in range(self._begun)]
         for name in self._groups:
-            fields[f"{name}/actions"][newest] = as_array(actions[name])
-            self._accumulate(name, timestep.groups[name], arrival, slots)
-        self._accumulate_team(arrival, slots)
+            self._windows[indices[-1]].arrays[f"{name}/actions"][...] = as_array(actions[name])
+            step = timestep.groups[name]
+            rewards, terminated = as_array(step.rewards), as_array(step.terminated)
+            factors = np.where(terminated, np.float32(0.0), self._discount)
+            over = terminated | as_array(step.truncated)
+            over[arrival.ended] = True
+            anything_over = bool(over.any())
+            for index in indices:
+                self._accumulate(index, name, rewards, factors)
+                if anything_over:
+                    self._freeze(index, name, over, arrival)
+        for index in indices:
+            self._accumulate_team(index, arrival)
         if self._begun == self._n:
-            self._complete(oldest, arrival)
-            self._begun -= 1
-        self._begun += 1
+            self._finish(arrival)
         self._open(seen)
 
-    def _accumulate(self, name: str, step: GroupStep, arrival: _Arrival, slots: Ints) -> None:
-        sums, factors, running = self._sums[name], self._factors[name], self._running[name]
-        terminated = as_array(step.terminated)
-        np.add(sums, factors * as_array(step.rewards), out=sums, where=running)
-        np.multiply(factors, np.where(terminated, np.float32(0.0), self._discount), out=factors, where=running)
-        over = terminated | as_array(step.truncated)
-        over[arrival.ended] = True
-        if over.any():
-            windows, copies, agents = np.nonzero(running & over)
-            for part in _step_parts(name, arrival.seen):
-                values = arrival.seen[part][copies, agents]
-                self._replay.fields[_following(part)][slots[windows], copies, agents] = values
-            running &= ~over
+    def _accumulate(self, index: int, name: str, rewards: Singles, factors: Singles) -> None:
+        arrays, running = self._windows[index].arrays, self._running[index][name]
+        sums, discounts = arrays[f"{name}/rewards"], arrays[f"{name}/discounts"]
+        np.add(sums, discounts * rewards, out=sums, where=running)
+        np.multiply(discounts, factors, out=discounts, where=running)
 
-    def _accumulate_team(self, arrival: _Arrival, slots: Ints) -> None:
-        factors, running, ended = self._team_factors, self._team_running, arrival.ended
-        np.multiply(factors, self._discount, out=factors, where=running)
+    def _freeze(self, index: int, name: str, over: Bools, arrival: _Arrival) -> None:
+        """Ends the windows of agents whose lives ended at this step."""
+        running = self._running[index][name]
+        copies, agents = np.nonzero(running & over)
+        for part, following in self._parts[name]:
+            self._windows[index].arrays[following][copies, agents] = arrival.seen[part].numpy()[copies, agents]
+        running &= ~over
+
+    def _accumulate_team(self, index: int, arrival: _Arrival) -> None:
+        window, running, ended = self._windows[index], self._team_running[index], arrival.ended
+        discounts = window.arrays["discounts"]
+        np.multiply(discounts, self._discount, out=discounts, where=running)
         if len(ended):
-            factors[:, ended] *= np.where(running[:, ended], arrival.remaining, np.float32(1.0))
+            now = running[ended]
+            copies = ended[now]
+            discounts[copies] *= arrival.remaining[now]
             if self._has_state:
-                windows, places = np.nonzero(running[:, ended])
-                copies = ended[places]
-                self._replay.fields["next_state"][slots[windows], copies] = arrival.seen["state"][copies]
-            running[:, ended] = False
+                window.arrays["next_state"][copies] = arrival.seen["state"].numpy()[copies]
+            running[copies] = False
 
-    def _complete(self, number: int, arrival: _Arrival) -> None:
-        fields, slot, index = self._replay.fields, number % self._replay.ring, number % self._n
+    def _finish(self, arrival: _Arrival) -> None:
+        """Bootstraps the oldest window where it still runs, and hands it to replay."""
+        window = self._windows[self._oldest]
+        whole: dict[str, Tensor] = {}
+        rest: list[tuple[str, str, Bools]] = []
         for name in self._groups:
-            fields[f"{name}/rewards"][slot] = self._sums[name][index]
-            fields[f"{name}/discounts"][slot] = self._factors[name][index]
-            for part in _step_parts(name, arrival.seen):
-                _fill(fields[_following(part)][slot], arrival.seen[part], self._running[name][index])
-        fields["discounts"][slot] = self._team_factors[index]
+            running = self._running[self._oldest][name]
+            if running.all():
+                whole.update((following, arrival.seen[part]) for part, following in self._parts[name])
+            else:
+                rest.extend((part, following, running) for part, following in self._parts[name])
         if self._has_state:
-            _fill(fields["next_state"][slot], arrival.seen["state"], self._team_running[index])
-        self._replay.commit()
+            if self._team_running[self._oldest].all():
+                whole["next_state"] = arrival.seen["state"]
+            else:
+                rest.append(("state", "next_state", self._team_running[self._oldest]))
+        if whole:
+            window.write(whole)
+        for part, following, running in rest:
+            field = window.arrays[following]
+            where = running.reshape(running.shape + (1,) * (field.ndim - running.ndim))
+            np.copyto(field, arrival.seen[part].numpy(), where=where)
+        self._replay.append(window.records)
+        self._oldest = (self._oldest + 1) % self._n
+        self._begun -= 1
 
     def copies_state_dict(self) -> State:
-        """The windows that are being filled, (E, n, ...)."""
+        """The items that are being made."""
         if not self._replay.saves:
             return {}
-        state = {name: torch.from_numpy(array.swapaxes(0, 1).copy()) for name, array in self._windows().items()}
-        return state | {"begun": torch.full((self._replay.num_envs,), self._begun)}
+        order = [(self._oldest + i) % self._n for i in range(self._n)]
+        state = {
+            "records": np.stack([self._windows[index].records for index in order], axis=1),
+            "team_running": np.stack([self._team_running[index] for index in order], axis=1),
+            "begun": np.full(self._replay.num_envs, self._begun),
+        }
+        for name in self._groups:
+            state[f"{name}.running"] = np.stack([self._running[index][name] for index in order], axis=1)
+        return {name: torch.from_numpy(array) for name, array in state.items()}
 
     def load_copies_state_dict(self, state: State) -> None:
-        """Takes the windows back; replay must have taken back its records."""
+        """Takes them back."""
         if not state:
             return
-        for name, array in self._windows().items():
-            array[...] = state[name].numpy().swapaxes(0, 1)
-        self._begun = int(state["begun"][0])
+        self._oldest, self._begun = 0, int(state["begun"][0])
+        for index in range(self._n):
+            self._windows[index].records[...] = state["records"][:, index].numpy()
+            self._team_running[index][...] = state["team_running"][:, index].numpy()
+            for name in self._groups:
+                self._running[index][name][...] = state[f"{name}.running"][:, index].numpy()
         self._resuming = True
-
-    def _windows(self) -> dict[str, Array]:
-        windows: dict[str, Array] = {"factors": self._team_factors, "running": self._team_running}
-        for name in self._groups:
-            windows[f"{name}/sums"] = self._sums[name]
-            windows[f"{name}/factors"] = self._factors[name]
-            windows[f"{name}/running"] = self._running[name]
-        return windows
 
 
 class SequenceAdder(ReplayAdder):
@@ -265,110 +285,84 @@ class SequenceAdder(ReplayAdder):
         if not isinstance(replay.items, SequenceItems):
             raise ValueError("this replay does not hold sequences")
         self._items = replay.items
+        self._staging = Staging(replay.layout, (replay.num_envs,))
         self._envs: Ints = np.arange(replay.num_envs)
         self._times: Ints = np.zeros(replay.num_envs, np.int64)
+        """Steps in every copy's unfinished sequence."""
         self._from_start: Bools = np.ones(replay.num_envs, np.bool_)
+        """Whether it began with the episode."""
 
-    def _slots(self) -> Ints:
-        slots: Ints = self._replay.local_counts % self._replay.ring
-        return slots
+    def _begin(self, seen: Mapping[str, Tensor]) -> None:
+        self._open(self._envs, seen)
 
-    def _begin(self, seen: Mapping[str, Array], *, resuming: bool) -> None:
-        if not resuming:
-            self._open(self._envs, seen)
-        else:
-            self._see(self._envs, self._times, seen)
-
-    def _open(self, copies: Ints, seen: Mapping[str, Array]) -> None:
+    def _open(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
         self._clear(copies)
         self._times[copies] = 0
         self._from_start[copies] = True
-        self._see(copies, self._times[copies], seen)
+        self._see(copies, seen)
 
     def _clear(self, copies: Ints) -> None:
-        slots = self._slots()[copies]
-        self._replay.clear(copies, slots)
+        self._staging.records[copies] = 0
         for name in self._groups:
-            if (masks := f"{name}/action_masks") in self._replay.fields:
-                self._replay.fields[masks][slots, copies] = True
+            if (masks := f"{name}/action_masks") in self._staging.arrays:
+                self._staging.arrays[masks][copies] = True
 
-    def _see(self, copies: Ints, times: Ints, seen: Mapping[str, Array]) -> None:
-        slots = self._slots()[copies]
-        for name, array in seen.items():
-            self._replay.fields[name][slots, copies, times] = array[copies]
+    def _see(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
+        times = self._times[copies]
+        for name, tensor in seen.items():
+            self._staging.arrays[name][copies, times] = tensor.numpy()[copies]
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
         """Adds what was done at the previous time step, and where it led."""
-        fields, items = self._replay.fields, self._items
+        arrays, items = self._staging.arrays, self._items
         seen = self._seen(timestep)
         arrival = self._arrival(timestep, seen)
-        place = (self._slots(), self._envs, self._times)
+        place = (self._envs, self._times)
         for name in self._groups:
-            step, active = timestep.groups[name], fields[f"{name}/active"][place]
-            fields[f"{name}/actions"][place] = as_array(actions[name])
-            fields[f"{name}/rewards"][place] = as_array(step.rewards) * active
-            fields[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
+            step, active = timestep.groups[name], arrays[f"{name}/active"][place]
+            arrays[f"{name}/actions"][place] = as_array(actions[name])
+            arrays[f"{name}/rewards"][place] = as_array(step.rewards) * active
+            arrays[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
         team = np.full(self._replay.num_envs, self._discount)
         team[arrival.ended] *= arrival.remaining
-        fields["discounts"][place] = team
-        fields["valid"][place] = True
-        fields["learn"][place] = self._from_start | (self._times >= items.burn_in)
+        arrays["discounts"][place] = team
+        arrays["valid"][place] = True
+        arrays["learn"][place] = self._from_start | (self._times >= items.burn_in)
         self._times += 1
-        self._see(self._envs, self._times, arrival.seen)
-        ended = np.zeros(self._replay.num_envs, np.bool_)
-        ended[arrival.ended] = True
-        going = np.flatnonzero((self._times == items.length) & ~ended)
-        before = self._slots()[going]
-        self._replay.commit(np.union1d(going, arrival.ended))
+        self._see(self._envs, arrival.seen)
+        finished = self._times == items.length
+        finished[arrival.ended] = True
+        copies = np.flatnonzero(finished)
+        self._replay.append(self._staging.records, copies)
+        going = np.setdiff1d(copies, arrival.ended)
+        if len(going):
+            self._go_on(going)
         if len(arrival.ended):
             self._open(arrival.ended, seen)
-        if len(going):
-            self._go_on(going, before)
 
-    def _go_on(self, copies: Ints, before: Ints) -> None:
-        """Begins sequences in the middle of an episode with the last steps of those before, which lie in ``before``."""
-        fields, items = self._replay.fields, self._items
+    def _go_on(self, copies: Ints) -> None:
+        """Begins sequences in the middle of an episode, with the last steps of those before."""
+        arrays, items = self._staging.arrays, self._items
+        kept = {name: array[copies, items.stride :] for name, array in arrays.items()}
         self._clear(copies)
-        slots = self._slots()[copies]
-        for field in fields.values():
-            kept = field.shape[2] - items.stride
-            field[slots, copies, :kept] = field[before, copies, items.stride :]
-        fields["learn"][slots, copies] = fields["valid"][slots, copies] & (np.arange(items.length) >= items.burn_in)
+        for name, values in kept.items():
+            arrays[name][copies, : values.shape[1]] = values
+        arrays["learn"][copies] = arrays["valid"][copies] & (np.arange(items.length) >= items.burn_in)
         self._times[copies] = items.length - items.stride
         self._from_start[copies] = False
 
     def copies_state_dict(self) -> State:
-        """How far the sequences are that are being filled."""
+        """The sequences that are being made."""
         if not self._replay.saves:
             return {}
-        return {
-            "times": torch.from_numpy(self._times.copy()),
-            "from_start": torch.from_numpy(self._from_start.copy()),
-        }
+        state = {"records": self._staging.records, "times": self._times, "from_start": self._from_start}
+        return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
     def load_copies_state_dict(self, state: State) -> None:
-        """Takes them back; replay must have taken back its records."""
+        """Takes them back."""
         if not state:
             return
-        self._times[:] = state["times"].numpy()
-        self._from_start[:] = state["from_start"].numpy()
+        self._staging.records[...] = state["records"].numpy()
+        self._times[...] = state["times"].numpy()
+        self._from_start[...] = state["from_start"].numpy()
         self._resuming = True
-
-
-def _step_parts(group: str, seen: Mapping[str, Array]) -> list[str]:
-    names = (f"{group}/{part}" for part in ("observations", "active", "action_masks"))
-    return [name for name in names if name in seen]
-
-
-def _following(name: str) -> str:
-    """The field of the next step that corresponds to a field of this one."""
-    group, _, part = name.rpartition("/")
-    return f"{group}/next_{part}"
-
-
-def _fill(field: Array, values: Array, where: Bools) -> None:
-    """Overwrites rows of a field; mostly all of them."""
-    if where.all():
-        field[...] = values
-    else:
-        np.copyto(field, values, where=where.reshape(where.shape + (1,) * (field.ndim - where.ndim)))
