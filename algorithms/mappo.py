@@ -21,7 +21,7 @@ from marl.distributions import Distribution, make_distribution, num_outputs, num
 from marl.errors import InputError
 from marl.losses import clipped_value_loss, ppo_policy_loss
 from marl.minibatches import assign
-from marl.networks import Activation, Head, Torso
+from marl.networks import Activation, Head, Torso, prepare_input
 from marl.normalizers import ObservationNormalizer, RunningMoments, ValueNormalizer
 from marl.optimizers import ReplicatedAdam
 from marl.returns import gae
@@ -82,7 +82,7 @@ class MAPPOConfig:
     activation: Activation = "tanh"
     """After each hidden layer."""
     layer_norm: bool = True
-    """Whether inputs and hidden layers are layer-normalised."""
+    """Whether inputs and hidden layers are layer-normalised, as in the paper."""
     recurrent: bool = False
     """Add a GRU to actors and critics."""
     chunk_length: int = 10
@@ -165,8 +165,9 @@ Networks = dict[str, GroupNetworks]
 class MAPPOPolicy(Policy):
     """Samples from the actor network's distribution, or takes its mode."""
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, *, greedy: bool) -> None:
+    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MAPPOConfig, *, greedy: bool) -> None:
         self._networks = networks
+        self._config = config
         self._group = group
         self._greedy = greedy
         self.num_uniforms = 0 if greedy else num_uniforms(group.action)
@@ -184,7 +185,7 @@ class MAPPOPolicy(Policy):
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         """See Policy."""
         actor = self._networks.actor
-        features = actor.torso.features([_normalized(self._networks, step.observations)])
+        features = actor.torso.features([_read(self._group, self._networks, step.observations, self._config)])
         before = state
         if state is not None:
             state = features = actor.torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
@@ -204,6 +205,7 @@ class _Batch:
 
     data: GroupTrajectory
     observations: Tensor
+    state: Tensor | None
     advantages: Tensor
     targets: Tensor
     old_values: Tensor
@@ -289,11 +291,16 @@ class MAPPOLearner(Learner):
     def _prepare(self, trajectory: Trajectory) -> dict[str, _Batch]:
         """Advantages and value targets of all groups; two small all-reduces for their moments."""
         batches: dict[str, _Batch] = {}
+        state, final_state = trajectory.state, trajectory.finals.state
+        if self._spec.state is not None and state is not None and final_state is not None:
+            state = prepare_input(self._spec.state, state, normalize=self._config.layer_norm)
+            final_state = prepare_input(self._spec.state, final_state, normalize=self._config.layer_norm)
         for group in self._spec.groups:
             name = group.name
-            networks, data, values = self._networks[name], trajectory.groups[name], self._values[name]
-            observations = _normalized(networks, data.observations)
-            old, following, states = self._evaluate(name, observations, trajectory)
+            data, values = trajectory.groups[name], self._values[name]
+            observations = _read(group, self._networks[name], data.observations, self._config)
+            final = _read(group, self._networks[name], trajectory.finals.groups[name].observations, self._config)
+            old, following, states = self._evaluate(name, trajectory, (observations, state), (final, final_state))
             rewards, terminated, ended = self._signals(data, trajectory)
             estimates = gae(
                 rewards=rewards,
@@ -308,6 +315,7 @@ class MAPPOLearner(Learner):
             batches[name] = _Batch(
                 data=data,
                 observations=observations,
+                state=state,
                 advantages=estimates.advantages,
                 targets=estimates.returns,
                 old_values=old[:-1],
@@ -318,20 +326,23 @@ class MAPPOLearner(Learner):
         return batches
 
     def _evaluate(
-        self, name: str, observations: Tensor, trajectory: Trajectory
+        self,
+        name: str,
+        trajectory: Trajectory,
+        inputs: tuple[Tensor, Tensor | None],
+        last: tuple[Tensor, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values of all rows (T+1, E, A), the values after each step (T, E, A), and a GRU's states before each row."""
         critic, finals = self._networks[name].critic, trajectory.finals
-        state, final_state = trajectory.state, finals.state
-        last = _normalized(self._networks[name], finals.groups[name].observations)
-        # One row at a time keeps what is computed in the processor's cache.
-        features = torch.stack(
+        observations, state = inputs
+        rows = max(1, _MICROBATCH // (observations.shape[1] * observations.shape[2]))
+        features = torch.cat(
             [
-                critic.features(row, None if state is None else state[t].unsqueeze(1))
-                for t, row in enumerate(observations)
+                critic.features(part, None if state is None else state[start : start + rows].unsqueeze(2))
+                for start, part in zip(range(0, len(observations), rows), observations.split(rows), strict=True)
             ]
         )
-        final_features = critic.features(last, None if final_state is None else final_state.unsqueeze(1))
+        final_features = critic.features(last[0], None if last[1] is None else last[1].unsqueeze(1))
         before: Tensor | None = None
         if name in self._critic_states:
             first = trajectory.first.unsqueeze(-1).expand(features.shape[:-1])
@@ -434,7 +445,7 @@ class MAPPOLearner(Learner):
             x = x.flatten(0, 1)[rows]
             return x if chosen is None else x[chosen, agents]
 
-        state = trajectory.state
+        state = batch.state
         if state is not None:
             state = state.flatten(0, 1)[rows]
             state = state.unsqueeze(weights.dim() - 1) if chosen is None else state[chosen]
@@ -528,8 +539,11 @@ class MAPPOLearner(Learner):
             self._critic_states[name] = state[name]
 
 
-def _normalized(networks: GroupNetworks, observations: Tensor) -> Tensor:
-    return observations if networks.observations is None else networks.observations.normalize(observations)
+def _read(group: GroupSpec, networks: GroupNetworks, observations: Tensor, config: MAPPOConfig) -> Tensor:
+    """Observations as the group's networks take them."""
+    if networks.observations is not None:
+        observations = networks.observations.normalize(observations)
+    return prepare_input(group.observation, observations, normalize=config.layer_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -576,7 +590,10 @@ class MAPPO(Builder[Networks]):
 
     def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
         """See Builder."""
-        return {group.name: MAPPOPolicy(group, networks[group.name], greedy=evaluation) for group in spec.groups}
+        return {
+            group.name: MAPPOPolicy(group, networks[group.name], self.config, greedy=evaluation)
+            for group in spec.groups
+        }
 
     def make_dataset(
         self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement

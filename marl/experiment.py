@@ -123,7 +123,7 @@ class Experiment:
         )
         self._tracker = EpisodeTracker(self.spec, count)
         self._statistics = EpisodeStatistics(self._tracker)
-        self._loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
+        self.loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
         self._resumed = False
 
     def run(
@@ -142,7 +142,7 @@ class Experiment:
         config, counter = self.config, self.counter
         logger = NullLogger() if logger is None or self.communicator.rank else logger
         if not self._resumed:
-            self._loop.begin()
+            self.loop.begin()
         stopped = False
         next_save = _next(counter.env_steps, config.checkpoint_every)
         next_evaluation = _next(counter.env_steps, config.evaluate_every)
@@ -150,7 +150,7 @@ class Experiment:
         row_start = (counter.env_steps, counter.wall_seconds)
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
         while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not stopped:
-            self._loop.step()
+            self.loop.step()
             counter.env_steps += config.num_envs
             metrics: Mapping[str, float] | None = None
             while self.dataset.ready():
@@ -222,7 +222,7 @@ class Experiment:
                 part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
         except (KeyError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(f"{checkpoint.path} does not fit this experiment: {error}") from error
-        self._loop.begin(self.environment.current())
+        self.loop.begin(self.environment.current())
         self._resumed = True
 
     def close(self) -> None:

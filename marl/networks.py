@@ -40,6 +40,27 @@ def is_image(spec: ArraySpec) -> bool:
     return spec.is_image and min(spec.shape[:2]) >= _SMALLEST_IMAGE
 
 
+def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool) -> Tensor:
+    """What a torso reads of an input: once for all passes of an update, since no parameter takes part.
+
+    Args:
+        spec: of the input.
+        raw: (..., *shape).
+        normalize: whether vectors are layer-normalised (Ba et al. 2016), without learned scales.
+
+    Returns:
+        Images as they are; everything else flattened to (..., size), in the default floating dtype unless it
+        has one already.
+    """
+    if is_image(spec):
+        return raw
+    leading = raw.shape[: raw.dim() - len(spec.shape)]
+    flat = raw.reshape(*leading, spec.size)
+    if not flat.is_floating_point():
+        flat = flat.to(torch.get_default_dtype())
+    return functional.layer_norm(flat, flat.shape[-1:]) if normalize and spec.size > 1 else flat
+
+
 class ImageEncoder(nn.Module):
     """Convolutions over (height, width, channels) images, flattened.
 
@@ -88,8 +109,8 @@ class Torso(nn.Module):
         num_agents: agents of the group; more than one get a bias vector each, their id.
         hidden_sizes: widths of the hidden layers; at least one.
         activation: after each hidden layer.
-        layer_norm: normalise vector inputs and each hidden layer's activations (Ba et al. 2016), without
-            learned scales: the next layer's weights serve as well.
+        layer_norm: normalise each hidden layer's activations (Ba et al. 2016), without learned scales: the next
+            layer's weights serve as well.
         recurrent: add a GRU as wide as the last hidden layer.
     """
 
@@ -107,7 +128,6 @@ class Torso(nn.Module):
         if not inputs or not hidden_sizes:
             raise ValueError("a torso needs at least one input and one hidden layer")
         gain = _GAINS[activation]
-        self._inputs = tuple(inputs)
         self._activation = _ACTIVATIONS[activation]
         self._layer_norm = layer_norm
         self.encoders = nn.ModuleList(
@@ -139,7 +159,7 @@ class Torso(nn.Module):
         """Features before the GRU.
 
         Args:
-            inputs: one tensor an input, (..., A, *shape); what is the same for all agents has a 1 in place of A.
+            inputs: from ``prepare_input``, (..., A, *shape) each; what all agents share has a 1 in place of A.
             agents: for flat batches, whose tensors are (B, *shape): which agent each row is, (B,) int64.
 
         Returns:
@@ -148,17 +168,8 @@ class Torso(nn.Module):
         total = self.first_bias if agents is None else self.first_bias[agents]
         if self.first_bias.shape[0] == 1:
             total = self.first_bias[0]
-        for spec, encoder, weight, raw in zip(self._inputs, self.encoders, self.first_weights, inputs, strict=True):
-            if isinstance(encoder, ImageEncoder):
-                x = encoder(raw)
-            else:
-                x = raw.flatten(-len(spec.shape)) if len(spec.shape) > 1 else raw
-                if not spec.shape:
-                    x = raw.unsqueeze(-1)
-                x = x.to(weight.dtype)
-                if self._layer_norm and spec.size > 1:
-                    x = functional.layer_norm(x, x.shape[-1:])
-            total = total + functional.linear(x, weight)
+        for encoder, weight, prepared in zip(self.encoders, self.first_weights, inputs, strict=True):
+            total = total + functional.linear(encoder(prepared), weight)
         x = self._finish(total)
         for layer in self.hidden:
             x = self._finish(layer(x))

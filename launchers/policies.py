@@ -1,0 +1,118 @@
+"""Trained policies, taken out of a run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launchers.catalog import find_algorithm
+from launchers.run_directory import RunDirectory
+from launchers.settings import Settings, environment_of, from_json
+from marl.actors import Policy, PolicyActor
+from marl.checkpoints import load_checkpoint, unflatten_state
+from marl.core import EnvironmentFactory, EnvironmentRequest
+from marl.errors import InputError
+from marl.specs import EnvironmentSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedRun:
+    """A run's greedy policies, and what they were trained on."""
+
+    path: Path
+    algorithm: str
+    env: str
+    settings: Settings[Any]
+    environment: EnvironmentFactory
+    spec: EnvironmentSpec
+    policies: Mapping[str, Policy]
+    """One a group."""
+    env_steps: int
+    """Environment steps of the checkpoint that they come from."""
+
+    def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
+        """An actor for that many copies."""
+        sizes = {group.name: group.size for group in self.spec.groups}
+        return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
+
+
+def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: str = "pettingzoo") -> TrainedRun:
+    """The newest whole checkpoint of a run, or the one whose own folder is named.
+
+    Args:
+        path: a run directory, or one of the checkpoints in it.
+        env_kwargs: arguments for the environment other than the run's, as a JSON object.
+        backend: on which the environment is made; the unmodified PettingZoo one by default.
+
+    Raises:
+        InputError: no such run, nothing saved yet, or a checkpoint that does not fit its configuration.
+    """
+    path = Path(path)
+    checkpoint_path = path / "checkpoints"
+    if (path / "manifest.json").exists():
+        checkpoint_path, path = path, path.parent.parent
+    run = RunDirectory.open(path)
+    settings = replace(from_json(run.config), backend=backend)
+    if env_kwargs is not None:
+        settings = replace(settings, env_kwargs=env_kwargs)
+    algorithm, env = str(run.config["name"]), str(run.config["env"])
+    builder = find_algorithm(algorithm).build(settings.algorithm)
+    environment = environment_of(env, settings)
+    probe = environment(
+        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
+    )
+    probe.close()
+    checkpoint = load_checkpoint(checkpoint_path)
+    networks = builder.make_networks(probe.spec)
+    try:
+        builder.load_policies(networks, unflatten_state(checkpoint.tensors)["learner"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {error}") from error
+    return TrainedRun(
+        path=path,
+        algorithm=algorithm,
+        env=env,
+        settings=settings,
+        environment=environment,
+        spec=probe.spec,
+        policies=builder.make_policies(probe.spec, networks, evaluation=True),
+        env_steps=checkpoint.step,
+    )
+
+
+class Player:
+    """A trained run's policies for one PettingZoo environment of your own, agent by agent.
+
+    ::
+
+        player = load_policy("runs/spread")
+        actions = player.act(observations)   # {agent: observation} to {agent: action}
+    """
+
+    def __init__(self, run: TrainedRun) -> None:
+        self.run = run
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets recurrent states; call it at the beginning of an episode."""
+        self._actor = self.run.actor()
+        self._first = True
+
+    def act(self, observations: Mapping[str, Any], infos: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Greedy actions of the agents that observe something.
+
+        Args:
+            observations: by agent, as the environment gives them.
+            infos: by agent, where action masks come in them.
+
+        Returns:
+            By agent, as the environment's ``step`` takes them.
+        """
+        raise NotImplementedError
+
+
+def load_policy(path: Path | str) -> Player:
+    """The policies of a run, ready to act; see Player and ``load_run``."""
+    return Player(load_run(path))

@@ -1,0 +1,114 @@
+"""What a training run is set to: what ``config.json`` holds, and what recipes change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
+
+from envs.factory import make_factory
+from envs.preprocessing import Preprocessing
+from launchers.catalog import find_algorithm
+from marl.core import EnvironmentFactory
+from marl.errors import InputError
+from marl.experiment import ExperimentConfig
+
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Generic[ConfigT]):
+    """Everything that decides the result of a run, except the names of its algorithm and environment."""
+
+    algorithm: ConfigT
+    """Settings of the algorithm."""
+    steps: int = 1_000_000
+    """Environment steps, over all copies and ranks."""
+    seed: int = 0
+    """From which all random numbers follow."""
+    num_envs: int = 128
+    """Environment copies, over all ranks."""
+    env_kwargs: str = "{}"
+    """Arguments of the environment, as a JSON object."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """What is done to observations."""
+    backend: Literal["pettingzoo", "batched"] = "pettingzoo"
+    """The unmodified environment, or its equal on tensors where there is one."""
+    evaluation_episodes: int = 100
+    """Greedy episodes at the end; 0 for none."""
+    evaluate_every: int | None = None
+    """Also evaluate each time that many environment steps have passed."""
+    checkpoint_every: int | None = 200_000
+    """Save each time that many environment steps have passed; at the end in any case."""
+    device: str = "cpu"
+    """Where networks compute."""
+
+
+def to_json(algorithm: str, env: str, settings: Settings[Any], recipe: str | None) -> dict[str, Any]:
+    """What ``config.json`` holds."""
+    config: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    config["env_kwargs"] = read_env_kwargs(settings.env_kwargs)
+    return {"name": algorithm, "env": env, "recipe": recipe, **config}
+
+
+def from_json(config: Mapping[str, Any]) -> Settings[Any]:
+    """Settings as ``to_json`` wrote them; InputError where they do not fit this version."""
+    try:
+        values = dict(config)
+        variant = find_algorithm(values.pop("name"))
+        for name in ("env", "recipe", "run_id"):
+            values.pop(name, None)
+        values["algorithm"] = variant.config_from(values["algorithm"])
+        values["env_kwargs"] = json.dumps(values["env_kwargs"])
+        saved = values["preprocessing"]
+        values["preprocessing"] = Preprocessing(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
+        )
+        return Settings(**values)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"config.json does not fit this version of marl: {error}") from error
+
+
+def read_env_kwargs(text: str) -> dict[str, Any]:
+    """The environment's arguments; InputError where the text is no JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--env-kwargs is not JSON ({error}); for instance '{{\"N\": 5}}'") from error
+    if not isinstance(value, dict):
+        raise InputError(f"--env-kwargs must be a JSON object, not {text}; for instance '{{\"N\": 5}}'")
+    return value
+
+
+def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
+    """The factory of the environment as the settings want it; InputError where there is none."""
+    return make_factory(
+        env,
+        env_kwargs=read_env_kwargs(settings.env_kwargs),
+        preprocessing=settings.preprocessing,
+        backend=settings.backend,
+    )
+
+
+def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
+    """The experiment that the settings describe."""
+    for name in ("steps", "num_envs"):
+        if getattr(settings, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(settings, name)}")
+    return ExperimentConfig(
+        builder=find_algorithm(algorithm).build(settings.algorithm),
+        environment=environment_of(env, settings),
+        seed=settings.seed,
+        steps=settings.steps,
+        num_envs=settings.num_envs,
+        evaluation_episodes=settings.evaluation_episodes,
+        evaluate_every=settings.evaluate_every,
+        checkpoint_every=settings.checkpoint_every,
+        device=settings.device,
+    )
+
+
+def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:
+    """A copy with some settings changed, those of the algorithm among them."""
+    return replace(settings, algorithm=replace(settings.algorithm, **(algorithm or {})), **others)  # type: ignore[type-var]

@@ -1,0 +1,292 @@
+"""``marl train``: one experiment, from a command line to a run directory."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+
+from launchers.catalog import ALGORITHMS, find_algorithm
+from launchers.launch import launch, use_fair_threads
+from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.recipes import find_recipe
+from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
+from launchers.settings import ConfigT, Settings, experiment_of, to_json
+from launchers.text import read_options
+from marl.checkpoints import AsyncCheckpointer, Checkpointer, load_checkpoint
+from marl.core import Communicator, Logger
+from marl.errors import InputError
+from marl.experiment import Experiment, Result
+from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
+
+STOPPED = 75
+T = TypeVar("T")
+_MAY_DIFFER_ON_RESUME = ("steps", "evaluation_episodes", "evaluate_every", "checkpoint_every", "recipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Settings[ConfigT], Generic[ConfigT]):
+    """What ``marl train`` can be told."""
+
+    ranks: int | None = None
+    """Start that many MPI ranks on this machine."""
+    out: Path | None = None
+    """The run directory; a new one under runs/ if not given."""
+    resume: bool = False
+    """Go on with the run in --out from its newest checkpoint."""
+    recipe: str | None = None
+    """Settings tuned for the pair: a recipe's name, or none for plain defaults. The pair's own if not given."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints stay."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Whether to log to W&B."""
+    wandb_project: str = "marl"
+    """The W&B project."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard files into the run directory."""
+
+
+def train(words: list[str]) -> int:
+    """Trains an algorithm; see ``main.main`` for the exit codes."""
+    if not words or words[0].startswith("-"):
+        return _explain(words)
+    if len(words) < 2 or words[1].startswith("-"):
+        find_algorithm(words[0])
+        raise InputError(f"which environment? For instance: marl train {words[0]} mpe2.simple_spread_v3")
+    algorithm, env, rest = words[0], words[1], words[2:]
+    if world_size_from_environment() is not None:
+        return run_on_ranks(lambda communicator: _train(*_read(algorithm, env, rest), communicator))
+    name, env, options, recipe = _read(algorithm, env, rest)
+    if options.ranks is None:
+        return run_on_ranks(lambda communicator: _train(name, env, options, recipe, communicator))
+    _check_directory(options)
+    return launch(["train", algorithm, env, *_without_ranks(rest)], options.ranks)
+
+
+def _read(algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
+    """Defaults, then the recipe, then the command line."""
+    variant = find_algorithm(algorithm)
+    config = variant.default_config()
+    wanted = _peek(words, "--recipe")
+    recipe = find_recipe(algorithm, env, wanted)
+    default: Any = Options(algorithm=config)
+    if recipe is not None:
+        default = recipe(default)
+    kind = Options[type(config)]  # type: ignore[misc]
+    options: Options[Any] = read_options(kind, words, program=f"marl train {algorithm} {env}", default=default)
+    experiment_of(algorithm, env, options)
+    return algorithm, env, options, None if recipe is None else recipe.__name__
+
+
+def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, communicator: Communicator) -> int:
+    if options.ranks not in (None, communicator.size):
+        raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
+    use_fair_threads()
+    config = to_json(algorithm, env, _settings(options), recipe)
+    _on_root(communicator, lambda: _check_directory(options, config))
+    experiment = Experiment(experiment_of(algorithm, env, options), communicator)
+    try:
+        path = options.out if options.out is not None else default_run_path(algorithm, env, options.seed)
+        if options.resume:
+            experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if communicator.rank == 0 else _ignore))
+        run = _on_root(communicator, lambda: _open(path, options, config))
+        logger, checkpointer = None, None
+        if run is not None:
+            title = f"{algorithm} on {env}, {communicator.size} rank{'s' * (communicator.size > 1)}, "
+            title += f"recipe {recipe}" if recipe else "no recipe (plain defaults)"
+            print(f"{title}, into {path}", flush=True)
+            logger, checkpointer = _sinks(run, options, config, experiment.counter.updates)
+        code = 1
+        try:
+            with _StopRequest() as stop:
+                result = experiment.run(logger, checkpointer, stop)
+            if checkpointer is not None:
+                checkpointer.close()
+            code = STOPPED if result.stopped else 0
+        finally:
+            if logger is not None:
+                _close(logger, run, code)
+        if run is not None:
+            _report(run, result, communicator, options)
+        return code
+    finally:
+        experiment.close()
+
+
+def _sinks(
+    run: RunDirectory, options: Options[Any], config: dict[str, Any], updates: int
+) -> tuple[MultiLogger, AsyncCheckpointer]:
+    journal = JournalLogger(run.metrics)
+    journal.truncate_after(updates)
+    sinks: list[Logger] = [journal]
+    if options.tensorboard:
+        sinks.append(TensorBoardLogger(run.path / "tensorboard"))
+    if options.wandb != "disabled":
+        sinks.append(
+            WandbLogger(
+                options.wandb_project,
+                run.path.resolve().name,
+                mode=options.wandb,
+                config=config,
+                directory=run.path,
+                run_id=run.run_id,
+                resume=options.resume and options.wandb == "online",
+                group=f"{config['name']} {config['env']}",
+            )
+        )
+    sinks.append(TerminalLogger(options.steps))
+    checkpoints = Checkpointer(run.checkpoints, keep=options.keep_checkpoints, before=journal.sync)
+    return MultiLogger(sinks), AsyncCheckpointer(checkpoints)
+
+
+def _close(logger: MultiLogger, run: RunDirectory | None, code: int) -> None:
+    for sink in logger.loggers:
+        if isinstance(sink, WandbLogger):
+            newest = Checkpointer(run.checkpoints).latest if run is not None else None
+            if newest is not None and code == 0:
+                sink.log_artifact(newest, f"{run.path.resolve().name}" if run is not None else "run")
+            sink.close(code)
+    logger.close()
+
+
+def _report(run: RunDirectory, result: Result, communicator: Communicator, options: Options[Any]) -> None:
+    counter = result.counter
+    if result.stopped:
+        print(f"stopped after {counter.env_steps:,} steps; go on with --resume --out {run.path}", flush=True)
+        return
+    summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
+    run.write_summary(
+        {
+            **summary,
+            "env_steps": counter.env_steps,
+            "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
+            "wall_seconds": counter.wall_seconds,
+            "updates": counter.updates,
+            "episodes": counter.episodes,
+            "ranks": communicator.size,
+        }
+    )
+    from launchers.plot import plot_runs
+
+    if counter.episodes:
+        plot_runs([run.path], run.learning_curve)
+    if summary:
+        mean, interval = summary["evaluation/return_mean"], summary["evaluation/return_ci95"]
+        episodes = summary["evaluation/episodes"]
+        print(f"evaluation over {episodes} greedy episodes: return {mean:.2f} ± {interval:.2f} (95 %)", flush=True)
+    print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
+
+
+def _settings(options: Options[Any]) -> Settings[Any]:
+    return Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
+
+
+def _check_directory(options: Options[Any], config: dict[str, Any] | None = None) -> None:
+    """Refuses, before anything is started, what would be refused later."""
+    if options.resume:
+        if options.out is None:
+            raise InputError("--resume needs --out: which run?")
+        run = RunDirectory.open(options.out)
+        if config is not None:
+            refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
+    elif options.out is not None and (options.out / "config.json").exists():
+        raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
+
+
+def _open(path: Path, options: Options[Any], config: dict[str, Any]) -> RunDirectory:
+    if not options.resume:
+        return RunDirectory.create(path, config)
+    run = RunDirectory.open(path)
+    run.write_config(config)
+    return run
+
+
+def _on_root(communicator: Communicator, action: Callable[[], T]) -> T | None:
+    """Does something on rank 0 only; where it is refused, all ranks end with exit code 2."""
+    refused = torch.zeros(1, dtype=torch.int64)
+    result: T | None = None
+    problem: InputError | None = None
+    if communicator.rank == 0:
+        try:
+            result = action()
+        except InputError as error:
+            problem = error
+            refused += 1
+    communicator.all_reduce(refused)
+    if problem is not None:
+        raise problem
+    if int(refused):
+        raise SystemExit(2)
+    return result
+
+
+class _StopRequest:
+    """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number != signal.SIGUSR1:
+            raise KeyboardInterrupt
+        self._asked = True
+
+
+def _peek(words: list[str], option: str) -> str | None:
+    for index, word in enumerate(words):
+        if word == option and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _without_ranks(words: list[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "--ranks":
+            skip = True
+        elif not word.startswith("--ranks="):
+            kept.append(word)
+    return kept
+
+
+def _explain(words: list[str]) -> int:
+    if words and words[0] not in ("-h", "--help"):
+        raise InputError("marl train ALGORITHM ENV comes first, options follow")
+    print("usage: marl train ALGORITHM ENV [OPTIONS]\n")
+    print(f"ALGORITHM is one of {', '.join(ALGORITHMS)}.")
+    print("ENV is package.module (mpe2.simple_spread_v3), a PettingZoo id (classic/connect_four-v3),")
+    print("openspiel/GAME, lbf/ID, rware/ID, or package.module:callable.\n")
+    print("`marl train ALGORITHM ENV --help` lists the options.")
+    return 0
+
+
+def _warn(line: str) -> None:
+    print(f"marl: {line}", file=sys.stderr, flush=True)
+
+
+def _ignore(line: str) -> None:
+    """Other ranks have nothing to add."""
