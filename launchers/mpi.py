@@ -16,7 +16,6 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
-_REDUCIBLE: Final = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
 _PATIENCE: Final = {75: 60.0, 2: 5.0}
 """Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
 
@@ -50,17 +48,6 @@ def _world_rank_from_environment() -> int:
     return 0
 
 
-def _numbers(tensor: Tensor) -> npt.NDArray[np.generic]:
-    if tensor.device.type != "cpu":
-        raise ValueError(f"MPI collectives take tensors on the CPU, got one on {tensor.device}")
-    array: npt.NDArray[np.generic] = tensor.detach().numpy()
-    return array
-
-
-def _bytes(tensor: Tensor) -> npt.NDArray[np.generic]:
-    return _numbers(tensor.detach().reshape(-1).view(torch.uint8))
-
-
 class MPICommunicator(Communicator):
     """Collectives over MPI on contiguous CPU tensors, in place and without pickling.
 
@@ -74,24 +61,38 @@ class MPICommunicator(Communicator):
         self.comm = MPI.COMM_WORLD if comm is None else comm
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
-        self._operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
-        self._in_place = MPI.IN_PLACE
+        self.in_place = MPI.IN_PLACE
+        self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self._byte = MPI.BYTE
+        self._at = MPI.buffer.fromaddress
+        # True is one and False is zero, so any and all of bool are max and min of bytes.
+        self._datatypes = {
+            torch.float32: MPI.FLOAT,
+            torch.float64: MPI.DOUBLE,
+            torch.int64: MPI.INT64_T,
+            torch.uint8: MPI.UINT8_T,
+            torch.bool: MPI.UINT8_T,
+        }
+
+    def _memory(self, tensor: Tensor) -> MPI.buffer:
+        # Ten times faster than a numpy view, which matters where a collective takes microseconds.
+        if not tensor.is_cpu:
+            raise ValueError(f"MPI collectives take tensors on the CPU, got one on {tensor.device}")
+        return self._at(tensor.data_ptr(), tensor.nbytes)
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
         """Reduces a float32, float64, int64, uint8 or bool (min, max only) tensor over ranks, in place."""
         check_collective(tensor, operation)
-        if tensor.dtype not in _REDUCIBLE:
+        datatype = self._datatypes.get(tensor.dtype)
+        if datatype is None:
             raise ValueError(f"cannot reduce {tensor.dtype} over ranks")
-        array = _numbers(tensor)
-        if tensor.dtype == torch.bool:
-            array = array.view(np.uint8)
-        self.comm.Allreduce(self._in_place, array, self._operations[operation])
+        self.comm.Allreduce(self.in_place, [self._memory(tensor), tensor.numel(), datatype], self.operations[operation])
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
         """Overwrites every rank's tensor, of any dtype, with the root's."""
         check_collective(tensor)
-        self.comm.Bcast([_bytes(tensor), self._byte], root)
+        datatype = self._datatypes.get(tensor.dtype, self._byte)
+        self.comm.Bcast([self._memory(tensor), tensor.nbytes // datatype.Get_size(), datatype], root)
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; any dtype, any number of rows.
@@ -107,16 +108,15 @@ class MPICommunicator(Communicator):
         self.comm.Allgather(np.array([tensor.shape[0], row_bytes], dtype=np.int64), sizes)
         if (sizes[:, 1] != sizes[0, 1]).any():
             raise ValueError(f"ranks gather rows of different sizes: {sizes[:, 1].tolist()} bytes")
-        counts = sizes[:, 0]
-        total = int(counts.sum()) if self.rank == 0 else 0
-        rows = torch.empty((total, *row_shape), dtype=tensor.dtype)
+        counts = sizes[:, 0].tolist()
+        rows = torch.empty((sum(counts) if self.rank == 0 else 0, *row_shape), dtype=tensor.dtype)
         if row_bytes == 0:
             return rows
         # A datatype of one row keeps counts small: MPI counts are 32 bits wide.
         row = self._byte.Create_contiguous(row_bytes).Commit()
         try:
-            receive = [_bytes(rows), (counts, None), row] if self.rank == 0 else None
-            self.comm.Gatherv([_bytes(tensor), tensor.shape[0], row], receive, 0)
+            receive = [self._memory(rows), (counts, None), row] if self.rank == 0 else None
+            self.comm.Gatherv([self._memory(tensor), tensor.shape[0], row], receive, 0)
         finally:
             row.Free()
         return rows
@@ -209,7 +209,7 @@ class _Farewell:
             _say(report)
         codes = np.array([code], dtype=np.int64)
         highest = np.empty_like(codes)
-        self._comm.Allreduce(codes, highest, self._communicator._operations["max"])
+        self._comm.Allreduce(codes, highest, self._communicator.operations["max"])
         return int(highest[0])
 
     def _everybody_comes(self, patience: float | None) -> bool:

@@ -95,7 +95,8 @@ class FlatParameters:
     larger units where an update sees more.
 
     Gradients are accumulated: call ``zero_gradients`` before ``backward``, and never ``optimizer.zero_grad()``,
-    whose default replaces the views by None. ``check_views`` finds this, and runs before every all-reduce.
+    whose default replaces the views by None. ``check_views`` finds this; it runs before the first all-reduce and at
+    every ``zero_gradients``, so that the collective itself costs nothing more than its bytes.
 
     Args:
         segments: parameters by segment name, for instance one for each group's actor and critic. Their order is
@@ -144,6 +145,7 @@ class FlatParameters:
             for name, place in slices.items()
         }
         self._flat: dict[str | None, nn.Parameter] = {}
+        self._checked = False
 
     def _adopt(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         parameter.grad = gradient
@@ -187,12 +189,15 @@ class FlatParameters:
                 )
 
     def zero_gradients(self) -> None:
-        """Clears all gradients and the tail."""
+        """Clears all gradients and the tail; RuntimeError where gradients are no longer views (``check_views``)."""
+        self.check_views()
         self._buffer.zero_()
 
     def all_reduce(self, communicator: Communicator) -> None:
         """Sums gradients and tail over ranks: one collective, in place."""
-        self.check_views()
+        if not self._checked:
+            self.check_views()
+            self._checked = True
         communicator.all_reduce(self._buffer)
 
     def broadcast(self, communicator: Communicator, root: int = 0) -> None:
