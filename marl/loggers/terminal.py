@@ -24,8 +24,9 @@ _MOST_FIGURES = 16
 class TerminalLogger(Logger):
     """Shows progress: a bar with the time left, env steps/s, returns, losses and the newest evaluation.
 
-    ``mpirun`` puts a pipe between a rank and the terminal. A launcher that knows of a terminal behind it says so
-    with ``MARL_TERMINAL=1`` and ``COLUMNS``; ``MARL_TERMINAL=0`` asks for plain lines.
+    ``mpirun`` stands between a rank and the terminal. A launcher that knows of a terminal behind it says so with
+    ``MARL_TERMINAL=1`` and ``COLUMNS``; ``MARL_TERMINAL=0`` asks for plain lines. Without a hint, what counts is the
+    stream, or under Open MPI what mpirun itself writes to.
 
     Args:
         total_steps: environment steps that the run will take.
@@ -156,7 +157,13 @@ class TerminalLogger(Logger):
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(file=self._stream, force_terminal=True, highlight=False)  # COLUMNS and LINES count
+        size = _mpirun_size() if _is_rank() and "COLUMNS" not in os.environ else None
+        console = Console(
+            file=self._stream,
+            force_terminal=True,
+            highlight=False,
+            width=size.columns if size is not None and size.columns > 0 else None,  # else COLUMNS, or as it is
+        )
         # No thread of its own: the view changes when a row comes, and costs nothing in between.
         live = Live(
             self._view(), console=console, auto_refresh=False, redirect_stdout=redirect, redirect_stderr=redirect
@@ -205,7 +212,33 @@ def _is_terminal(stream: TextIO) -> bool:
     hint = os.environ.get("MARL_TERMINAL")
     if hint in ("0", "1"):
         return hint == "1"
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    return _mpirun_size() is not None if _is_rank() else True
+
+
+def _is_rank() -> bool:
+    return "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
+def _mpirun_size() -> os.terminal_size | None:
+    """Size of the terminal that mpirun writes to; None where it writes to something else.
+
+    Open MPI gives each rank a pseudo-terminal, even where its own output goes to a file, so ask for its own.
+    """
+    output = f"/proc/{os.getppid()}/fd/1"
+    try:
+        if not os.readlink(output).startswith("/dev/"):
+            return None
+        descriptor = os.open(output, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return os.get_terminal_size(descriptor)
+    except OSError:
+        return None  # /dev/null and the like
+    finally:
+        os.close(descriptor)
 
 
 def _some(figures: Iterable[tuple[str, float]], most: int) -> list[str]:

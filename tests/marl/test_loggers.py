@@ -294,6 +294,24 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines(monkeypatch):
     assert "\x1b" not in stream.getvalue()
 
 
+@pytest.mark.parametrize("size", [None, os.terminal_size((70, 20))])
+def test_under_open_mpi_what_mpirun_writes_to_decides(monkeypatch, size):
+    class PseudoTerminal(io.StringIO):
+        def isatty(self):
+            return True  # as Open MPI makes it, even if its own output goes to a file
+
+    for name in ("MARL_TERMINAL", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setattr("marl.loggers.terminal._mpirun_size", lambda: size)
+    stream = PseudoTerminal()
+    logger = TerminalLogger(100_000, stream=stream)
+    logger.write(FIGURES)
+    logger.close()
+    assert ("\x1b" in stream.getvalue()) == (size is not None)
+
+
 def test_without_a_logged_rate_the_rate_is_measured(plain):
     stream, clock = io.StringIO(), Clock()
     logger = TerminalLogger(1000, stream=stream, clock=clock)
