@@ -362,8 +362,8 @@ class TestSPRT:
 
         assert sprt_llr(counts, -10.0, 40.0) == pytest.approx(best(40.0) - best(-10.0), abs=1e-4)
 
-    def test_ratio_is_the_fishtest_figure_of_a_published_run(self):
-        # fishtest issue 612: losses 608, draws 12530, wins 648; the LLR of logistic [0, 5] is far below -2.94, clamped.
+    def test_ratio_is_below_the_limit_where_fishtest_says_so(self):
+        # fishtest issue 612: 608 losses, 12530 draws, 648 wins; the LLR of [0, 5] is clamped at -2.94.
         assert sprt_llr((608, 12530, 648), 0.0, 5.0) < -2.94
 
     def test_bounds_are_those_of_wald(self):
