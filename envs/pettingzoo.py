@@ -216,9 +216,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             reproduced.append(same)
         self._storage.begin_step()
         for copy, same in enumerate(reproduced):
-            rows = [
-                tuple(state[f"{field}.{group.name}"][copy].numpy() for field in _ARRIVALS) for group in self.spec.groups
-            ]
+            rows = [[state[f"{field}.{group.name}"][copy].numpy() for field in _ARRIVALS] for group in self.spec.groups]
             self._storage.restore(copy, first=lengths[copy] == 0, rows=rows if same else None)
         self._history.load(saved, lengths)
 

@@ -139,7 +139,7 @@ class Storage:
         self.first[copy] = True
         self._flagged = True
 
-    def restore(self, copy: int, *, first: bool, rows: Sequence[tuple[Array, Array, Array]] | None) -> None:
+    def restore(self, copy: int, *, first: bool, rows: Sequence[Sequence[Array]] | None) -> None:
         """Puts back what led to one copy's current observations.
 
         Args:
