@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import os
 import shutil
-import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
@@ -42,7 +42,6 @@ _ONE_THREAD_BELOW: Final = 2048
 """Copies below which a second thread costs more than it brings."""
 _TABLE: Final = 32_768
 """Random numbers drawn at once for coming resets."""
-_counter = itertools.count()
 
 
 class Columns:
@@ -177,13 +176,13 @@ class BatchedMPE(VectorEnvironment):
         self._table = torch.empty(0)
         self._table_first = 0
 
-        self._advance_function: Callable[..., None] = self._advance
-        if self._wants_compiling(compile):
-            self._advance_function = self._compiled()
+        self._function: Callable[..., object] | None = None
+        self._wants_compiling = self._decide(compile)
+        self._written = (*self._state, self._observations, self._rewards)
 
     # --- stepping -----------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def reset(self) -> TimeStep:
         """Begins a new episode in every copy."""
         self._begin_all()
@@ -191,35 +190,36 @@ class BatchedMPE(VectorEnvironment):
         self._current = self._time_step(first=self._all, terminated=None, truncated=None, final=None)
         return self._current
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def step(self, actions: Actions) -> TimeStep:
         """Takes one step in every copy."""
-        self._advance_function(
-            self._state, [actions[group.name] for group in self.spec.groups], self._observations, self._rewards
-        )
-        for columns in self._reward_columns.values():
-            columns.refresh()
-        if self._in_step:
+        if self._function is None:
+            self._function = self._compiled() if self._wants_compiling else self._advance
+        self._function(*[self._checked(group, actions[group.name]) for group in self.spec.groups], *self._written)
+        self._refresh(self._reward_columns)
+        if not self._in_step:
+            self._current = self._end_some()
+        elif self._cycle + 1 < self.task.max_cycles:
             self._cycle += 1
-            if self._cycle < self.task.max_cycles:
-                self._current = self._running
-                self._refresh(self._observation_columns)
-                return self._current
+            self._refresh(self._observation_columns)
+            self._current = self._running
+        else:
             self._final_observations.copy_(self._observations)
             self._refresh(self._final_columns)
             self._begin_all()
             self._current = self._ended
-            return self._current
-        self._current = self._end_some()
         return self._current
 
     def current(self) -> TimeStep:
         """The newest time step once more; after ``load_copies_state_dict``, the one that was saved."""
         return self._current
 
-    def _advance(self, state: WorldState, actions: Sequence[Tensor], observations: Tensor, rewards: Tensor) -> None:
-        """Physics, rewards and observations of one step, written over ``state`` and the two buffers."""
-        moves, words = self._controls(actions)
+    def _advance(self, *tensors: Tensor) -> None:
+        """Physics, rewards and observations of one step: the groups' actions, then what is written over."""
+        num_groups = len(self.spec.groups)
+        actions, (*fields, observations, rewards) = tensors[:num_groups], tensors[num_groups:]
+        state = WorldState(*fields)
+        moves, words = self._controls(state, actions)
         after = self._world.step(state, moves, words, self.task.speed_factor(state))
         rewards.copy_(self.task.rewards(after).T)
         self._write(after, observations)
@@ -228,6 +228,16 @@ class BatchedMPE(VectorEnvironment):
         state.velocity.copy_(after.velocity)
         state.communication.copy_(after.communication)
 
+    def _checked(self, group: GroupSpec, actions: Tensor) -> Tensor:
+        """The actions as the compiled function, which trusts its arguments, needs them."""
+        array = group.action.array
+        if actions.shape != (self.num_envs, group.size, *array.shape):
+            raise ValueError(
+                f"actions of {group.name} have shape {tuple(actions.shape)}, "
+                f"not {(self.num_envs, group.size, *array.shape)}"
+            )
+        return actions.to(device=self._device, dtype=array.dtype).contiguous()
+
     def _write(self, state: WorldState, observations: Tensor) -> None:
         start = 0
         for (agents, features), block in zip(self._blocks, self.task.observations(state), strict=True):
@@ -235,7 +245,7 @@ class BatchedMPE(VectorEnvironment):
             target.copy_(block.permute(2, 0, 1))
             start += agents * features
 
-    def _controls(self, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _controls(self, state: WorldState, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What the groups' actions mean: moves (A, xy, E) and words (S, C, E)."""
         if self.task.continuous_actions:
             shares = torch.cat([action.flatten(1) for action in actions], dim=1).T.to(self._dtype)
@@ -247,7 +257,7 @@ class BatchedMPE(VectorEnvironment):
         if self._choice_order is not None:
             choices = choices[self._choice_order]
         directions = choices
-        words = self._state.communication
+        words = state.communication
         if self._speakers is not None:
             directions = choices % _MOVES
             said = choices[self._speakers] // self._word_divisor
@@ -342,7 +352,7 @@ class BatchedMPE(VectorEnvironment):
         """The curriculum's stage, counted from 0; without a curriculum it changes nothing."""
         return self._stage
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def set_curriculum_stage(self, stage: int) -> None:
         """Goes to a stage, or to the nearest that there is; when it counts from is the task's choice, as in mpe2."""
         self._stage = max(0, min(stage, len(self.task.stages) - 1))
@@ -382,7 +392,7 @@ class BatchedMPE(VectorEnvironment):
             "truncated": step.groups[group].truncated[:, 0].cpu().clone(),
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def load_copies_state_dict(self, state: State) -> None:
         """Takes back the rows of this rank's copies; raises KeyError or ValueError where they do not fit."""
         rows = {name: _copies_last(state[name]) for name in WorldState._fields}
@@ -518,20 +528,39 @@ class BatchedMPE(VectorEnvironment):
             state=self._final_observations[rows] if self.spec.state is not None else None,
         )
 
-    def _wants_compiling(self, compile: Compile) -> bool:
+    def _decide(self, compile: Compile) -> bool:
         able = can_compile(self._device)
         if compile is True and not able:
             raise InputError(f"no compiler for {self._device.type} was found; use compile=False, which runs eagerly")
         return able and (compile is True or (compile == "auto" and self.num_envs >= _COMPILE_FROM))
 
-    def _compiled(self) -> Callable[..., None]:
-        function = type(self)._advance
-        # A code object of its own for each environment: torch.compile gives up on one that meets many shapes.
-        code = function.__code__.replace(co_name=f"advance_{next(_counter)}")
-        own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    def _compiled(self) -> Callable[..., object]:
+        """``_advance`` as one kernel.
+
+        Shapes are fixed here, so the graph is traced once and handed to torch's compiler; ``torch.compile`` would
+        check at every call what cannot change, which takes longer than the kernel.
+        """
+        actions = [
+            torch.zeros(
+                self.num_envs,
+                group.size,
+                *group.action.array.shape,
+                dtype=group.action.array.dtype,
+                device=self._device,
+            )
+            for group in self.spec.groups
+        ]
+        examples: list[Any] = [*actions, *(tensor.clone() for tensor in self._written)]
         options: dict[str, Any] = {"cpp.threads": 1} if self.num_envs < _ONE_THREAD_BELOW else {}
-        compiled = torch.compile(own, fullgraph=True, dynamic=False, options=options or None)
-        return cast("Callable[..., None]", types.MethodType(compiled, self))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
+            from torch import _inductor as inductor
+            from torch.fx.experimental.proxy_tensor import make_fx
+
+            graph = make_fx(self._advance)(*examples)
+            compiled = inductor.compile(graph, examples, options=options)
+            compiled(*examples)
+        return cast("Callable[..., object]", compiled)
 
 
 def can_compile(device: torch.device) -> bool:

@@ -340,3 +340,28 @@ def test_a_missing_compiler_is_named_and_does_not_matter_by_default(monkeypatch)
 
 def test_the_benchmark_counts_steps_of_all_copies():
     assert bench_step(64, 0.02, compile=False) > 64
+
+
+def test_actions_of_other_integer_types_and_layouts_mean_the_same():
+    left, right = make("simple_spread_v3", 4), make("simple_spread_v3", 4)
+    left.reset(), right.reset()
+    actions = torch.arange(12).view(3, 4) % 5
+    ours = snapshot(left.step({"agent": actions.T.to(torch.int32)}))
+    same(ours, snapshot(right.step({"agent": actions.T.contiguous()})))
+
+
+def test_actions_of_a_wrong_shape_are_refused():
+    environment = make("simple_spread_v3", 4)
+    environment.reset()
+    with pytest.raises(ValueError, match=r"actions of agent have shape \(4, 2\), not \(4, 3\)"):
+        environment.step({"agent": torch.zeros(4, 2, dtype=torch.int64)})
+
+
+def test_time_steps_can_be_learned_from():
+    environment = make("simple_tag_v3", 2, terminate_on_success=True, max_cycles=1)
+    environment.reset()
+    timestep = environment.step({"adversary": torch.zeros(2, 3).long(), "agent_0": torch.zeros(2, 1).long()})
+    weight = torch.ones(16, requires_grad=True)
+    for observations in (timestep.groups["adversary"].observations, timestep.final.groups["adversary"].observations):
+        (observations @ weight).sum().backward()
+    assert weight.grad is not None

@@ -258,7 +258,6 @@ def test_curriculum_stages_change_what_those_of_mpe2_change(monkeypatch):
             monkeypatch.undo()
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 def test_compiled_episodes_equal_those_of_mpe2():
     play("simple_spread_v3", {}, dtype=torch.float64, tolerance=1e-9, compile=True)
