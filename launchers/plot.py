@@ -30,10 +30,8 @@ _COLOURS: Final = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB
 _STYLES: Final = ("-", "--", ":", "-.")
 _POINTS: Final = 200
 _RESAMPLES: Final = 2000
-# Fields that do not make another experiment: how fast, where to, and which of several repetitions.
-_REPETITION: Final = frozenset(
-    {RUN_ID, "seed", "out", "run", "run_directory", "ranks", "wandb", "resume", "name", "threads", "device"}
-)
+# Fields that do not make another experiment: which of several repetitions, where, and what is looked at meanwhile.
+_REPETITION: Final = frozenset({RUN_ID, "seed", "device", "evaluate_every", "evaluation_episodes", "checkpoint_every"})
 _LABELS: Final = {
     "episode_return/mean": "Episode return",
     "evaluation/return_mean": "Evaluated return",
@@ -111,7 +109,7 @@ def plot_runs(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: format_steps(steps)))
         axes.set_xlim(0.0, 1.005 * max(curve.steps[-1] for curve in curves) or 1.0)
         if title is None:
-            environments = {_environment(curve) for curve in curves}
+            environments = {_field(curve, "env") for curve in curves}
             title = environments.pop() if len(environments) == 1 else ""
         if title:
             axes.set_title(title)
@@ -147,11 +145,7 @@ def read_curve(run: Path, key: str) -> Curve:
         problem = "only figures that are not finite for" if key in keys else "no"
         raise InputError(f"{directory.path} has {problem} {key}; {hint if key not in keys else 'nothing to draw'}")
     order = np.argsort(steps, kind="stable")
-    config = {
-        name: value
-        for name, value in flatten_config(directory.config).items()
-        if name.rpartition(".")[2] not in _REPETITION
-    }
+    config = {name: value for name, value in flatten_config(directory.config).items() if name not in _REPETITION}
     return Curve(path=directory.path, config=config, steps=np.array(steps)[order], values=np.array(values)[order])
 
 
@@ -170,24 +164,17 @@ def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 def label_groups(groups: Sequence[Sequence[Curve]]) -> list[str]:
     """Names for a legend: the algorithm, and whatever else tells a group from the others; else the folder."""
-    configs = [group[0].config for group in groups]
-    names = {name for config in configs for name in config}
-    different = [
-        name for name in sorted(names) if len({repr(config.get(name)) for config in configs}) > 1 and name != "env"
-    ]
     labels = []
-    for group, config in zip(groups, configs, strict=True):
-        label = _algorithm(group[0]) or group[0].path.resolve().name
-        same = [other for other, g in zip(configs, groups, strict=True) if _algorithm(g[0]) == _algorithm(group[0])]
-        if _algorithm(group[0]) and len(same) > 1:
-            telling = [name for name in different if len({repr(other.get(name)) for other in same}) > 1]
-            if len({_environment(g[0]) for g in groups}) > 1:
-                telling = [*telling, "env"] if len({repr(other.get("env")) for other in same}) > 1 else telling
-            if 0 < len(telling) <= 3:
-                label += ", " + ", ".join(f"{_last(name)} {_short(config.get(name))}" for name in telling)
-            else:
-                label = group[0].path.resolve().name
-        labels.append(label)
+    for curve in (group[0] for group in groups):
+        algorithm = _field(curve, "name")
+        alike = [group[0].config for group in groups if _field(group[0], "name") == algorithm]
+        fields = sorted({field for config in alike for field in config})
+        telling = [field for field in fields if len({repr(config.get(field)) for config in alike}) > 1]
+        if algorithm and len(telling) <= 3:
+            parts = [f"{_last(field)} {_short(curve.config.get(field))}" for field in telling]
+            labels.append(", ".join([algorithm, *parts]))
+        else:
+            labels.append(curve.path.resolve().name)
     return labels
 
 
@@ -307,19 +294,9 @@ def _reduce(values: Array, statistic: Statistic) -> Array:
     return result
 
 
-def _field(curve: Curve, *names: str) -> str:
-    for name in names:
-        if isinstance(value := curve.config.get(name), str):
-            return value
-    return ""
-
-
-def _algorithm(curve: Curve) -> str:
-    return _field(curve, "algorithm", "algorithm_name", "variant")
-
-
-def _environment(curve: Curve) -> str:
-    return _field(curve, "env", "environment", "env_name")
+def _field(curve: Curve, name: str) -> str:
+    value = curve.config.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def _seeds(count: int) -> str:

@@ -23,7 +23,7 @@ KEY = "episode_return/mean"
 
 
 def make_run(path, *, algorithm="mappo", seed=0, rows=20, learning_rate=7e-4, env="mpe2.simple_spread_v3", offset=0):
-    config = {"algorithm": algorithm, "env": env, "seed": seed, "settings": {"learning_rate": learning_rate}}
+    config = {"name": algorithm, "env": env, "seed": seed, "algorithm": {"learning_rate": learning_rate}}
     run = RunDirectory.create(path, config)
     journal = JournalLogger(run.metrics)
     noise = np.random.default_rng(seed).normal(size=rows)
