@@ -66,7 +66,8 @@ class SamplesPerInsert:
         return inserts >= self.min_size and self.lead(inserts, samples) - self.batch_size >= -self.window
 
     def can_insert(self, inserts: int, samples: int, count: int | None = None) -> bool:
-        """Whether ``count`` more items (by default ``insert_size``) may be inserted."""
+        """Whether ``count`` ≤ ``insert_size`` more items (by default that many) may be inserted."""
         after = inserts + (self.insert_size if count is None else count)
-        # Below min_size nobody can sample, so inserting must go on whatever the window says.
-        return inserts < self.min_size or self.lead(after, samples) <= self.window
+        # Where sampling is blocked the window has room for an insert, but for rounding; and before learning begins
+        # there is no window.
+        return self.lead(after, samples) <= self.window or not self.can_sample(inserts, samples)
