@@ -32,7 +32,7 @@ from marl.streams import Stream
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 Compile = bool | Literal["auto"]
-"""Whether to step through ``torch.compile``; "auto": where a compiler is there and copies are many."""
+"""Whether to compile the step; "auto": where a compiler is there and copies are many."""
 
 _MOVES: Final = 5
 """Nothing, left, right, down, up."""
@@ -83,7 +83,8 @@ class BatchedMPE(VectorEnvironment):
         request: number and place of the copies, seed, sharing.
         device: where everything lives.
         dtype: of the physics; observations and rewards are float32 as in mpe2.
-        compile: whether to step through ``torch.compile``; the numbers agree up to rounding.
+        compile: whether the step is one kernel of torch's compiler, made at the first step; the numbers agree up
+            to rounding. "auto" depends on the number of copies only, so a resumed run does the same again.
 
     Raises:
         InputError: compiling was asked for and there is no C++ compiler.
@@ -551,7 +552,10 @@ class BatchedMPE(VectorEnvironment):
             for group in self.spec.groups
         ]
         examples: list[Any] = [*actions, *(tensor.clone() for tensor in self._written)]
-        options: dict[str, Any] = {"cpp.threads": 1} if self.num_envs < _ONE_THREAD_BELOW else {}
+        # Compiling in this process: a pool of helpers would be forked, which MPI does not bear.
+        options: dict[str, Any] = {"compile_threads": 1}
+        if self.num_envs < _ONE_THREAD_BELOW:
+            options["cpp.threads"] = 1
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
             from torch import _inductor as inductor
