@@ -289,8 +289,6 @@ class SequenceAdder(ReplayAdder):
         self._envs: Ints = np.arange(replay.num_envs)
         self._times: Ints = np.zeros(replay.num_envs, np.int64)
         """Steps in every copy's unfinished sequence."""
-        self._from_start: Bools = np.ones(replay.num_envs, np.bool_)
-        """Whether it began with the episode."""
 
     def _begin(self, seen: Mapping[str, Tensor]) -> None:
         self._open(self._envs, seen)
@@ -298,7 +296,6 @@ class SequenceAdder(ReplayAdder):
     def _open(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
         self._clear(copies)
         self._times[copies] = 0
-        self._from_start[copies] = True
         self._see(copies, seen)
 
     def _clear(self, copies: Ints) -> None:
@@ -327,7 +324,8 @@ class SequenceAdder(ReplayAdder):
         team[arrival.ended] *= arrival.remaining
         arrays["discounts"][place] = team
         arrays["valid"][place] = True
-        arrays["learn"][place] = self._from_start | (self._times >= items.burn_in)
+        # Burn-in lies within what a sequence has in common with the one before; new steps are always learned from.
+        arrays["learn"][place] = True
         self._times += 1
         self._see(self._envs, arrival.seen)
         finished = self._times == items.length
@@ -349,13 +347,12 @@ class SequenceAdder(ReplayAdder):
             arrays[name][copies, : values.shape[1]] = values
         arrays["learn"][copies] = arrays["valid"][copies] & (np.arange(items.length) >= items.burn_in)
         self._times[copies] = items.length - items.stride
-        self._from_start[copies] = False
 
     def copies_state_dict(self) -> State:
         """The sequences that are being made."""
         if not self._replay.saves:
             return {}
-        state = {"records": self._staging.records, "times": self._times, "from_start": self._from_start}
+        state = {"records": self._staging.records, "times": self._times}
         return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
     def load_copies_state_dict(self, state: State) -> None:
@@ -364,5 +361,4 @@ class SequenceAdder(ReplayAdder):
             return
         self._staging.records[...] = state["records"].numpy()
         self._times[...] = state["times"].numpy()
-        self._from_start[...] = state["from_start"].numpy()
         self._resuming = True
