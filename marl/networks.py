@@ -165,9 +165,11 @@ class Torso(nn.Module):
         Returns:
             (..., A, size) or (B, size).
         """
-        total = self.first_bias if agents is None else self.first_bias[agents]
-        if self.first_bias.shape[0] == 1:
-            total = self.first_bias[0]
+        total = self.first_bias
+        if total.shape[0] == 1:
+            total = total[0]
+        elif agents is not None:
+            total = total[agents]
         for encoder, weight, prepared in zip(self.encoders, self.first_weights, inputs, strict=True):
             total = total + functional.linear(encoder(prepared), weight)
         x = self._finish(total)
