@@ -12,8 +12,8 @@ def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: 
     """Says to which minibatch each unit of each copy belongs.
 
     A unit is one time step, or one chunk of them. Each copy deals its units out to the minibatches in random
-    order, beginning with a different minibatch than its neighbours. So every minibatch has its even share of
-    every rank's copies, and what it holds depends on global indices only.
+    order, going on where the copy before it stopped. So minibatches differ by at most one unit, over all copies as
+    well as over those of any rank, and what they hold depends on global indices only.
 
     Args:
         stream: random numbers for this rank's copies.
@@ -28,4 +28,5 @@ def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: 
     """
     order = stream.words(draw, units)[0].t().argsort(dim=0, stable=True)
     ranks = order.argsort(dim=0)
-    return (ranks + torch.arange(first_copy, first_copy + num_envs, device=ranks.device)) % minibatches
+    dealt = torch.arange(first_copy, first_copy + num_envs, device=ranks.device) * units
+    return (ranks + dealt) % minibatches
