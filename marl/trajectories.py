@@ -132,9 +132,10 @@ class TrajectoryDataset(Dataset[Trajectory]):
         for name, group in self._groups.items():
             seen = [final.groups[name] for final in steps]
             masks = [step.action_masks for step in seen if step.action_masks is not None]
+            nothing_masked = None if group.action_masks is None else group.action_masks[0, :0]
             groups[name] = FinalGroupStep(
                 observations=torch.cat([step.observations for step in seen]) if seen else group.observations[0, :0],
-                action_masks=torch.cat(masks) if masks else None,
+                action_masks=torch.cat(masks) if masks else nothing_masked,
             )
         states = [final.state for final in steps if final.state is not None]
         return TrajectoryFinals(
