@@ -261,7 +261,9 @@ class MAPPOLearner(Learner):
         trajectory = self._dataset.sample()
         config = self._config
         if config.anneal_learning_rate:
-            progress = min(1.0, self._placement.counter.env_steps / self._placement.total_steps)
+            # Zero at the first update, so that the last one still moves.
+            before = self._placement.counter.env_steps - config.rollout_length * self._placement.total_envs
+            progress = min(1.0, max(0.0, before / self._placement.total_steps))
             self._optimizer.set_learning_rate(config.learning_rate * (1.0 - progress))
         batches = self._prepare(trajectory)
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
@@ -274,7 +276,9 @@ class MAPPOLearner(Learner):
                     self._add_gradients(name, batches[name], trajectory, units, figures)
                 self._optimizer.reduce()
                 figures = self._optimizer.tail.view(len(self._networks), len(_FIGURES))
-                if config.target_kl is not None and float((figures[:, 4] / figures[:, 0]).max()) > config.target_kl:
+                # A group without samples has moved nowhere.
+                divergence = figures[:, 4] / figures[:, 0].clamp(min=1.0)
+                if config.target_kl is not None and float(divergence.max()) > config.target_kl:
                     break
                 sums += self._optimizer.tail
                 counts = dict(zip(self._networks, figures[:, 0].tolist(), strict=True))
@@ -399,7 +403,7 @@ class MAPPOLearner(Learner):
         length = config.chunk_length if config.recurrent else 1
         self._passes += 1
         if config.minibatches == 1:
-            return [None if length == 1 else torch.arange(-(-trajectory.length // length) * trajectory.num_envs)]
+            return [torch.arange(-(-trajectory.length // length) * trajectory.num_envs) if config.recurrent else None]
         numbers = assign(
             self._shuffle,
             self._passes,
@@ -565,6 +569,12 @@ class MAPPO(Builder[Networks]):
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
         config = self.config
+        for field in ("rollout_length", "epochs", "minibatches", "chunk_length"):
+            if (value := getattr(config, field)) < 1:
+                raise InputError(f"--algorithm.{field.replace('_', '-')} must be at least 1, not {value}")
+        for field in ("discount", "gae_lambda"):
+            if not 0.0 <= (value := getattr(config, field)) <= 1.0:
+                raise InputError(f"--algorithm.{field.replace('_', '-')} lies between 0 and 1, unlike {value}")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
         if config.minibatches > units * placement.total_envs:
             raise InputError(
@@ -572,7 +582,7 @@ class MAPPO(Builder[Networks]):
                 f"{'chunks' if config.recurrent else 'steps'}; lower --algorithm.minibatches"
             )
         for group in spec.groups:
-            if config.normalize_observations and group.observation.dtype == torch.uint8:
+            if config.normalize_observations and not group.observation.dtype.is_floating_point:
                 raise InputError(
                     f"{group.name} observes images of bytes: --algorithm.normalize-observations is not for them"
                 )
