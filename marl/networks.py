@@ -165,7 +165,7 @@ class Torso(nn.Module):
         Returns:
             (..., A, size) or (B, size).
         """
-        total = self.first_bias
+        total: Tensor = self.first_bias
         if total.shape[0] == 1:
             total = total[0]
         elif agents is not None:
