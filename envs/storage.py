@@ -13,7 +13,7 @@ from torch import Tensor
 
 from envs.spaces import ACTION_MASK, ActionWriter, Array, ObservationReader, mask_in, mask_of, mask_size
 from marl.errors import InputError
-from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
+from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 NUMPY: Mapping[torch.dtype, Any] = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
@@ -86,6 +86,10 @@ class GroupArrays:
         self.terminated: NDArray[np.bool_] = self.step.terminated.numpy()
         self.truncated: NDArray[np.bool_] = self.step.truncated.numpy()
         self.masks = None if self.step.action_masks is None else self.step.action_masks.numpy()
+        nvec = spec.action.nvec if isinstance(spec.action, MultiDiscreteActions) else (mask_shape[-1],)
+        stops = np.cumsum(nvec).tolist()
+        self.mask_parts = [slice(stop - count, stop) for stop, count in zip(stops, nvec, strict=True)]
+        """The mask of each choice within an agent's mask."""
         self.final_observations: Array = self.final_step.observations.numpy()
         self.final_masks = None if self.final_step.action_masks is None else self.final_step.action_masks.numpy()
 
@@ -194,22 +198,23 @@ class Storage:
         for index, group in enumerate(self.groups):
             if group.masks is None or group.final_masks is None:
                 continue
-            some = group.masks.any(axis=-1)
-            if not some.all():
-                stuck = group.active & ~some
-                if stuck.any():
-                    copy, row = (int(i) for i in np.argwhere(stuck)[0])
-                    raise ApiError(
-                        "an agent that must act has a legal action",
-                        agent=self._seat(index, row).agent,
-                        copy=copy,
-                        detail="its action mask is all zero",
-                    )
-                group.masks[~some] = True
-            count = len(self.ended)
-            if count:
-                final = group.final_masks[:count]
-                final[~final.any(axis=-1)] = True
+            for part in group.mask_parts:
+                masks = group.masks[..., part]
+                some = masks.any(axis=-1)
+                if not some.all():
+                    stuck = group.active & ~some
+                    if stuck.any():
+                        copy, row = (int(i) for i in np.argwhere(stuck)[0])
+                        raise ApiError(
+                            "an agent that must act has a legal action",
+                            agent=self._seat(index, row).agent,
+                            copy=copy,
+                            detail="its action mask is all zero",
+                        )
+                    masks[~some] = True
+                if self.ended:
+                    final = group.final_masks[: len(self.ended), :, part]
+                    final[~final.any(axis=-1)] = True
 
     def check_finite(self) -> None:
         """Raises ApiError where an observation, reward or state is NaN or infinite."""

@@ -87,19 +87,19 @@ class TurnCopies(Copies):
         self._write_state(copy)
 
     def _receive(self, copy: int, rewards: Any) -> None:
-        storage = self._storage
+        storage, alive = self._storage, self._alive[copy]
         try:
             for agent, reward in rewards.items():
-                if reward:
+                if reward and agent in alive:
                     seat = storage.seats[storage.index[agent]]
                     storage.groups[seat.group].rewards[copy, seat.row] = reward
-            if len(rewards) >= len(self._alive[copy]):
+            if len(rewards) >= len(alive):
                 return
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ApiError(
                 "rewards are a dictionary of numbers by agent", copy=copy, detail=f"got {brief(rewards)}"
             ) from error
-        missing("rewards", min(self._alive[copy].difference(rewards)), copy)
+        missing("rewards", min(alive.difference(rewards)), copy)
 
     def _settle(self, copy: int) -> bool:
         """Takes in births and deaths, and steps the dead; returns whether anybody is left."""
