@@ -11,6 +11,7 @@ from envs.mpe import TASKS, BatchedMPE, bench_step, make_batched, make_task
 from envs.mpe.parallel import parallel_env
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
+from marl.testing import check_environment
 
 
 def make(name, num_envs, *, first_copy=0, seed=0, sharing="spaces", with_state=True, purpose="train", **arguments):
@@ -62,6 +63,17 @@ def same(left, right):
 
 ENDLESS = [("simple_spread_v3", {}), ("simple_world_comm_v3", {"continuous_actions": True})]
 EARLY = ("simple_tag_v3", {"terminate_on_success": True, "num_adversaries": 6, "curriculum": True, "max_cycles": 30})
+
+
+@pytest.mark.parametrize("arguments", [{}, {"continuous_actions": True, "max_cycles": 7}], ids=str)
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_keeps_the_promises_of_environments(name, arguments):
+    check_environment(make_batched(name, arguments, compile=False))
+
+
+@pytest.mark.parametrize("name", ["mpe2.simple_tag_v3", "mpe2.simple_spread_v3"])
+def test_tasks_that_end_early_keep_the_promises_of_environments(name):
+    check_environment(make_batched(name, {"terminate_on_success": True, "max_cycles": 9}, compile=False))
 
 
 @pytest.mark.parametrize("name", TASKS)
