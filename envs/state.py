@@ -76,10 +76,17 @@ class StateSource:
         self._piece_of = {seat.agent: where for seat, where in self._pieces}
 
     def read(self, environment: Any, copy: int) -> Array:
-        """One copy's own state, checked."""
+        """One copy's own state, checked; the last one known where the environment cannot tell it just now.
+
+        Some environments (multiwalker) fail to give a state once somebody has died.
+        """
         storage = self._storage
         assert storage.state is not None
-        return check_row(environment.state(), self.spec.shape, storage.state.dtype, agent=None, copy=copy, what="state")
+        try:
+            state = environment.state()
+        except Exception:  # whatever the environment stumbles over
+            return storage.state[copy]
+        return check_row(state, self.spec.shape, storage.state.dtype, agent=None, copy=copy, what="state")
 
     def assemble_all(self) -> None:
         """Writes the states of all copies from their observations."""
