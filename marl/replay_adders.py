@@ -12,8 +12,10 @@ What a value counts for (the ``discounts`` of items) is decided here:
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 from marl.core import Adder, Saveable, State
 from marl.errors import InputError
 from marl.replay import Ints, Replay, SequenceItems, Staging, TransitionItems, as_array
-from marl.types import Actions, TimeStep
+from marl.types import Actions, GroupStep, TimeStep
 
 Bools = NDArray[np.bool_]
 Singles = NDArray[np.float32]
@@ -119,6 +121,46 @@ class ReplayAdder(Adder, Saveable):
         return _Arrival(seen=last, ended=ended.numpy(), remaining=remaining.numpy().astype(np.float32))
 
 
+class _Window:
+    """The transitions of all copies that began at one step and are being made."""
+
+    def __init__(self, replay: Replay) -> None:
+        envs = replay.num_envs
+        self.staging = Staging(replay.layout, (envs,))
+        self.running: dict[str, Bools] = {
+            group.name: np.zeros((envs, group.size), np.bool_) for group in replay.spec.groups
+        }
+        """Agents whose n steps have not come to an early end."""
+        self.team_running: Bools = np.zeros(envs, np.bool_)
+        self.untouched = False
+        """Whether all of them are known to run: mostly so, and then masks can be left out."""
+
+    def open(self, seen: Mapping[str, Tensor]) -> None:
+        """Begins with what is seen now."""
+        self.staging.write(seen)
+        arrays = self.staging.arrays
+        for name, running in self.running.items():
+            arrays[f"{name}/rewards"].fill(0.0)
+            # An agent that does not act earns nothing and counts for nothing.
+            arrays[f"{name}/discounts"][...] = arrays[f"{name}/active"]
+            running.fill(True)
+        arrays["discounts"].fill(1.0)
+        self.team_running.fill(True)
+        self.untouched = True
+
+    def accumulate(self, name: str, rewards: Singles, factors: Singles | np.float32) -> None:
+        """Adds one step's rewards of a group, (E, A), and multiplies its discounts."""
+        sums, discounts = self.staging.arrays[f"{name}/rewards"], self.staging.arrays[f"{name}/discounts"]
+        where: Bools | Literal[True] = True if self.untouched else self.running[name]
+        np.add(sums, discounts * rewards, out=sums, where=where)
+        np.multiply(discounts, factors, out=discounts, where=where)
+
+    def accumulate_team(self, discount: np.float32) -> None:
+        """Multiplies the team's discounts."""
+        discounts = self.staging.arrays["discounts"]
+        np.multiply(discounts, discount, out=discounts, where=True if self.untouched else self.team_running)
+
+
 class TransitionAdder(ReplayAdder):
     """Makes n-step transitions: the discounted sum of n rewards, and the bootstrap n steps later.
 
@@ -135,16 +177,10 @@ class TransitionAdder(ReplayAdder):
         super().__init__(replay, discount=discount)
         if not isinstance(replay.items, TransitionItems):
             raise ValueError("this replay does not hold transitions")
-        self._n, envs = replay.items.n_step, replay.num_envs
-        # The items that are being made, a ring of n windows.
-        self._windows = [Staging(replay.layout, (envs,)) for _ in range(self._n)]
-        self._running: list[dict[str, Bools]] = [
-            {group.name: np.zeros((envs, group.size), np.bool_) for group in replay.spec.groups} for _ in range(self._n)
-        ]
-        """Agents whose window has not ended."""
-        self._team_running: list[Bools] = [np.zeros(envs, np.bool_) for _ in range(self._n)]
-        self._oldest = 0
-        self._begun = 0
+        self._n = replay.items.n_step
+        self._spare = [_Window(replay) for _ in range(self._n)]
+        self._windows: deque[_Window] = deque()
+        """At most n, the oldest first."""
         parts = ("observations", "active", "action_masks")
         self._parts = {
             name: [
@@ -154,121 +190,102 @@ class TransitionAdder(ReplayAdder):
         }
 
     def _begin(self, seen: Mapping[str, Tensor]) -> None:
-        self._oldest = self._begun = 0
+        self._spare.extend(self._windows)
+        self._windows.clear()
         self._open(seen)
 
     def _open(self, seen: Mapping[str, Tensor]) -> None:
-        index = (self._oldest + self._begun) % self._n
-        self._begun += 1
-        window = self._windows[index]
-        window.write(seen)
-        for name in self._groups:
-            window.arrays[f"{name}/rewards"].fill(0.0)
-            # An agent that does not act earns nothing and counts for nothing.
-            window.arrays[f"{name}/discounts"][...] = window.arrays[f"{name}/active"]
-            self._running[index][name].fill(True)
-        window.arrays["discounts"].fill(1.0)
-        self._team_running[index].fill(True)
+        window = self._spare.pop()
+        window.open(seen)
+        self._windows.append(window)
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
         """Adds what was done at the previous time step, and where it led."""
         seen = self._seen(timestep)
         arrival = self._arrival(timestep, seen)
-        indices = [(self._oldest + i) % self._n for i in range(self._begun)]
         for name in self._groups:
-            self._windows[indices[-1]].arrays[f"{name}/actions"][...] = as_array(actions[name])
-            step = timestep.groups[name]
-            rewards, terminated = as_array(step.rewards), as_array(step.terminated)
-            factors = np.where(terminated, np.float32(0.0), self._discount)
-            over = terminated | as_array(step.truncated)
-            over[arrival.ended] = True
-            anything_over = bool(over.any())
-            for index in indices:
-                self._accumulate(index, name, rewards, factors)
-                if anything_over:
-                    self._freeze(index, name, over, arrival)
-        for index in indices:
-            self._accumulate_team(index, arrival)
-        if self._begun == self._n:
+            self._windows[-1].staging.arrays[f"{name}/actions"][...] = as_array(actions[name])
+            self._add_group(name, timestep.groups[name], arrival)
+        for window in self._windows:
+            window.accumulate_team(self._discount)
+            if len(arrival.ended):
+                self._end_team(window, arrival)
+        if len(self._windows) == self._n:
             self._finish(arrival)
         self._open(seen)
 
-    def _accumulate(self, index: int, name: str, rewards: Singles, factors: Singles) -> None:
-        arrays, running = self._windows[index].arrays, self._running[index][name]
-        sums, discounts = arrays[f"{name}/rewards"], arrays[f"{name}/discounts"]
-        np.add(sums, discounts * rewards, out=sums, where=running)
-        np.multiply(discounts, factors, out=discounts, where=running)
+    def _add_group(self, name: str, step: GroupStep, arrival: _Arrival) -> None:
+        rewards, terminated = as_array(step.rewards), as_array(step.terminated)
+        over = terminated | as_array(step.truncated)
+        over[arrival.ended] = True
+        if not over.any():
+            for window in self._windows:
+                window.accumulate(name, rewards, self._discount)
+            return
+        factors = self._discount * ~terminated
+        for window in self._windows:
+            window.accumulate(name, rewards, factors)
+            running = window.running[name]
+            copies, agents = np.nonzero(running & over)
+            for part, following in self._parts[name]:
+                window.staging.arrays[following][copies, agents] = arrival.seen[part].numpy()[copies, agents]
+            running &= ~over
+            window.untouched = False
 
-    def _freeze(self, index: int, name: str, over: Bools, arrival: _Arrival) -> None:
-        """Ends the windows of agents whose lives ended at this step."""
-        running = self._running[index][name]
-        copies, agents = np.nonzero(running & over)
-        for part, following in self._parts[name]:
-            self._windows[index].arrays[following][copies, agents] = arrival.seen[part].numpy()[copies, agents]
-        running &= ~over
-
-    def _accumulate_team(self, index: int, arrival: _Arrival) -> None:
-        window, running, ended = self._windows[index], self._team_running[index], arrival.ended
-        discounts = window.arrays["discounts"]
-        np.multiply(discounts, self._discount, out=discounts, where=running)
-        if len(ended):
-            now = running[ended]
-            copies = ended[now]
-            discounts[copies] *= arrival.remaining[now]
-            if self._has_state:
-                window.arrays["next_state"][copies] = arrival.seen["state"].numpy()[copies]
-            running[copies] = False
+    def _end_team(self, window: _Window, arrival: _Arrival) -> None:
+        now = window.team_running[arrival.ended]
+        copies = arrival.ended[now]
+        window.staging.arrays["discounts"][copies] *= arrival.remaining[now]
+        if self._has_state:
+            window.staging.arrays["next_state"][copies] = arrival.seen["state"].numpy()[copies]
+        window.team_running[copies] = False
+        window.untouched = False
 
     def _finish(self, arrival: _Arrival) -> None:
         """Bootstraps the oldest window where it still runs, and hands it to replay."""
-        window = self._windows[self._oldest]
-        whole: dict[str, Tensor] = {}
-        rest: list[tuple[str, str, Bools]] = []
-        for name in self._groups:
-            running = self._running[self._oldest][name]
-            if running.all():
-                whole.update((following, arrival.seen[part]) for part, following in self._parts[name])
-            else:
-                rest.extend((part, following, running) for part, following in self._parts[name])
+        window = self._windows.popleft()
+        pairs = [
+            (part, following, window.running[name]) for name in self._groups for part, following in self._parts[name]
+        ]
         if self._has_state:
-            if self._team_running[self._oldest].all():
-                whole["next_state"] = arrival.seen["state"]
-            else:
-                rest.append(("state", "next_state", self._team_running[self._oldest]))
-        if whole:
-            window.write(whole)
-        for part, following, running in rest:
-            field = window.arrays[following]
-            where = running.reshape(running.shape + (1,) * (field.ndim - running.ndim))
-            np.copyto(field, arrival.seen[part].numpy(), where=where)
-        self._replay.append(window.records)
-        self._oldest = (self._oldest + 1) % self._n
-        self._begun -= 1
+            pairs.append(("state", "next_state", window.team_running))
+        if window.untouched:
+            window.staging.write({following: arrival.seen[part] for part, following, _ in pairs})
+        else:
+            for part, following, running in pairs:
+                field = window.staging.arrays[following]
+                where = running.reshape(running.shape + (1,) * (field.ndim - running.ndim))
+                np.copyto(field, arrival.seen[part].numpy(), where=where)
+        self._replay.append(window.staging.records)
+        self._spare.append(window)
 
     def copies_state_dict(self) -> State:
         """The items that are being made."""
         if not self._replay.saves:
             return {}
-        order = [(self._oldest + i) % self._n for i in range(self._n)]
+        windows = [*self._windows, *self._spare]
         state = {
-            "records": np.stack([self._windows[index].records for index in order], axis=1),
-            "team_running": np.stack([self._team_running[index] for index in order], axis=1),
-            "begun": np.full(self._replay.num_envs, self._begun),
+            "records": np.stack([window.staging.records for window in windows], axis=1),
+            "team_running": np.stack([window.team_running for window in windows], axis=1),
+            "begun": np.full(self._replay.num_envs, len(self._windows)),
         }
         for name in self._groups:
-            state[f"{name}.running"] = np.stack([self._running[index][name] for index in order], axis=1)
+            state[f"{name}.running"] = np.stack([window.running[name] for window in windows], axis=1)
         return {name: torch.from_numpy(array) for name, array in state.items()}
 
     def load_copies_state_dict(self, state: State) -> None:
         """Takes them back."""
         if not state:
             return
-        self._oldest, self._begun = 0, int(state["begun"][0])
-        for index in range(self._n):
-            self._windows[index].records[...] = state["records"][:, index].numpy()
-            self._team_running[index][...] = state["team_running"][:, index].numpy()
+        windows = [*self._windows, *self._spare]
+        for index, window in enumerate(windows):
+            window.staging.records[...] = state["records"][:, index].numpy()
+            window.team_running[...] = state["team_running"][:, index].numpy()
+            window.untouched = False
             for name in self._groups:
-                self._running[index][name][...] = state[f"{name}.running"][:, index].numpy()
+                window.running[name][...] = state[f"{name}.running"][:, index].numpy()
+        begun = int(state["begun"][0])
+        self._windows, self._spare = deque(windows[:begun]), windows[begun:]
         self._resuming = True
 
 

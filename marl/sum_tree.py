@@ -49,12 +49,12 @@ class SegmentTrees:
             leaves: (K,) int64.
             values: (K,) float64.
         """
-        nodes = leaves + self._base
-        self._nodes[trees, nodes] = values
+        flat, roots, nodes = self._nodes.reshape(-1), trees * (2 * self._base), leaves + self._base
+        flat[roots + nodes] = values
         for _ in range(self._depth):
-            nodes >>= 1
-            left = nodes << 1
-            self._nodes[trees, nodes] = self._combine(self._nodes[trees, left], self._nodes[trees, left | 1])
+            left = roots + (nodes & -2)
+            nodes = nodes >> 1
+            flat[roots + nodes] = self._combine(flat.take(left), flat.take(left + 1))
 
     def set_all(self, leaves: Floats) -> None:
         """Sets all leaves of all trees, (E, leaves) float64."""
@@ -76,12 +76,22 @@ class SegmentTrees:
         Returns:
             (K,) int64 leaves.
         """
-        nodes = np.ones(len(trees), np.int64)
-        values = values.copy()
+        found = self._descend(trees, values)
+        # Rounding may lead past the last leaf that holds something; that is rare, so it is mended afterwards.
+        empty = np.flatnonzero(self._nodes[trees, found + self._base] <= 0)
+        if len(empty):
+            found[empty] = self._descend(trees[empty], values[empty], careful=True)
+        return found
+
+    def _descend(self, trees: Ints, values: Floats, *, careful: bool = False) -> Ints:
+        flat, roots = self._nodes.reshape(-1), trees * (2 * self._base)
+        nodes, values = np.ones(len(trees), np.int64), values.copy()
         for _ in range(self._depth):
             nodes <<= 1
-            left = self._nodes[trees, nodes]
-            right = (values >= left) & (self._nodes[trees, nodes + 1] > 0)
-            values -= np.where(right, left, 0.0)
+            left = flat.take(roots + nodes)
+            right = values >= left
+            if careful:
+                right &= flat.take(roots + nodes + 1) > 0
+            values -= left * right
             nodes += right
         return nodes - self._base
