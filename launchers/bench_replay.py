@@ -49,8 +49,9 @@ def run(
         seconds: time a measurement.
 
     Yields:
-        One row a figure: ``name, value, unit, reference, ratio``. The reference of memory is the bytes of the
-        arrays themselves.
+        One row a figure: ``name, value, unit, reference, ratio``. ``replay_adder`` makes the items of time steps,
+        ``replay_sample_prioritized`` includes the update of priorities, and the reference of memory is the bytes
+        of the arrays themselves.
     """
     replay = Replay(spread_spec(), TransitionItems(), capacity=capacity, num_envs=num_envs)
     generator = torch.Generator().manual_seed(0)
@@ -99,12 +100,16 @@ def run(
         np.take(flat, indices[step % len(indices)], axis=0, out=out, mode="clip")
 
     bare_samples = _rate(gather, batch_size, seconds)
-    for name, selector in (
-        ("replay_sample", UniformSelector(replay, seed=0)),
-        ("replay_sample_prioritized", PrioritizedSelector(replay, seed=0, priorities=Priorities())),
-    ):
-        dataset = _dataset(replay, selector, batch_size)
-        yield _row(name, _rate(lambda _, dataset=dataset: dataset.sample(), batch_size, seconds), bare_samples)  # type: ignore[misc]
+    uniform = _dataset(replay, UniformSelector(replay, seed=0), batch_size)
+    yield _row("replay_sample", _rate(lambda _: uniform.sample(), batch_size, seconds), bare_samples)
+
+    prioritized = _dataset(replay, PrioritizedSelector(replay, seed=0, priorities=Priorities()), batch_size)
+    errors = torch.rand(batch_size, generator=generator)
+
+    def sample_and_update(_: int) -> None:
+        prioritized.update_priorities(prioritized.sample().indices, errors)
+
+    yield _row("replay_sample_prioritized", _rate(sample_and_update, batch_size, seconds), bare_samples)
 
     stored = capacity * replay.layout.payload_bytes
     yield {
