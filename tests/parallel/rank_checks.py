@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from launchers import bench_allreduce
 from launchers.mpi import MPICommunicator, run_on_ranks
 from marl.communicators import (
     FlatParameters,
@@ -18,6 +19,7 @@ from marl.communicators import (
     split,
 )
 from marl.core import Communicator
+from marl.errors import InputError
 
 BATCH = 97
 
@@ -222,6 +224,18 @@ def check_not_a_number_is_equal_to_itself_but_signed_zeros_differ(c: Communicato
     assert replica_difference(c, torch.tensor([float("nan")], dtype=torch.bfloat16)) == []
     zeros = torch.tensor(-0.0 if c.rank == 1 else 0.0)
     assert replica_difference(c, zeros) == ([1] if c.size > 1 else [])
+
+
+def check_the_benchmark_compares_three_networks(c: Communicator) -> None:
+    if c.size == 1:
+        with pytest.raises(InputError, match="--ranks 2"):
+            next(bench_allreduce.run(c))
+        return
+    rows = list(bench_allreduce.run(c, repeats=2))
+    assert len(rows) == 9
+    for row in rows:
+        assert list(row) == ["name", "value", "unit", "reference", "ratio"]
+        assert row["ratio"] == pytest.approx(row["value"] / row["reference"])
 
 
 CHECKS: dict[str, Callable[[Communicator], None]] = {
