@@ -85,7 +85,8 @@ class StateSource:
         try:
             state = environment.state()
         except Exception:  # whatever the environment stumbles over
-            return storage.state[copy]
+            last: Array = storage.state[copy]
+            return last
         return check_row(state, self.spec.shape, storage.state.dtype, agent=None, copy=copy, what="state")
 
     def assemble_all(self) -> None:
