@@ -228,7 +228,9 @@ class Normalizer(Saveable, ABC):
 
     def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if dtype not in self._casts:
-            self._casts[dtype] = (self.mean.to(dtype, copy=True), self._std().to(dtype, copy=True))
+            # Acting asks first, in inference mode, whose tensors could not be refreshed later.
+            with torch.inference_mode(False):
+                self._casts[dtype] = (self.mean.to(dtype, copy=True), self._std().to(dtype, copy=True))
         return self._casts[dtype]
 
     def _refresh(self) -> None:
