@@ -50,7 +50,7 @@ def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool) -> Tensor:
 
     Returns:
         Images as they are; everything else flattened to (..., size), in the default floating dtype unless it
-        has one already.
+        has one already. Bytes are scaled to [0, 1].
     """
     if is_image(spec):
         return raw
@@ -58,6 +58,8 @@ def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool) -> Tensor:
     flat = raw.reshape(*leading, spec.size)
     if not flat.is_floating_point():
         flat = flat.to(torch.get_default_dtype())
+        if raw.dtype == torch.uint8:
+            flat = flat / 255.0
     return functional.layer_norm(flat, flat.shape[-1:]) if normalize and spec.size > 1 else flat
 
 
