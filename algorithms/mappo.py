@@ -89,8 +89,7 @@ class MAPPOConfig:
     """Steps over which gradients flow back through a GRU."""
 
 
-_PARTS = ("actor", "critic")
-_FIGURES = ("samples", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+_FIGURES = ("samples", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "value_samples")
 _MICROBATCH = 4096
 
 
@@ -210,6 +209,9 @@ class _Batch:
     targets: Tensor
     old_values: Tensor
     weights: Tensor
+    """1 where the actor learns, else 0."""
+    value_weights: Tensor
+    """1 where the critic learns, else 0."""
     critic_states: Tensor | None
 
 
@@ -281,10 +283,10 @@ class MAPPOLearner(Learner):
                 if config.target_kl is not None and float(divergence.max()) > config.target_kl:
                     break
                 sums += self._optimizer.tail
-                counts = dict(zip(self._networks, figures[:, 0].tolist(), strict=True))
-                norms.append(
-                    self._optimizer.step({f"{name}.{part}": counts[name] for name in counts for part in _PARTS})
-                )
+                counts: dict[str, float] = {}
+                for name, row in zip(self._networks, figures.tolist(), strict=True):
+                    counts |= {f"{name}.actor": row[0], f"{name}.critic": row[-1]}
+                norms.append(self._optimizer.step(counts))
             else:
                 continue
             break
@@ -306,16 +308,19 @@ class MAPPOLearner(Learner):
             final = _read(group, self._networks[name], trajectory.finals.groups[name].observations, self._config)
             old, following, states = self._evaluate(name, trajectory, (observations, state), (final, final_state))
             rewards, terminated, ended = self._signals(data, trajectory)
+            # A team's return goes on after an agent's death: its critic learns it, its actor rests.
+            posthumous = self._config.team_reward and not self._spec.turn_based
             estimates = gae(
                 rewards=rewards,
                 values=old[:-1] if values is None else values.denormalize(old[:-1]),
                 next_values=following if values is None else values.denormalize(following),
-                active=data.active,
+                active=None if posthumous else data.active,
                 terminated=terminated,
                 ended=ended,
                 discount=self._config.discount,
                 lambda_=self._config.gae_lambda,
             )
+            value_weights = estimates.valid.to(old.dtype)
             batches[name] = _Batch(
                 data=data,
                 observations=observations,
@@ -323,7 +328,8 @@ class MAPPOLearner(Learner):
                 advantages=estimates.advantages,
                 targets=estimates.returns,
                 old_values=old[:-1],
-                weights=estimates.valid.to(old.dtype),
+                weights=data.active[:-1].to(old.dtype) if posthumous else value_weights,
+                value_weights=value_weights,
                 critic_states=states,
             )
         self._normalize(batches)
@@ -380,9 +386,10 @@ class MAPPOLearner(Learner):
         advantages = {name: RunningMoments() for name in batches}
         rows: list[Tensor] = []
         for name, batch in batches.items():
-            mask, values = batch.weights > 0, self._values[name]
-            rows.append(advantages[name].batch_moments(batch.advantages, mask))
-            rows.append(torch.zeros_like(rows[-1]) if values is None else values.batch_moments(batch.targets, mask))
+            values = self._values[name]
+            rows.append(advantages[name].batch_moments(batch.advantages, batch.weights > 0))
+            known = batch.value_weights > 0
+            rows.append(torch.zeros_like(rows[-1]) if values is None else values.batch_moments(batch.targets, known))
         moments = torch.stack(rows)
         self._communicator.all_reduce(moments)
         for index, (name, batch) in enumerate(batches.items()):
@@ -430,20 +437,21 @@ class MAPPOLearner(Learner):
         config, data, networks = self._config, batch.data, self._networks[name]
         actor, critic = networks.actor, networks.critic
         rows = units
-        weights = batch.weights.flatten(0, 1)
+        weights, value_weights = batch.weights.flatten(0, 1), batch.value_weights.flatten(0, 1)
         if config.recurrent:
             assert isinstance(units, Tensor)
             # Unit u is chunk u // E of copy u % E; the last chunk may reach over the end.
             times = torch.arange(config.chunk_length).unsqueeze(1) + units // trajectory.num_envs * config.chunk_length
             rows = times.clamp(max=trajectory.length - 1) * trajectory.num_envs + units % trajectory.num_envs
-            weights = weights[rows] * (times < trajectory.length).unsqueeze(-1)
+            inside = (times < trajectory.length).unsqueeze(-1)
+            weights, value_weights = weights[rows] * inside, value_weights[rows] * inside
         else:
-            weights = weights[rows]
+            weights, value_weights = weights[rows], value_weights[rows]
         agents = chosen = None
         if not config.recurrent and self._spec.turn_based:
             # Most agents wait for their turn: only the others' rows are worth computing.
             chosen, agents = weights.nonzero(as_tuple=True)
-            weights = weights[chosen, agents]
+            weights = value_weights = weights[chosen, agents]
 
         def take(x: Tensor) -> Tensor:
             x = x.flatten(0, 1)[rows]
@@ -474,10 +482,13 @@ class MAPPOLearner(Learner):
             config.clip if config.clip_value else None,
             config.huber_delta,
         )
-        terms = (policy.loss, value_loss, distribution.entropy(), policy.approx_kl, policy.clipped)
-        sums = [(term * weights).sum() for term in terms]
-        figures += torch.stack((weights.sum(), *sums)).detach()
-        return sums[0] + config.value_coefficient * sums[1] - config.entropy * sums[2]
+        policy_loss, entropy, approx_kl, clipped = (
+            (term * weights).sum() for term in (policy.loss, distribution.entropy(), policy.approx_kl, policy.clipped)
+        )
+        value_loss = (value_loss * value_weights).sum()
+        sums = (weights.sum(), policy_loss, value_loss, entropy, approx_kl, clipped, value_weights.sum())
+        figures += torch.stack(sums).detach()
+        return policy_loss + config.value_coefficient * value_loss - config.entropy * entropy
 
     def _update_observation_moments(self, batches: Mapping[str, _Batch]) -> None:
         """After the update, so that a rollout is learned from as it was seen."""
@@ -492,8 +503,9 @@ class MAPPOLearner(Learner):
     def _metrics(self, sums: Tensor, norms: Sequence[float]) -> Metrics:
         metrics: dict[str, float] = {}
         for name, row in zip(self._networks, sums.view(len(self._networks), -1).tolist(), strict=True):
-            for figure, value in zip(_FIGURES[1:], row[1:], strict=True):
-                metrics[f"{name}/{figure}"] = value / max(row[0], 1.0)
+            samples, *values, value_samples = row
+            for figure, value in zip(_FIGURES[1:-1], values, strict=True):
+                metrics[f"{name}/{figure}"] = value / max(value_samples if figure == "value_loss" else samples, 1.0)
         return {
             **metrics,
             "gradient_norm": max(norms, default=0.0),
