@@ -21,6 +21,7 @@ from launchers.settings import ConfigT, Settings, experiment_of, to_json
 from launchers.text import read_options
 from marl.checkpoints import AsyncCheckpointer, Checkpointer, load_checkpoint
 from marl.core import Communicator, Logger
+from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiment import Experiment, Result
 from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
@@ -101,7 +102,7 @@ def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, 
             title = f"{algorithm} on {env}, {communicator.size} rank{'s' * (communicator.size > 1)}, "
             title += f"recipe {recipe}" if recipe else "no recipe (plain defaults)"
             print(f"{title}, into {path}", flush=True)
-            logger, checkpointer = _sinks(run, options, config, experiment.counter.updates)
+            logger, checkpointer = _sinks(run, options, config, experiment.counter)
         code = 1
         try:
             with _StopRequest() as stop:
@@ -120,13 +121,13 @@ def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, 
 
 
 def _sinks(
-    run: RunDirectory, options: Options[Any], config: dict[str, Any], updates: int
+    run: RunDirectory, options: Options[Any], config: dict[str, Any], counter: Counter
 ) -> tuple[MultiLogger, AsyncCheckpointer]:
     journal = JournalLogger(run.metrics)
-    journal.truncate_after(updates)
+    journal.truncate_after(counter.updates)
     sinks: list[Logger] = [journal]
     if options.tensorboard:
-        sinks.append(TensorBoardLogger(run.path / "tensorboard"))
+        sinks.append(TensorBoardLogger(run.path / "tensorboard", resume_at=counter.env_steps or None))
     if options.wandb != "disabled":
         sinks.append(
             WandbLogger(
@@ -135,7 +136,8 @@ def _sinks(
                 mode=options.wandb,
                 config=config,
                 directory=run.path,
-                run_id=run.run_id,
+                # Offline, a second run of the same identity would overwrite the first.
+                run_id=run.run_id if options.wandb == "online" else None,
                 resume=options.resume and options.wandb == "online",
                 group=f"{config['name']} {config['env']}",
             )

@@ -107,7 +107,7 @@ class VariableSource(ABC):
         """The newest parameters, by name."""
 
 
-class Adder(ABC):
+class Adder(Saveable, ABC):
     """Turns steps into items of replay; it alone interprets active, terminated and truncated for its learner."""
 
     @abstractmethod

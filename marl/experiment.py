@@ -14,7 +14,7 @@ from marl.actors import PolicyActor
 from marl.builders import Builder, Placement
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, flatten_state, unflatten_state
 from marl.communicators import SerialCommunicator, split
-from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, State, VectorEnvironment
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, Saveable, State, VectorEnvironment
 from marl.counters import Counter
 from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTracker
 from marl.errors import InputError
@@ -112,13 +112,14 @@ class Experiment:
         self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
         self.dataset = builder.make_dataset(self.spec, policies, self.placement)
         self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
+        self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
         self.actor = PolicyActor(
             policies,
             {group.name: group.size for group in self.spec.groups},
             num_envs=count,
             seed=config.seed,
             first_copy=first,
-            adder=builder.make_adder(self.spec, self.dataset, self.placement),
+            adder=self.adder,
             device=self.placement.device,
         )
         self._tracker = EpisodeTracker(self.spec, count)
@@ -141,6 +142,9 @@ class Experiment:
         """
         config, counter = self.config, self.counter
         logger = NullLogger() if logger is None or self.communicator.rank else logger
+        # Saving is collective, and it is rank 0 that knows whether to save.
+        saving = torch.tensor([checkpointer is not None])
+        self.communicator.broadcast(saving)
         if not self._resumed:
             self.loop.begin()
         stopped = False
@@ -173,8 +177,10 @@ class Experiment:
             logger.write(row)
             if next_save is not None and counter.env_steps >= next_save and not stopped:
                 next_save = _next(counter.env_steps, config.checkpoint_every)
-                self.save(checkpointer)
-        self.save(checkpointer)
+                if saving:
+                    self.save(checkpointer)
+        if saving:
+            self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
         return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
 
@@ -193,14 +199,14 @@ class Experiment:
         )
 
     def save(self, checkpointer: Checkpointer | AsyncCheckpointer | None) -> None:
-        """Gathers every rank's copies and saves everything that decides the future, at an update boundary."""
-        if checkpointer is None:
-            return
-        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._copies_parts()}
+        """Gathers every rank's copies and saves, on rank 0, everything that decides the future.
+
+        Collective; at an update boundary. Only rank 0 needs a checkpointer.
+        """
+        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._parts()}
         if self.communicator.rank == 0:
-            tensors = flatten_state(
-                {"learner": self.learner.state_dict(), "actor": self.actor.state_dict(), "copies": copies}
-            )
+            assert checkpointer is not None, "rank 0 needs to know where to save"
+            tensors = flatten_state({**{name: part.state_dict() for name, part in self._parts()}, "copies": copies})
             checkpointer.save(self.counter.env_steps, tensors, {"counter": self.counter.state_dict()})
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -211,15 +217,14 @@ class Experiment:
         """
         try:
             parts = unflatten_state(checkpoint.tensors)
-            self.learner.load_state_dict(parts["learner"])
-            self.actor.load_state_dict(parts["actor"])
-            saved = unflatten_state(parts["copies"])
+            saved = unflatten_state(parts.get("copies", {}))
+            rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
+            for name, part in self._parts():
+                part.load_state_dict(parts.get(name, {}))
+                part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
             counts = checkpoint.metadata["counter"]
             assert isinstance(counts, dict)
             self.counter.load_state_dict(counts)
-            rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
-            for name, part in self._copies_parts():
-                part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
         except (KeyError, ValueError, RuntimeError, IndexError) as error:
             raise InputError(f"{checkpoint.path} does not fit this experiment: {error}") from error
         self.loop.begin(self.environment.current())
@@ -229,11 +234,13 @@ class Experiment:
         """Closes the environment."""
         self.environment.close()
 
-    def _copies_parts(self) -> list[tuple[str, Any]]:
+    def _parts(self) -> list[tuple[str, Saveable]]:
         return [
             ("environment", self.environment),
-            ("actor", self.actor),
             ("learner", self.learner),
+            ("dataset", self.dataset),
+            ("adder", self.adder),
+            ("actor", self.actor),
             ("tracker", self._tracker),
         ]
 
