@@ -224,17 +224,27 @@ class _Stop:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
-        self.process: subprocess.Popen[bytes] | None = None
         self.requests = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def attach(self, process: subprocess.Popen[bytes]) -> None:
+        """Says which process to tell; a request that came while it was being started is passed on now."""
+        self._process = process
+        if self.requests:
+            self._pass_on()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         self.requests += 1
-        if self.process is None or self.process.poll() is not None:
+        if self._process is None:
             return
-        # mpirun answers SIGINT and SIGTERM by killing the ranks within seconds; SIGUSR1 it hands on to them.
-        self.process.send_signal(signal.SIGUSR1 if self.requests == 1 else signal.SIGTERM)
+        self._pass_on()
         if self.requests == 1 and number == signal.SIGINT:
             os.write(2, b"marl: stopping at the next update (again to stop at once)\n")
+
+    def _pass_on(self) -> None:
+        assert self._process is not None
+        # mpirun answers SIGINT and SIGTERM by killing the ranks within seconds; SIGUSR1 it hands on to them.
+        self._process.send_signal(signal.SIGUSR1 if self.requests == 1 else signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -286,7 +296,7 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
-        stop.process = process
+        stop.attach(process)
         assert process.stderr is not None
         with process.stderr as source:
             while data := os.read(source.fileno(), 65536):

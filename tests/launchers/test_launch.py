@@ -213,6 +213,19 @@ def test_the_first_signal_asks_ranks_to_stop(fake_mpirun, number):
     assert signal.getsignal(number) is before
 
 
+def test_a_request_during_the_start_is_not_lost(fake_mpirun, monkeypatch):
+    fake_mpirun("trap 'exit 75' USR1\necho ready >&2\nwhile :; do sleep 0.05; done")
+
+    class Slow(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            os.read(self.stderr.fileno(), 100)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    assert launch_program(["job"], 2, stderr=io.BytesIO()) == 75
+
+
 def test_the_second_signal_ends_the_job_at_once(fake_mpirun, tmp_path):
     log = tmp_path / "log"
     fake_mpirun(
