@@ -150,6 +150,15 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             raise ValueError("there is no time step before reset")
         return self._storage.timestep()
 
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        """How each agent's values are read and written, in the order of groups and then of names."""
+        return tuple(self._seats)
+
+    def render(self, copy: int) -> Any:
+        """What the ``render`` of one copy returns; made with ``render_mode="rgb_array"``, a picture."""
+        return self._environments[copy].render()
+
     def close(self) -> None:
         """Closes all copies."""
         for environment in self._environments:

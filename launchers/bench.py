@@ -56,9 +56,9 @@ def figure(name: str, values: list[float], references: list[float], unit: str) -
 
 def raw_rate(env: str, seconds: float) -> float:
     """Environment steps a second of one unmodified copy: ``env.step`` with ready-made random actions, and resets."""
-    from envs.factory import make_environment
+    from envs.factory import make_constructor
 
-    environment = make_environment(env)
+    environment = make_constructor(env)()
     if not hasattr(environment, "parallel_env") and not hasattr(environment, "possible_agents"):
         raise InputError(f"{env} is not a PettingZoo environment")
     agents = environment.possible_agents

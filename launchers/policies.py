@@ -7,14 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from envs.pettingzoo import PettingZooVectorEnvironment
+from envs.storage import Seat
 from launchers.catalog import find_algorithm
 from launchers.run_directory import RunDirectory
-from launchers.settings import Settings, environment_of, from_json
+from launchers.settings import Backend, Settings, environment_of, from_json
 from marl.actors import Policy, PolicyActor
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
-from marl.specs import EnvironmentSpec
+from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
+from marl.types import GroupStep, TimeStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +36,8 @@ class TrainedRun:
     """One a group."""
     env_steps: int
     """Environment steps of the checkpoint that they come from."""
+    seats: tuple[Seat, ...]
+    """How each agent's values are read and written."""
 
     def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
         """An actor for that many copies."""
@@ -38,7 +45,7 @@ class TrainedRun:
         return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
 
 
-def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: str = "pettingzoo") -> TrainedRun:
+def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: Backend = "pettingzoo") -> TrainedRun:
     """The newest whole checkpoint of a run, or the one whose own folder is named.
 
     Args:
@@ -79,6 +86,7 @@ def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: str = 
         spec=probe.spec,
         policies=builder.make_policies(probe.spec, networks, evaluation=True),
         env_steps=checkpoint.step,
+        seats=probe.seats if isinstance(probe, PettingZooVectorEnvironment) else (),
     )
 
 
@@ -109,8 +117,47 @@ class Player:
 
         Returns:
             By agent, as the environment's ``step`` takes them.
+
+        Raises:
+            InputError: an agent that the run does not know.
         """
-        raise NotImplementedError
+        if unknown := sorted(set(observations) - set(self.run.spec.agents)):
+            raise InputError(f"{self.run.path} knows no agent {', '.join(unknown)}; {', '.join(self.run.spec.agents)}")
+        groups = {group.name: _blank_step(group) for group in self.run.spec.groups}
+        for seat in self.run.seats:
+            if seat.agent not in observations:
+                continue
+            raw, info = observations[seat.agent], (infos or {}).get(seat.agent, {})
+            step = groups[self.run.spec.groups[seat.group].name]
+            step.observations[0, seat.row] = torch.as_tensor(seat.reader.read(raw))
+            step.active[0, seat.row] = True
+            if step.action_masks is not None:
+                step.action_masks[0, seat.row] = torch.as_tensor(seat.read_mask(raw, info)).bool()
+        first = torch.full((1,), self._first)
+        self._first = False
+        chosen = self._actor.select_actions(TimeStep(groups=groups, state=None, first=first, final=None))
+        return {
+            seat.agent: seat.writer.write(
+                chosen[self.run.spec.groups[seat.group].name][0, seat.row : seat.row + 1].numpy()
+            )[0]
+            for seat in self.run.seats
+            if seat.agent in observations
+        }
+
+
+def _blank_step(group: GroupSpec) -> GroupStep:
+    shape = (1, group.size)
+    masks = None
+    if group.masked and not isinstance(group.action, ContinuousActions):
+        masks = torch.ones((*shape, group.action.mask_size), dtype=torch.bool)
+    return GroupStep(
+        observations=torch.zeros((*shape, *group.observation.shape), dtype=group.observation.dtype),
+        action_masks=masks,
+        active=torch.zeros(shape, dtype=torch.bool),
+        rewards=torch.zeros(shape),
+        terminated=torch.zeros(shape, dtype=torch.bool),
+        truncated=torch.zeros(shape, dtype=torch.bool),
+    )
 
 
 def load_policy(path: Path | str) -> Player:

@@ -15,6 +15,7 @@ from marl.errors import InputError
 from marl.experiment import ExperimentConfig
 
 ConfigT = TypeVar("ConfigT")
+Backend = Literal["pettingzoo", "batched"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Settings(Generic[ConfigT]):
     """Arguments of the environment, as a JSON object."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """What is done to observations."""
-    backend: Literal["pettingzoo", "batched"] = "pettingzoo"
+    backend: Backend = "pettingzoo"
     """The unmodified environment, or its equal on tensors where there is one."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
@@ -61,10 +62,9 @@ def from_json(config: Mapping[str, Any]) -> Settings[Any]:
             values.pop(name, None)
         values["algorithm"] = variant.config_from(values["algorithm"])
         values["env_kwargs"] = json.dumps(values["env_kwargs"])
-        saved = values["preprocessing"]
-        values["preprocessing"] = Preprocessing(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}
-        )
+        saved: dict[str, Any] = values["preprocessing"]
+        resize: list[int] | None = saved.pop("resize")
+        values["preprocessing"] = Preprocessing(**saved, resize=None if resize is None else (resize[0], resize[1]))
         return Settings(**values)
     except (KeyError, TypeError) as error:
         raise InputError(f"config.json does not fit this version of marl: {error}") from error

@@ -79,7 +79,7 @@ def _read(algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options
     default: Any = Options(algorithm=config)
     if recipe is not None:
         default = recipe(default)
-    kind = Options[type(config)]  # type: ignore[misc]
+    kind: Any = Options[type(config)]  # type: ignore[misc]  # the algorithm's own options
     options: Options[Any] = read_options(kind, words, program=f"marl train {algorithm} {env}", default=default)
     experiment_of(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__

@@ -39,14 +39,14 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
         raise InputError(f"{trained.env} draws no pictures")
     actor = trained.actor(seed=seed)
     timestep = copies.reset()
-    pictures = [copies.render(0)]
+    pictures = [_picture(copies.render(0), trained.env)]
     total = 0.0
     for _ in range(max_steps):
         timestep = copies.step(actor.select_actions(timestep))
         total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
         if timestep.final is not None:
             break
-        pictures.append(copies.render(0))
+        pictures.append(_picture(copies.render(0), trained.env))
     copies.close()
     _write(video, pictures, fps)
     return len(pictures), total
@@ -70,7 +70,7 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
         ) from error
 
 
-def picture_of(rendered: Any, name: str) -> Picture:
+def _picture(rendered: Any, name: str) -> Picture:
     """What ``render`` returned, as a picture; InputError where it is none."""
     if rendered is None or np.ndim(rendered) != 3:
         raise InputError(f"{name} draws no pictures: its render() returned {type(rendered).__name__}")
