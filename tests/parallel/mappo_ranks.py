@@ -1,0 +1,144 @@
+"""Trains MAPPO on some number of ranks and leaves its weights; ``test_mappo_ranks.py`` compares them."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from probes import Anything, DelayedCredit, Remember, anything
+
+from algorithms.mappo import MAPPO, MAPPOConfig
+from launchers.mpi import MPICommunicator, run_on_ranks
+from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.communicators import assert_replicas_equal
+from marl.core import Communicator, EnvironmentRequest
+from marl.experiment import Experiment, ExperimentConfig
+from marl.specs import AgentSpec, ArraySpec, DiscreteActions
+
+UPDATES = 20
+STOP_AFTER = 7
+COPIES = 5
+
+_FIVE, _THREE = DiscreteActions(num_actions=5), DiscreteActions(num_actions=3)
+_VECTOR, _SMALL = ArraySpec(shape=(6,)), ArraySpec(shape=(3,))
+
+
+class MostlySilent(Anything):
+    """Group b acts in the first copy alone, so on all ranks but one its learner has nothing to learn from."""
+
+    agents = (
+        AgentSpec(name="a_0", observation=_VECTOR, action=_FIVE, masked=True),
+        AgentSpec(name="a_1", observation=_VECTOR, action=_FIVE, masked=True),
+        AgentSpec(name="b", observation=_SMALL, action=_THREE),
+    )
+
+    def __init__(self, request: EnvironmentRequest) -> None:
+        self._speaks = torch.arange(request.first_copy, request.first_copy + request.num_envs) == 0
+        super().__init__(request)
+
+    def acting(self) -> Tensor:
+        acting = torch.ones_like(self.memory["alive"])
+        acting[:, 2] = self._speaks
+        return acting
+
+
+TURNS = anything(
+    AgentSpec(name="a_0", observation=_VECTOR, action=_FIVE, masked=True),
+    AgentSpec(name="a_1", observation=_VECTOR, action=_FIVE, masked=True),
+    turns=True,
+)
+
+SCENARIOS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "feed-forward": (DelayedCredit, {"minibatches": 4, "anneal_learning_rate": True}),
+    "recurrent": (Remember, {"recurrent": True, "chunk_length": 3, "minibatches": 2}),
+    "silent group": (MostlySilent, {"normalize_observations": True, "value_normalization": "popart"}),
+    "turns": (TURNS, {"target_kl": 0.02, "minibatches": 3}),
+}
+
+
+@dataclass
+class Rows:
+    """A logger that keeps what it is given."""
+
+    rows: list[Mapping[str, float]] = field(default_factory=list)
+
+    def write(self, row: Mapping[str, float]) -> None:
+        self.rows.append(row)
+
+    def close(self) -> None:
+        pass
+
+
+def make(scenario: str, communicator: Communicator | None, *, updates: int = UPDATES) -> Experiment:
+    environment, settings = SCENARIOS[scenario]
+    config = MAPPOConfig(**{"hidden_sizes": (16, 16), "rollout_length": 8, "epochs": 2, **settings})
+    return Experiment(
+        ExperimentConfig(
+            builder=MAPPO(config=config),
+            environment=environment,
+            seed=3,
+            steps=updates * config.rollout_length * COPIES,
+            num_envs=COPIES,
+            evaluation_episodes=13,
+        ),
+        communicator,
+    )
+
+
+def run(
+    experiment: Experiment, *, checkpointer: Checkpointer | None = None, stop_after: int | None = None
+) -> tuple[dict[str, Tensor], list[Mapping[str, float]]]:
+    """Trains; after each update all replicas must be the same, bit by bit. One rank alone asks for the stop."""
+    communicator = experiment.communicator
+
+    def should_stop() -> bool:
+        assert_replicas_equal(communicator, experiment.learner._optimizer.parameters)
+        return experiment.counter.updates == stop_after and communicator.rank == communicator.size - 1
+
+    logger = Rows()
+    result = experiment.run(logger, checkpointer, should_stop)
+    assert result.stopped == (stop_after is not None)
+    return result.learner_state, logger.rows
+
+
+def check(scenario: str, communicator: Communicator, folder: Path) -> None:
+    ranks = communicator.size
+    found: dict[str, Any] = {}
+    untrained = make(scenario, communicator)
+    found["evaluation"] = untrained.evaluate().returns
+    found["weights"], found["rows"] = run(untrained)
+
+    directory = folder / f"{scenario} {ranks}"
+    _, rows = run(make(scenario, communicator), checkpointer=Checkpointer(directory), stop_after=STOP_AFTER)
+    communicator.all_reduce(torch.zeros(1))  # Rank 0 has written.
+    resumed = make(scenario, communicator)
+    resumed.load(load_checkpoint(directory))
+    found["resumed weights"], more = run(resumed)
+    found["resumed rows"] = rows + more
+
+    other = make(scenario, communicator)
+    other.load(load_checkpoint(folder / f"{scenario} 1"))
+    found["weights resumed from one rank"], _ = run(other)
+    if communicator.rank == 0:
+        torch.save(found, folder / f"{scenario} {ranks}.pt")
+
+
+def main(_: Communicator) -> int:
+    communicator = MPICommunicator()
+    torch.set_num_threads(1)
+    for scenario in SCENARIOS:
+        check(scenario, communicator, Path(sys.argv[1]))
+        if communicator.rank == 0:
+            sys.stdout.write(f"passed {scenario}\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_on_ranks(main))
