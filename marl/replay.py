@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from marl.builders import Placement
 from marl.core import Communicator, Dataset, Saveable, State
 from marl.errors import InputError
 from marl.rate_limiter import SamplesPerInsert
@@ -951,6 +952,28 @@ class ReplayConfig:
     """How far sampling and inserting may part, in samples; see ``SamplesPerInsert``."""
     priorities: Priorities | None = None
     """Prioritised instead of uniform sampling."""
+    checkpoint: bool = False
+    """Whether checkpoints hold the items, so that a resumed run need not gather them anew."""
+
+    def make_dataset(self, spec: EnvironmentSpec, items: Items, placement: Placement) -> ReplayDataset[Any]:
+        """Replay on this rank and its dataset: of transitions or of sequences, as ``items`` says.
+
+        Raises:
+            InputError: as ``Replay``, ``SamplesPerInsert`` and ``ReplayDataset``.
+        """
+        replay = Replay(
+            spec,
+            items,
+            capacity=self.capacity,
+            num_envs=placement.num_envs,
+            first_copy=placement.first_copy,
+            global_num_envs=placement.total_envs,
+            communicator=placement.communicator,
+            save=self.checkpoint,
+        )
+        kind = TransitionDataset if isinstance(items, TransitionItems) else SequenceDataset
+        selector, limiter = self.make_selector(replay, seed=placement.seed), self.make_limiter(replay)
+        return kind(replay, selector, limiter, batch_size=self.batch_size, device=placement.device)
 
     def make_selector(self, replay: Replay, *, seed: int) -> Selector:
         """The uniform or prioritised selector."""
