@@ -93,7 +93,7 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
         if 0 in space.shape:
             raise SpecError(f"the observation space of {agent} holds nothing: {space}")
         return ObservationReader(spec=array_spec(space.shape, space.dtype))
-    if not getattr(space, "is_np_flattenable", False):
+    if not _is_numeric(space):
         raise SpecError(f"the observation space of {agent} has no fixed size, so no network can read it: {space}")
     size = int(spaces.flatdim(space))
     if size == 0:
@@ -102,6 +102,15 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
         spec=ArraySpec(shape=(size,)),
         flatten=lambda raw: _flatten(space, raw),
     )
+
+
+def _is_numeric(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return all(_is_numeric(part) for part in space.spaces.values())
+    if isinstance(space, spaces.Tuple):
+        return all(_is_numeric(part) for part in space.spaces)
+    # Texts can be flattened to numbers of letters, but no network should read those.
+    return bool(space.is_np_flattenable) and not isinstance(space, spaces.Text)
 
 
 def _flatten(space: spaces.Space[Any], raw: Any) -> Array:
