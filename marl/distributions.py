@@ -182,7 +182,7 @@ class MultiCategorical(Distribution):
         return self._choices.entropy().sum(dim=-1)
 
 
-def _standard_normal(uniforms: Tensor) -> Tensor:
+def standard_normal(uniforms: Tensor) -> Tensor:
     """Quantiles of the standard normal distribution."""
     return math.sqrt(2.0) * torch.erfinv(2.0 * uniforms - 1.0)
 
@@ -204,7 +204,7 @@ class DiagonalGaussian(Distribution):
 
     def sample(self, uniforms: Tensor) -> Tensor:
         """Actions by the inverse of the cumulative distribution; see Distribution."""
-        return self.mean + self.log_std.exp() * _standard_normal(uniforms)
+        return self.mean + self.log_std.exp() * standard_normal(uniforms)
 
     def mode(self) -> Tensor:
         """The means; see Distribution."""
@@ -220,7 +220,7 @@ class DiagonalGaussian(Distribution):
 
     def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
         """Actions and their log-densities; see Distribution."""
-        noise = _standard_normal(uniforms)
+        noise = standard_normal(uniforms)
         return self.mean + self.log_std.exp() * noise, self._log_density(noise)
 
     def _log_density(self, noise: Tensor) -> Tensor:
@@ -346,3 +346,45 @@ def make_distribution(
         outputs, log_std = outputs.chunk(2, dim=-1)
         log_std = log_std.clamp(*LOG_STD_RANGE)
     return SquashedGaussian(outputs, log_std) if squashed else DiagonalGaussian(outputs, log_std)
+
+
+def relaxed_sample(
+    action_spec: DiscreteActions | MultiDiscreteActions,
+    logits: Tensor,
+    mask: Tensor | None,
+    uniforms: Tensor,
+    *,
+    temperature: float = 1.0,
+) -> Tensor:
+    """One-hot samples of choices that carry gradients: the straight-through Gumbel-softmax estimator.
+
+    Jang et al. (2017), "Categorical reparameterization with Gumbel-softmax", section 2.2. The samples are those of
+    the choices' distributions, whatever the temperature; the gradients are those of their relaxation.
+
+    Args:
+        action_spec: one or several choices.
+        logits: (..., mask size) float, one choice's logits after the other's.
+        mask: (..., mask size) bool, True where legal, at least one for each choice; None if all are.
+        uniforms: (..., mask size) float in (0, 1).
+        temperature: of the relaxation; low ones have less bias and more variance.
+
+    Returns:
+        (..., mask size) float, 1 for what was chosen and 0 else.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    for name, tensor in (("logits", logits), ("mask", mask), ("uniforms", uniforms)):
+        if tensor is not None and (tensor.shape[-1] != action_spec.mask_size or tensor.shape != logits.shape):
+            raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which does not fit {action_spec}")
+    nvec = (action_spec.num_actions,) if isinstance(action_spec, DiscreteActions) else action_spec.nvec
+    perturbed = (logits - torch.log(-torch.log(uniforms))) / temperature
+    if mask is not None:
+        perturbed = perturbed.masked_fill(~mask, _impossible(logits))
+    parts = []
+    for scores in perturbed.split(nvec, dim=-1):
+        soft = _log_softmax(scores).exp()
+        hard = torch.zeros_like(soft).scatter_(-1, scores.argmax(dim=-1, keepdim=True), 1.0)
+        # In this order the sum is exactly 0 or 1.
+        parts.append(hard + (soft - soft.detach()))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -1,0 +1,225 @@
+"""MADDPG, IDDPG and MATD3: deterministic policies improved along their critics' gradients.
+
+Lowe et al. (2017), "Multi-agent actor-critic for mixed cooperative-competitive environments". With
+``centralized_critic=False`` each agent is a DDPG learner (Lillicrap et al. 2016) of its own, IDDPG. With two critics,
+smoothed target actions and delayed actors it is MATD3 (Ackermann et al. 2019, after Fujimoto et al. 2018).
+Choices are differentiated by the straight-through Gumbel-softmax estimator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl.actor_critics import (
+    ActorCriticBuilder,
+    ActorCriticConfig,
+    ActorCriticLearner,
+    ActorNetwork,
+    GroupNetworks,
+    Networks,
+    annealed,
+    read_observations,
+)
+from marl.actors import Decision, Policy
+from marl.builders import Placement
+from marl.core import Dataset
+from marl.critics import GroupBatch, JointBatch, action_features
+from marl.distributions import make_distribution, num_outputs, num_uniforms, relaxed_sample, standard_normal
+from marl.errors import InputError
+from marl.exploration import Exploration, NoiseKind, make_noise
+from marl.replay import TransitionDataset
+from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
+from marl.types import GroupStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MADDPGConfig(ActorCriticConfig):
+    """Settings of MADDPG, IDDPG and MATD3; the defaults are the MADDPG paper's."""
+
+    actor_learning_rate: float = 1e-2
+    critic_learning_rate: float = 1e-2
+    noise: NoiseKind = "gaussian"
+    """What is added to continuous actions while exploring."""
+    noise_deviation: float = 0.1
+    """Standard deviation of a step's noise, where actions fill [-1, 1]."""
+    final_noise_deviation: float = 0.1
+    """The deviation once it is annealed."""
+    noise_steps: int = 0
+    """Environment steps over which it is annealed."""
+    noise_theta: float = 0.15
+    """How fast Ornstein-Uhlenbeck noise is forgotten."""
+    target_noise: float = 0.0
+    """Deviation of the noise on the targets' continuous actions; MATD3: 0.2."""
+    target_noise_clip: float = 0.5
+    """Where that noise is clipped."""
+    policy_delay: int = 1
+    """Updates of critics to one of actors and targets; MATD3: 2."""
+    temperature: float = 1.0
+    """Of the Gumbel-softmax relaxation of choices."""
+    output_penalty: float = 1e-3
+    """Weight of the actors' mean squared outputs, which keeps them from saturating."""
+
+
+class MADDPGPolicy(Policy):
+    """The actor's action with noise, or its sampled choice; greedy without either."""
+
+    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MADDPGConfig, *, greedy: bool) -> None:
+        self._group = group
+        self._networks = networks
+        self._config = config
+        self._noise = None
+        if not greedy:
+            self.num_uniforms = num_uniforms(group.action)
+            if isinstance(group.action, ContinuousActions):
+                self._noise = make_noise(config.noise, deviation=config.noise_deviation, theta=config.noise_theta)
+
+    def initial_state(self, num_envs: int) -> Tensor | None:
+        """See Policy."""
+        if self._noise is None:
+            return None
+        state = self._noise.initial_state(num_envs, self._group.size, self.num_uniforms)
+        return None if state is None else state.to(self._networks.exploration.scale.device)
+
+    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
+        """See Policy."""
+        group, exploration = self._group, self._networks.exploration
+        outputs = self._networks.actor(read_observations(group, step.observations, self._config))
+        random = uniforms is not None and self._config.random_start and not bool(exploration.learning)
+        if isinstance(group.action, ContinuousActions):
+            actions = torch.tanh(outputs)
+            if uniforms is not None and self._noise is not None:
+                noise, state = self._noise.next(standard_normal(uniforms), state, first)
+                actions = 2.0 * uniforms - 1.0 if random else (actions + exploration.scale * noise).clamp(-1.0, 1.0)
+            return Decision(actions=actions, extras={}, state=state)
+        distribution = make_distribution(group.action, 0.0 * outputs if random else outputs, step.action_masks)
+        actions = distribution.mode() if uniforms is None else distribution.sample(uniforms)
+        return Decision(actions=actions, extras={}, state=state)
+
+
+class MADDPGLearner(ActorCriticLearner):
+    """Critics learn the value of the target actors' actions, actors climb the first critic."""
+
+    target_actors = True
+    actor_figures = ("samples", "actor_loss", "policy_value", "squared_outputs")
+    _config: MADDPGConfig
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        networks: Networks,
+        dataset: TransitionDataset,
+        config: MADDPGConfig,
+        placement: Placement,
+    ) -> None:
+        self.actor_period = config.policy_delay
+        super().__init__(spec, networks, dataset, config, placement)
+
+    def noise_size(self, group: GroupSpec) -> int:
+        """See ActorCriticLearner."""
+        return action_features(group.action)
+
+    def exploration_scale(self) -> float:
+        """See ActorCriticLearner."""
+        config = self._config
+        if config.noise_deviation == 0.0:
+            return 1.0
+        deviation = annealed(config.noise_deviation, config.final_noise_deviation, config.noise_steps, self._placement)
+        return deviation / config.noise_deviation
+
+    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See ActorCriticLearner."""
+        assert self._target_actors is not None
+        actions: dict[str, Tensor] = {}
+        for name, data in batch.groups.items():
+            action, _ = self._act(name, self._target_actors[name], data.next_observations, data.next_masks, noise[name])
+            if isinstance(self._spec.group(name).action, ContinuousActions) and self._config.target_noise > 0.0:
+                clip = self._config.target_noise_clip
+                smoothing = (self._config.target_noise * standard_normal(noise[name])).clamp(-clip, clip)
+                action = (action + smoothing).clamp(-1.0, 1.0)
+            actions[name] = action * data.next_active
+        joint = self._joint.join(actions)
+        return {
+            name: self.target_values(name, batch, actions[name], self._joint.others(name, joint)) for name in actions
+        }
+
+    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
+        """See ActorCriticLearner."""
+        data = batch.groups[name]
+        values: Tensor = self._networks[name].critics(data.observations, data.actions, batch.state, others)
+        return values
+
+    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """See ActorCriticLearner."""
+        return self._act(name, self._networks[name].actor, data.observations, data.masks, noise)
+
+    def actor_loss(
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """See ActorCriticLearner."""
+        data = batch.groups[name]
+        values = self._networks[name].critics(data.observations, actions, batch.state, others)[0]
+        penalty = context.square().mean(-1)
+        value = (values * data.actor_weights).sum()
+        squares = (penalty * data.actor_weights).sum()
+        return self._config.output_penalty * squares - value, (value.detach(), squares.detach())
+
+    def _act(
+        self, name: str, actor: ActorNetwork, observations: Tensor, masks: Tensor | None, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, A, features) differentiable actions, and the actor's raw outputs."""
+        spec = self._spec.group(name).action
+        outputs = actor(observations)
+        if isinstance(spec, ContinuousActions):
+            return torch.tanh(outputs), outputs
+        return relaxed_sample(spec, outputs, masks, noise, temperature=self._config.temperature), outputs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MADDPG(ActorCriticBuilder):
+    """Builds MADDPG, IDDPG or MATD3."""
+
+    config: MADDPGConfig = MADDPGConfig()
+
+    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+        """See Builder."""
+        config = self.config
+        super(MADDPG, self).check(spec, placement)
+        if config.policy_delay < 1:
+            raise InputError(f"--algorithm.policy-delay must be at least 1, not {config.policy_delay}")
+        if not config.temperature > 0:
+            raise InputError(f"--algorithm.temperature must be above 0, not {config.temperature}")
+        for field in ("noise_deviation", "final_noise_deviation", "target_noise", "target_noise_clip"):
+            if not getattr(config, field) >= 0:
+                raise InputError(
+                    f"--algorithm.{field.replace('_', '-')} must be at least 0, not {getattr(config, field)}"
+                )
+
+    def make_networks(self, spec: EnvironmentSpec) -> Networks:
+        """See Builder."""
+        return {
+            group.name: GroupNetworks(
+                ActorNetwork(group, num_outputs(group.action), self.config),
+                self.make_critics(spec, group),
+                Exploration(),
+            )
+            for group in spec.groups
+        }
+
+    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
+        """See Builder."""
+        return {
+            group.name: MADDPGPolicy(group, networks[group.name], self.config, greedy=evaluation)
+            for group in spec.groups
+        }
+
+    def make_learner(
+        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
+    ) -> MADDPGLearner:
+        """See Builder."""
+        assert isinstance(dataset, TransitionDataset)
+        return MADDPGLearner(spec, networks, dataset, self.config, placement)

@@ -1,0 +1,510 @@
+"""What off-policy actor-critic algorithms of several agents have in common.
+
+Critics learn from joint replay by temporal differences, actors from their critics, target networks follow. An
+algorithm says what its critics bootstrap from and how its actors are improved.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from marl.builders import Builder, Placement
+from marl.checkpoints import flatten_state, unflatten_state
+from marl.core import Adder, Communicator, Dataset, Learner, Metrics, State
+from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, prepare_batch
+from marl.errors import InputError
+from marl.exploration import Exploration, anneal
+from marl.networks import Activation, Head, Torso, prepare_input
+from marl.optimizers import ReplicatedAdam
+from marl.replay import Replay, ReplayConfig, TransitionDataset, TransitionItems, Transitions
+from marl.replay_adders import make_replay_adder
+from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
+from marl.streams import Stream
+from marl.targets import TargetNetworks
+
+_REPLAY: Final = ReplayConfig(samples_per_insert=10.24)
+"""A batch of 1024 every 100 steps, as in the MADDPG paper."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActorCriticConfig:
+    """Settings of all off-policy actor-critic algorithms."""
+
+    centralized_critic: bool = True
+    """Whether critics read the global state and all agents' actions, or only what the agent itself sees and does."""
+    sharing: Sharing = "spaces"
+    """Which agents share a policy and a critic: spaces, none, all, or a map from agent to group."""
+    team_reward: bool = False
+    """Learn from the sum of all agents' rewards instead of each agent's own."""
+    replay: ReplayConfig = _REPLAY
+    """Capacity, batches, and how much is learned from each step."""
+    save_replay: bool = False
+    """Whether checkpoints hold the replay."""
+    n_step: int = 1
+    """Steps whose rewards are summed before the bootstrap."""
+    discount: float = 0.95
+    """Weight of the next step's value, gamma."""
+    actor_learning_rate: float = 1e-3
+    """Adam's step size for actors."""
+    critic_learning_rate: float = 1e-3
+    """Adam's step size for critics."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon."""
+    max_gradient_norm: float = 0.5
+    """Norm to which each network's gradient is clipped, after the all-reduce."""
+    target_rate: float = 0.01
+    """How far target networks move towards their originals at a time, tau."""
+    critics: int = 1
+    """Critics of each group; targets take the least of their values."""
+    current_others: bool = False
+    """Actors are improved against what the others' policies would do now, instead of what they did then."""
+    random_start: bool = True
+    """Whether actions are uniformly random until learning begins."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """After each hidden layer."""
+    layer_norm: bool = False
+    """Whether inputs and hidden layers are layer-normalised."""
+
+
+class ActorNetwork(nn.Module):
+    """Observations to raw outputs, from which an algorithm makes actions."""
+
+    def __init__(self, group: GroupSpec, outputs: int, config: ActorCriticConfig) -> None:
+        super().__init__()
+        self.torso = Torso(
+            [group.observation],
+            num_agents=group.size,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            layer_norm=config.layer_norm,
+        )
+        self.head = Head(self.torso.size, outputs, 0.01)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """(..., A, *) prepared observations to (..., A, outputs)."""
+        outputs: Tensor = self.head(self.torso.features([observations]))
+        return outputs
+
+
+@dataclass(slots=True)
+class GroupNetworks:
+    """What one group acts and learns with."""
+
+    actor: ActorNetwork
+    critics: CriticNetwork
+    exploration: Exploration
+    log_temperature: nn.Parameter | None = None
+    """(): of algorithms that weigh entropy."""
+
+
+Networks = dict[str, GroupNetworks]
+
+
+class GradientStep:
+    """One optimizer step of all groups' networks of one kind: sums of losses in, one all-reduce, averages out.
+
+    Args:
+        segments: by group, the parameters by segment name.
+        figures: names of the figures that are summed besides; the first, ``samples``, is how many samples there
+            were, which gradients and all other figures are divided by.
+        communicator: among whose ranks the replicas live.
+        config: step size and clipping are taken from here.
+        learning_rate: Adam's.
+    """
+
+    def __init__(
+        self,
+        segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
+        figures: Sequence[str],
+        communicator: Communicator,
+        config: ActorCriticConfig,
+        *,
+        learning_rate: float,
+    ) -> None:
+        self._segments = {name: tuple(f"{name}.{part}" for part in parts) for name, parts in segments.items()}
+        flat = {f"{name}.{part}": list(value) for name, parts in segments.items() for part, value in parts.items()}
+        self._parameters = [parameter for parameters in flat.values() for parameter in parameters]
+        self._figures = tuple(figures)
+        self.optimizer = ReplicatedAdam(
+            flat,
+            communicator,
+            learning_rate=learning_rate,
+            epsilon=config.adam_epsilon,
+            max_gradient_norm=config.max_gradient_norm,
+            bookkeeping=len(segments) * len(figures),
+        )
+
+    def __call__(self, losses: Mapping[str, Tensor], figures: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
+        """One step.
+
+        Args:
+            losses: () by group, sums over this rank's samples.
+            figures: by group, () sums in the order of their names.
+
+        Returns:
+            Figures ``GROUP/NAME``, averaged over all ranks' samples, and the gradient's norm.
+        """
+        self.optimizer.zero()
+        total = torch.stack(list(losses.values())).sum()
+        # Gradients into other networks on the way are left out: they are neither needed nor computed.
+        total.backward(inputs=self._parameters)
+        with torch.no_grad():
+            rows = torch.stack([torch.stack(list(figures[name])) for name in self._segments])
+            self.optimizer.tail.copy_(rows.flatten())
+        self.optimizer.reduce()
+        averages: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        sums = self.optimizer.tail.view(len(self._segments), -1).tolist()
+        for (name, segments), (samples, *values) in zip(self._segments.items(), sums, strict=True):
+            counts |= dict.fromkeys(segments, samples)
+            for figure, value in zip(self._figures[1:], values, strict=True):
+                averages[f"{name}/{figure}"] = value / max(samples, 1.0)
+        norm = self.optimizer.step(counts)
+        return {**averages, "gradient_norm": norm}
+
+
+class ActorCriticLearner(Learner, ABC):
+    """Samples joint transitions; first the critics learn, then the actors, then the targets follow.
+
+    Random numbers of an update belong to places in the global batch, so they do not depend on ranks.
+
+    Args:
+        spec: the environment's.
+        networks: to be improved, in place.
+        dataset: of joint transitions.
+        config: settings.
+        placement: where this process stands.
+    """
+
+    target_actors = False
+    """Whether the targets' actions come from target actors."""
+    actor_period = 1
+    """Updates of critics to one of actors and targets."""
+    actor_figures: tuple[str, ...] = ("samples", "actor_loss")
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        networks: Networks,
+        dataset: TransitionDataset,
+        config: ActorCriticConfig,
+        placement: Placement,
+    ) -> None:
+        self._spec = spec
+        self._networks = networks
+        self._dataset = dataset
+        self._config = config
+        self._placement = placement
+        self._joint = JointActions(spec, placement.device)
+        self._target_critics = TargetNetworks({name: group.critics for name, group in networks.items()})
+        self._target_actors: TargetNetworks[ActorNetwork] | None = None
+        if self.target_actors:
+            self._target_actors = TargetNetworks({name: group.actor for name, group in networks.items()})
+        communicator = placement.communicator
+        self._critic_step = GradientStep(
+            {name: {"critics": list(group.critics.parameters())} for name, group in networks.items()},
+            ("samples", "critic_loss", "value"),
+            communicator,
+            config,
+            learning_rate=config.critic_learning_rate,
+        )
+        actors = {}
+        for name, group in networks.items():
+            actors[name] = {"actor": list(group.actor.parameters())}
+            if group.log_temperature is not None:
+                actors[name]["temperature"] = [group.log_temperature]
+        self._actor_step = GradientStep(
+            actors, self.actor_figures, communicator, config, learning_rate=config.actor_learning_rate
+        )
+        self._follow(1.0)
+        self._widths = {group.name: self.noise_size(group) for group in spec.groups}
+        size = config.replay.batch_size
+        self._streams = {
+            purpose: Stream(placement.seed, f"{purpose} noise", num_copies=size, device=placement.device)
+            for purpose in ("target", "actor")
+        }
+        self._updates = 0
+        self._metrics: dict[str, float] = {}
+
+    # --- what algorithms say --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def noise_size(self, group: GroupSpec) -> int:
+        """Uniform random numbers that one agent of a group needs for an action."""
+
+    @abstractmethod
+    def exploration_scale(self) -> float:
+        """By how much acting's noise is multiplied now."""
+
+    @abstractmethod
+    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """(B, A) values at the next step by group, from target networks. Called without gradients."""
+
+    @abstractmethod
+    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
+        """(C, B, A) the critics' values of the actions taken."""
+
+    @abstractmethod
+    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, Any]:
+        """(B, A, features) what a group would do now, and whatever ``actor_loss`` needs besides."""
+
+    @abstractmethod
+    def actor_loss(
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The sum of one group's losses, and sums of its figures without ``samples``."""
+
+    # --- what they use --------------------------------------------------------------------------------------
+
+    def target_values(self, name: str, batch: JointBatch, own: Tensor | None, others: Tensor) -> Tensor:
+        """(B, A[, K]) the least of the target critics' values at the next step."""
+        values = self._target_critics[name](batch.groups[name].next_observations, own, batch.next_state, others)
+        least: Tensor = values.amin(0)
+        return least
+
+    def _follow(self, rate: float) -> None:
+        self._target_critics.update(self._critic_step.optimizer.parameters, rate)
+        if self._target_actors is not None:
+            self._target_actors.update(self._actor_step.optimizer.parameters, rate)
+
+    # --- Learner ----------------------------------------------------------------------------------------------
+
+    def step(self) -> Metrics:
+        """One update: of the critics, and mostly of the actors."""
+        sample = self._dataset.sample()
+        config = self._config
+        batch = prepare_batch(self._spec, sample, team_reward=config.team_reward, normalize=config.layer_norm)
+        metrics = self._improve_critics(batch, sample)
+        self._updates += 1
+        if self._updates % self.actor_period == 0:
+            # Kept, since a row of metrics need not fall on an update of the actors.
+            self._metrics = self._improve_actors(batch, sample)
+            self._follow(config.target_rate)
+        scale = self.exploration_scale()
+        for group in self._networks.values():
+            group.exploration.set(scale)
+        skipped = self._critic_step.optimizer.skipped + self._actor_step.optimizer.skipped
+        return {**metrics, **self._metrics, "skipped_steps": skipped}
+
+    def _improve_critics(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
+        with torch.no_grad():
+            following = self.next_values(batch, self._noise("target", sample.positions))
+            joint = self._joint.join({name: data.actions for name, data in batch.groups.items()})
+        losses: dict[str, Tensor] = {}
+        figures: dict[str, list[Tensor]] = {}
+        surprise = torch.zeros_like(sample.weights)
+        weight = torch.zeros_like(sample.weights)
+        for name, data in batch.groups.items():
+            targets = data.rewards + data.discounts * following[name]
+            values = self.predictions(name, batch, self._joint.others(name, joint))
+            errors = values - targets
+            losses[name] = (errors.square() * data.critic_weights).sum()
+            counted = (data.critic_weights > 0).to(errors.dtype)
+            figures[name] = [
+                counted.sum(),
+                losses[name].detach() / len(values),
+                (values.detach().mean(0) * counted).sum(),
+            ]
+            surprise += (errors.detach().abs().mean(0) * counted).sum(1)
+            weight += counted.sum(1)
+        metrics = self._critic_step(losses, figures)
+        self._dataset.update_priorities(sample.indices, surprise / weight.clamp_min(1.0))
+        metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
+        return metrics
+
+    def _improve_actors(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
+        noise = self._noise("actor", sample.positions)
+        actions: dict[str, Tensor] = {}
+        contexts: dict[str, Any] = {}
+        for name, data in batch.groups.items():
+            actions[name], contexts[name] = self.current_actions(name, data, noise[name])
+        with torch.no_grad():
+            around = {name: data.actions for name, data in batch.groups.items()}
+            if self._config.current_others:
+                active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
+                around = {name: actions[name].detach() * active[name] for name in actions}
+            joint = self._joint.join(around)
+        losses: dict[str, Tensor] = {}
+        figures: dict[str, list[Tensor]] = {}
+        for name, data in batch.groups.items():
+            others = self._joint.others(name, joint)
+            losses[name], sums = self.actor_loss(name, batch, actions[name], others, contexts[name])
+            samples = (data.actor_weights > 0).to(losses[name].dtype).sum()
+            figures[name] = [samples, losses[name].detach(), *sums]
+        metrics = self._actor_step(losses, figures)
+        metrics["actor_gradient_norm"] = metrics.pop("gradient_norm")
+        return metrics
+
+    def _noise(self, purpose: str, positions: Tensor) -> dict[str, Tensor]:
+        """(B, A, noise_size) uniform numbers of every group."""
+        sizes = {group.name: group.size * self._widths[group.name] for group in self._spec.groups}
+        total = sum(sizes.values())
+        if total == 0:
+            uniforms = torch.zeros((len(positions), 0), device=positions.device)
+        else:
+            uniforms = self._streams[purpose].uniforms(self._updates, total)[0][positions]
+        parts = uniforms.split(list(sizes.values()), dim=-1)
+        return {
+            group.name: part.reshape(len(positions), group.size, self._widths[group.name])
+            for group, part in zip(self._spec.groups, parts, strict=True)
+        }
+
+    def get_variables(self) -> State:
+        """All parameters by name."""
+        parts: dict[str, dict[str, State]] = {}
+        for name, group in self._networks.items():
+            parts[name] = {
+                "actor": group.actor.state_dict(),
+                "critics": group.critics.state_dict(),
+                "exploration": group.exploration.state_dict(),
+            }
+            if group.log_temperature is not None:
+                parts[name]["temperature"] = {"log": group.log_temperature.detach()}
+        return flatten_state(parts)
+
+    def state_dict(self) -> State:
+        """Parameters, targets, optimizers, and the number of updates, from which random numbers follow."""
+        own: dict[str, Any] = {
+            "_targets": {"critics": self._target_critics.state_dict()},
+            "_optimizers": {
+                "critics": self._critic_step.optimizer.state_dict(),
+                "actors": self._actor_step.optimizer.state_dict(),
+            },
+            "_progress": {"updates": torch.tensor(self._updates)},
+        }
+        if self._target_actors is not None:
+            own["_targets"]["actors"] = self._target_actors.state_dict()
+        return {**self.get_variables(), **flatten_state(own)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        parts = unflatten_state(state)
+        for name, group in self._networks.items():
+            saved = unflatten_state(parts[name])
+            load_policy(group, parts[name])
+            group.critics.load_state_dict(saved["critics"])
+            if group.log_temperature is not None:
+                with torch.no_grad():
+                    group.log_temperature.copy_(saved["temperature"]["log"])
+        targets = unflatten_state(parts["_targets"])
+        self._target_critics.load_state_dict(targets["critics"])
+        if self._target_actors is not None:
+            self._target_actors.load_state_dict(targets["actors"])
+        optimizers = unflatten_state(parts["_optimizers"])
+        self._critic_step.optimizer.load_state_dict(optimizers["critics"])
+        self._actor_step.optimizer.load_state_dict(optimizers["actors"])
+        self._updates = int(parts["_progress"]["updates"])
+
+
+def load_policy(group: GroupNetworks, state: State) -> None:
+    """Puts a group's saved actor back, and how much it explores."""
+    saved = unflatten_state(state)
+    group.actor.load_state_dict(saved["actor"])
+    group.exploration.load_state_dict(saved["exploration"])
+
+
+class ActorCriticBuilder(Builder[Networks], ABC):
+    """What the builders of these algorithms have in common."""
+
+    __slots__ = ()
+
+    config: ActorCriticConfig
+
+    @property
+    def sharing(self) -> Sharing:
+        """See Builder."""
+        return self.config.sharing
+
+    @property
+    def with_state(self) -> bool:
+        """See Builder."""
+        return self.config.centralized_critic
+
+    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+        """See Builder."""
+        config = self.config
+        if spec.turn_based:
+            raise InputError("this game is turn-based, but replay holds joint steps; use mappo, ippo or another one")
+        if not 0.0 <= config.discount <= 1.0:
+            raise InputError(f"--algorithm.discount lies between 0 and 1, unlike {config.discount}")
+        if not 0.0 < config.target_rate <= 1.0:
+            raise InputError(f"--algorithm.target-rate is above 0 and at most 1, unlike {config.target_rate}")
+        if config.critics < 1:
+            raise InputError(f"--algorithm.critics must be at least 1, not {config.critics}")
+        for field in ("actor_learning_rate", "critic_learning_rate", "max_gradient_norm"):
+            if not getattr(config, field) > 0:
+                raise InputError(f"--algorithm.{field.replace('_', '-')} must be above 0, not {getattr(config, field)}")
+        for group in spec.groups:
+            action = group.action
+            if isinstance(action, ContinuousActions) and not all(map(math.isfinite, (*action.low, *action.high))):
+                raise InputError(
+                    f"{group.name} has actions without bounds, but this algorithm's actions fill a bounded range; "
+                    "bound them, or use mappo or ippo"
+                )
+
+    def make_critics(self, spec: EnvironmentSpec, group: GroupSpec, *, reads_own_action: bool = True) -> CriticNetwork:
+        """A group's critics."""
+        config = self.config
+        return CriticNetwork(
+            group,
+            spec,
+            centralized=config.centralized_critic,
+            reads_own_action=reads_own_action,
+            count=config.critics,
+            hidden_sizes=config.hidden_sizes,
+            activation=config.activation,
+            layer_norm=config.layer_norm,
+        )
+
+    def make_dataset(
+        self, spec: EnvironmentSpec, policies: Mapping[str, Any], placement: Placement
+    ) -> TransitionDataset:
+        """See Builder."""
+        config = self.config
+        replay = Replay(
+            spec,
+            TransitionItems(n_step=config.n_step),
+            capacity=config.replay.capacity,
+            num_envs=placement.num_envs,
+            first_copy=placement.first_copy,
+            global_num_envs=placement.total_envs,
+            communicator=placement.communicator,
+            save=config.save_replay,
+        )
+        return TransitionDataset(
+            replay,
+            config.replay.make_selector(replay, seed=placement.seed),
+            config.replay.make_limiter(replay),
+            batch_size=config.replay.batch_size,
+            device=placement.device,
+        )
+
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
+        """See Builder."""
+        assert isinstance(dataset, TransitionDataset)
+        return make_replay_adder(dataset.replay, discount=self.config.discount)
+
+    def load_policies(self, networks: Networks, state: State) -> None:
+        """See Builder."""
+        parts = unflatten_state(state)
+        for name, group in networks.items():
+            load_policy(group, parts[name])
+
+
+def read_observations(group: GroupSpec, observations: Tensor, config: ActorCriticConfig) -> Tensor:
+    """Observations as the group's actor takes them."""
+    return prepare_input(group.observation, observations, normalize=config.layer_norm)
+
+
+def annealed(start: float, end: float, steps: int, placement: Placement) -> float:
+    """From ``start`` to ``end`` over so many environment steps, by the experiment's counter."""
+    return anneal(start, end, placement.counter.env_steps / steps if steps else 1.0)
