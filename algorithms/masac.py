@@ -1,0 +1,225 @@
+"""MASAC and ISAC: stochastic policies that are paid for their entropy, with centralized critics or each agent's own.
+
+Haarnoja et al. (2018), "Soft actor-critic algorithms and applications", for continuous actions, squashed Gaussians,
+and the temperature; Christodoulou (2019), "Soft actor-critic for discrete action settings", for choices, over which
+expectations are exact. Critics as in MADDPG (Lowe et al. 2017); with ``centralized_critic=False`` it is ISAC.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marl.actor_critics import (
+    ActorCriticBuilder,
+    ActorCriticConfig,
+    ActorCriticLearner,
+    ActorNetwork,
+    GroupNetworks,
+    Networks,
+    read_observations,
+)
+from marl.actors import Decision, Policy
+from marl.builders import Placement
+from marl.core import Dataset
+from marl.critics import GroupBatch, JointBatch, encode_actions
+from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
+from marl.errors import InputError
+from marl.exploration import Exploration
+from marl.replay import TransitionDataset
+from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
+from marl.types import GroupStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MASACConfig(ActorCriticConfig):
+    """Settings of MASAC and ISAC."""
+
+    critics: int = 2
+    initial_temperature: float = 0.1
+    """Weight of a policy's entropy in nats at first, alpha."""
+    adapt_temperature: bool = True
+    """Whether the weight is adapted, for each group, so that the entropy comes to its target."""
+    target_entropy: float = -1.0
+    """Wanted entropy of continuous actions, in nats a dimension, where actions fill [-1, 1]."""
+    target_entropy_share: float = 0.3
+    """Wanted entropy of choices, as a share of that of uniform legal choices."""
+
+
+class MASACPolicy(Policy):
+    """Samples from the actor's distribution, or takes its mode."""
+
+    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MASACConfig, *, greedy: bool) -> None:
+        self._group = group
+        self._networks = networks
+        self._config = config
+        if not greedy:
+            self.num_uniforms = num_uniforms(group.action)
+
+    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
+        """See Policy."""
+        group, config = self._group, self._config
+        outputs = self._networks.actor(read_observations(group, step.observations, config))
+        if uniforms is None:
+            return Decision(
+                actions=_distribution(group.action, outputs, step.action_masks).mode(), extras={}, state=None
+            )
+        if config.random_start and not bool(self._networks.exploration.learning):
+            if isinstance(group.action, ContinuousActions):
+                return Decision(actions=2.0 * uniforms - 1.0, extras={}, state=None)
+            outputs = torch.zeros_like(outputs)
+        actions = _distribution(group.action, outputs, step.action_masks).sample(uniforms)
+        return Decision(actions=actions, extras={}, state=None)
+
+
+class MASACLearner(ActorCriticLearner):
+    """Critics learn soft values, actors climb the least of the critics, temperatures hold the entropy."""
+
+    actor_figures = ("samples", "actor_loss", "entropy", "temperature")
+    _config: MASACConfig
+
+    def noise_size(self, group: GroupSpec) -> int:
+        """See ActorCriticLearner."""
+        return num_uniforms(group.action)
+
+    def exploration_scale(self) -> float:
+        """See ActorCriticLearner."""
+        return 1.0
+
+    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """See ActorCriticLearner."""
+        actions: dict[str, Tensor] = {}
+        policies: dict[str, tuple[Distribution, Tensor]] = {}
+        for name, data in batch.groups.items():
+            outputs = self._networks[name].actor(data.next_observations)
+            action, distribution, log_probs = self._act(name, outputs, data.next_masks, noise[name])
+            actions[name] = action * data.next_active
+            policies[name] = (distribution, log_probs)
+        joint = self._joint.join(actions)
+        values: dict[str, Tensor] = {}
+        for name, (distribution, log_probs) in policies.items():
+            least = self.target_values(name, batch, actions[name], self._joint.others(name, joint))
+            bonus = -self._temperature(name)
+            if isinstance(distribution, MaskedCategorical):
+                values[name] = (distribution.probs * (least + bonus * distribution.log_probs)).sum(-1)
+            else:
+                values[name] = least + bonus * log_probs
+        return values
+
+    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
+        """See ActorCriticLearner."""
+        data = batch.groups[name]
+        values: Tensor = self._networks[name].critics(data.observations, data.actions, batch.state, others)
+        if values.dim() == 4:
+            # Of all alternatives, the one taken; the encoded action of agents that did not act is zero.
+            values = (values * data.actions).sum(-1)
+        return values
+
+    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, tuple[Distribution, Tensor]]:
+        """See ActorCriticLearner."""
+        actions, distribution, log_probs = self._act(
+            name, self._networks[name].actor(data.observations), data.masks, noise
+        )
+        return actions, (distribution, log_probs)
+
+    def actor_loss(
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """See ActorCriticLearner."""
+        data, group = batch.groups[name], self._networks[name]
+        distribution, log_probs = context
+        temperature = self._temperature(name)
+        values = group.critics(data.observations, actions, batch.state, others).amin(0)
+        if isinstance(distribution, MaskedCategorical):
+            entropy = distribution.entropy()
+            losses = -(distribution.probs * values).sum(-1) - temperature * entropy
+        else:
+            entropy = -log_probs
+            losses = -values - temperature * entropy
+        loss = (losses * data.actor_weights).sum()
+        if group.log_temperature is not None:
+            excess = (entropy - self._wanted_entropy(name, data)).detach()
+            loss = loss + (group.log_temperature * excess * data.actor_weights).sum()
+        counted = (data.actor_weights > 0).to(loss.dtype)
+        return loss, ((entropy.detach() * counted).sum(), temperature * counted.sum())
+
+    def _temperature(self, name: str) -> Tensor:
+        log_temperature = self._networks[name].log_temperature
+        if log_temperature is None:
+            return torch.tensor(self._config.initial_temperature, device=self._placement.device)
+        return log_temperature.detach().exp()
+
+    def _wanted_entropy(self, name: str, data: GroupBatch) -> Tensor | float:
+        """() or (B, A)."""
+        spec = self._spec.group(name).action
+        if isinstance(spec, ContinuousActions):
+            return self._config.target_entropy * spec.size
+        if data.masks is None:
+            return self._config.target_entropy_share * math.log(spec.mask_size)
+        return self._config.target_entropy_share * data.masks.sum(-1).clamp_min(1).log()
+
+    def _act(
+        self, name: str, outputs: Tensor, masks: Tensor | None, noise: Tensor
+    ) -> tuple[Tensor, Distribution, Tensor]:
+        """(B, A, features) sampled actions, their distribution, and their (B, A) log-probabilities."""
+        spec = self._spec.group(name).action
+        distribution = _distribution(spec, outputs, masks)
+        actions, log_probs = distribution.sample_and_log_prob(noise)
+        return encode_actions(spec, actions), distribution, log_probs
+
+
+def _distribution(spec: ActionSpec, outputs: Tensor, masks: Tensor | None) -> Distribution:
+    return make_distribution(spec, outputs, masks, squashed=isinstance(spec, ContinuousActions))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MASAC(ActorCriticBuilder):
+    """Builds MASAC, or with ``centralized_critic=False`` ISAC."""
+
+    config: MASACConfig = MASACConfig()
+
+    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+        """See Builder."""
+        super(MASAC, self).check(spec, placement)
+        if not self.config.initial_temperature > 0:
+            raise InputError(f"--algorithm.initial-temperature must be above 0, not {self.config.initial_temperature}")
+        for group in spec.groups:
+            if isinstance(group.action, MultiDiscreteActions):
+                raise InputError(
+                    f"{group.name} makes several choices at once, over which MASAC cannot take exact expectations; "
+                    "use maddpg, mappo or ippo"
+                )
+
+    def make_networks(self, spec: EnvironmentSpec) -> Networks:
+        """See Builder."""
+        networks: Networks = {}
+        for group in spec.groups:
+            continuous = isinstance(group.action, ContinuousActions)
+            networks[group.name] = GroupNetworks(
+                ActorNetwork(group, num_outputs(group.action, state_dependent_std=True), self.config),
+                self.make_critics(spec, group, reads_own_action=continuous),
+                Exploration(),
+            )
+            if self.config.adapt_temperature:
+                log_temperature = torch.tensor(math.log(self.config.initial_temperature))
+                networks[group.name].log_temperature = nn.Parameter(log_temperature)
+        return networks
+
+    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
+        """See Builder."""
+        return {
+            group.name: MASACPolicy(group, networks[group.name], self.config, greedy=evaluation)
+            for group in spec.groups
+        }
+
+    def make_learner(
+        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
+    ) -> MASACLearner:
+        """See Builder."""
+        assert isinstance(dataset, TransitionDataset)
+        return MASACLearner(spec, networks, dataset, self.config, placement)
