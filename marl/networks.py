@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,32 @@ from marl.specs import ArraySpec
 Activation = Literal["tanh", "relu"]
 LayerT = TypeVar("LayerT", nn.Linear, nn.Conv2d)
 
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": functional.relu}
+
+class _Tanh(torch.autograd.Function):
+    """tanh x = 2 σ(2x) - 1: torch's logistic function is several times faster on CPUs than its tangent."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(x + x).mul_(2.0).sub_(1.0)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        result: Tensor = torch.ops.aten.tanh_backward(gradient, y)
+        return result
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent of (...) floats, exact to 2e-7 in float32 (absolute), as an activation needs it."""
+    if not x.is_cpu:
+        return torch.tanh(x)
+    y: Tensor = _Tanh.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": tanh, "relu": functional.relu}
 _GAINS: dict[Activation, float] = {"tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
 _SMALLEST_IMAGE = 5
 
