@@ -148,6 +148,7 @@ class Experiment:
         if not self._resumed:
             self.loop.begin()
         stopped = False
+        saved = counter.env_steps if self._resumed else -1
         next_save = _next(counter.env_steps, config.checkpoint_every)
         next_evaluation = _next(counter.env_steps, config.evaluate_every)
         next_row = counter.env_steps + config.row_every
@@ -179,7 +180,8 @@ class Experiment:
                 next_save = _next(counter.env_steps, config.checkpoint_every)
                 if saving:
                     self.save(checkpointer)
-        if saving:
+                    saved = counter.env_steps
+        if saving and saved != counter.env_steps:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
         return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
@@ -218,6 +220,9 @@ class Experiment:
         try:
             parts = unflatten_state(checkpoint.tensors)
             saved = unflatten_state(parts.get("copies", {}))
+            copies = {len(tensor) for part in saved.values() for tensor in part.values()}
+            if copies != {self.config.num_envs}:
+                raise ValueError(f"it holds {max(copies, default=0)} environment copies, not {self.config.num_envs}")
             rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
             for name, part in self._parts():
                 part.load_state_dict(parts.get(name, {}))
@@ -226,7 +231,9 @@ class Experiment:
             assert isinstance(counts, dict)
             self.counter.load_state_dict(counts)
         except (KeyError, ValueError, RuntimeError, IndexError) as error:
-            raise InputError(f"{checkpoint.path} does not fit this experiment: {error}") from error
+            # Torch explains itself on many lines.
+            reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            raise InputError(f"{checkpoint.path} does not fit this experiment: {reason[:300]}") from error
         self.loop.begin(self.environment.current())
         self._resumed = True
 

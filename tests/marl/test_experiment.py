@@ -1,0 +1,206 @@
+"""Experiments: what they count, save, resume and refuse. MAPPO stands for any algorithm."""
+
+import dataclasses
+
+import pytest
+import torch
+from probes import DelayedCredit, Remember, Terminates, anything
+
+from algorithms.mappo import MAPPO, MAPPOConfig
+from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
+from marl.communicators import SerialCommunicator
+from marl.errors import InputError
+from marl.experiment import Experiment, ExperimentConfig, run_experiment
+from marl.specs import AgentSpec, ArraySpec, DiscreteActions
+
+UPDATE = 4 * 6
+GAME = anything(
+    AgentSpec(name="a", observation=ArraySpec(shape=(2,)), action=DiscreteActions(num_actions=3), masked=True),
+    AgentSpec(name="b", observation=ArraySpec(shape=(3,)), action=DiscreteActions(num_actions=2)),
+)
+
+
+class Rows:
+    def __init__(self):
+        self.rows = []
+
+    def write(self, row):
+        self.rows.append(dict(row))
+
+    def close(self):
+        pass
+
+
+def config(environment=GAME, *, algorithm=(), **settings):
+    chosen = {"hidden_sizes": (8,), "rollout_length": 6, "epochs": 2, **dict(algorithm)}
+    return ExperimentConfig(
+        **{
+            "builder": MAPPO(config=MAPPOConfig(**chosen)),
+            "environment": environment,
+            "num_envs": 4,
+            "steps": 6 * UPDATE,
+            "evaluation_episodes": 0,
+            **settings,
+        }
+    )
+
+
+def equal(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def without_clock(rows):
+    return [{k: v for k, v in row.items() if k not in ("wall_seconds", "env_steps_per_second")} for row in rows]
+
+
+def test_a_row_an_update_counts_global_steps_and_updates():
+    logger = Rows()
+    result = run_experiment(config(), logger=logger)
+    assert [row["env_steps"] for row in logger.rows] == [UPDATE * n for n in range(1, 7)]
+    assert [row["updates"] for row in logger.rows] == list(range(1, 7))
+    assert (result.counter.env_steps, result.counter.updates, result.stopped) == (6 * UPDATE, 6, False)
+    assert result.counter.episodes == logger.rows[-1]["episodes"] > 0
+    assert {"episode_return/mean", "episode_return/a", "a/policy_loss", "b/value_loss"} <= logger.rows[-1].keys()
+    assert result.evaluation is None
+
+
+def test_the_last_rollout_is_completed():
+    result = run_experiment(config(steps=2 * UPDATE + 1))
+    assert (result.counter.env_steps, result.counter.updates) == (3 * UPDATE, 3)
+
+
+def test_rows_can_be_spared():
+    logger = Rows()
+    run_experiment(config(row_every=2 * UPDATE), logger=logger)
+    assert [row["updates"] for row in logger.rows] == [2, 4, 6]
+
+
+def test_equal_seeds_give_equal_runs_and_the_global_generator_plays_no_part():
+    torch.manual_seed(1)
+    first = run_experiment(config())
+    state = torch.random.get_rng_state()
+    torch.manual_seed(2)
+    second = run_experiment(config())
+    assert equal(first.learner_state, second.learner_state)
+    assert not equal(first.learner_state, run_experiment(config(seed=1)).learner_state)
+    torch.manual_seed(1)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_evaluation_changes_nothing_and_comes_at_its_times():
+    plain = Rows()
+    without = run_experiment(config(), logger=plain)
+    logger = Rows()
+    result = run_experiment(config(evaluation_episodes=5, evaluate_every=2 * UPDATE), logger=logger)
+    assert [("evaluation/return_mean" in row) for row in logger.rows] == [False, True] * 3
+    assert equal(without.learner_state, result.learner_state)
+    assert result.evaluation.summary()["evaluation/episodes"] == 5
+    assert result.evaluation.summary().items() <= logger.rows[-1].items()
+
+
+@pytest.mark.parametrize(
+    ("environment", "algorithm"),
+    [
+        (GAME, {"minibatches": 3, "normalize_observations": True, "anneal_learning_rate": True}),
+        (Remember, {"recurrent": True, "chunk_length": 4, "value_normalization": "popart"}),
+    ],
+    ids=["feed-forward", "recurrent"],
+)
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, environment, algorithm, stop):
+    chosen = config(environment, algorithm=algorithm)
+    whole = Rows()
+    undisturbed = run_experiment(chosen, logger=whole)
+    logger, asked = Rows(), []
+    stopped = run_experiment(
+        chosen,
+        logger=logger,
+        checkpointer=Checkpointer(tmp_path),
+        should_stop=lambda: asked.append(1) or len(asked) == stop,
+    )
+    assert stopped.stopped
+    assert stopped.counter.updates == stop
+    resumed = run_experiment(chosen, logger=logger, resume=load_checkpoint(tmp_path))
+    assert not resumed.stopped
+    assert equal(resumed.learner_state, undisturbed.learner_state)
+    assert without_clock(logger.rows) == without_clock(whole.rows)
+
+
+def test_checkpoints_come_at_their_times_and_any_of_them_leads_to_the_same_end(tmp_path):
+    chosen = config(checkpoint_every=2 * UPDATE)
+    result = run_experiment(chosen, checkpointer=Checkpointer(tmp_path, keep=10))
+    paths = list_checkpoints(tmp_path)
+    assert [int(path.name) for path in paths] == [2 * UPDATE, 4 * UPDATE, 6 * UPDATE]
+    for path in paths:
+        assert equal(run_experiment(chosen, resume=load_checkpoint(path)).learner_state, result.learner_state)
+
+
+def test_a_resumed_run_can_be_given_more_steps(tmp_path):
+    run_experiment(config(steps=3 * UPDATE), checkpointer=Checkpointer(tmp_path))
+    longer = run_experiment(config(), resume=load_checkpoint(tmp_path))
+    assert equal(longer.learner_state, run_experiment(config()).learner_state)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        config(DelayedCredit),
+        config(algorithm={"hidden_sizes": (9,)}),
+        config(algorithm={"recurrent": True}),
+        config(algorithm={"normalize_observations": True}),
+        config(num_envs=5),
+        config(num_envs=3),
+    ],
+    ids=["environment", "sizes", "recurrent", "normaliser", "more copies", "fewer copies"],
+)
+def test_a_checkpoint_of_something_else_is_refused_in_one_line(tmp_path, other):
+    run_experiment(config(steps=UPDATE), checkpointer=Checkpointer(tmp_path))
+    with pytest.raises(InputError, match="does not fit this experiment") as caught:
+        run_experiment(other, resume=load_checkpoint(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_ranks_than_copies_are_refused():
+    class Many(SerialCommunicator):
+        size = 5
+
+    with pytest.raises(InputError, match="5 ranks cannot share 4 environment copies; raise --num-envs"):
+        Experiment(config(), Many())
+
+
+def test_only_rank_0_writes_rows_and_checkpoints(tmp_path):
+    class Second(SerialCommunicator):
+        rank, size = 1, 2
+
+        def broadcast(self, tensor, root=0):
+            pass
+
+        def gather_rows(self, tensor):
+            return tensor[:0]
+
+    logger = Rows()
+    result = Experiment(config(evaluation_episodes=4, num_envs=8), Second()).run(logger, Checkpointer(tmp_path))
+    assert logger.rows == []
+    assert list_checkpoints(tmp_path) == []
+    assert len(result.evaluation.returns) == 0
+
+
+def test_the_environment_is_closed_also_after_an_error():
+    closed = []
+
+    class Fragile(Terminates):
+        def step(self, actions):
+            raise ZeroDivisionError
+
+        def close(self):
+            closed.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        run_experiment(config(Fragile))
+    assert closed == [True]
+
+
+def test_a_config_is_a_value():
+    assert dataclasses.replace(config(), seed=3).seed == 3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().seed = 3
