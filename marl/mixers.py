@@ -64,7 +64,7 @@ class SumMixer(Mixer):
         actions: Tensor | None = None,
     ) -> Tensor:
         """See Mixer."""
-        return (chosen * active).sum(-1)
+        return chosen.masked_fill(~active, 0.0).sum(-1)
 
 
 def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float) -> nn.Sequential:
@@ -83,7 +83,10 @@ class _StateReader(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """(..., *shape) prepared states to (..., size)."""
-        return state if self._encoder is None else self._encoder(state)
+        if self._encoder is None:
+            return state
+        encoded: Tensor = self._encoder(state)
+        return encoded
 
 
 class MonotonicMixer(Mixer):
@@ -124,9 +127,11 @@ class MonotonicMixer(Mixer):
         assert state is not None, "a monotonic mixer reads the state"
         seen = self.state(state)
         weights = self.first_weights(seen).abs().unflatten(-1, self._shape)
-        hidden = torch.matmul((chosen * active).unsqueeze(-2), weights).squeeze(-2) + self.first_bias(seen)
-        total: Tensor = (functional.elu(hidden) * self.last_weights(seen).abs()).sum(-1)
-        return total + self.last_bias(seen).squeeze(-1)
+        acting = chosen.masked_fill(~active, 0.0).unsqueeze(-2)
+        hidden = torch.matmul(acting, weights).squeeze(-2) + self.first_bias(seen)
+        totals: Tensor = (functional.elu(hidden) * self.last_weights(seen).abs()).sum(-1, keepdim=True)
+        totals = totals + self.last_bias(seen)
+        return totals.squeeze(-1)
 
 
 class DuplexDuelingMixer(Mixer):
@@ -189,7 +194,7 @@ class DuplexDuelingMixer(Mixer):
         values = weights * chosen + self.biases(seen)
         advantages = (weights * (chosen - best)).detach()
         mixed: Tensor = values + (self.importance(state, actions) - 1.0) * advantages
-        return (mixed * active).sum(-1)
+        return mixed.masked_fill(~active, 0.0).sum(-1)
 
 
 def _last(network: nn.Sequential) -> nn.Linear:

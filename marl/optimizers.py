@@ -112,3 +112,28 @@ class ReplicatedAdam(Saveable):
             self._adam.state[self._parameter] = {name: tensor.clone() for name, tensor in moments.items()}
         else:
             self._adam.state.pop(self._parameter, None)
+
+
+class TargetParameters:
+    """Copies of parameters that follow them slowly, equal on all ranks as they are.
+
+    Args:
+        segments: the copies, by the same names and in the same order as those that they follow.
+        source: the optimizer of the parameters that they follow.
+    """
+
+    def __init__(self, segments: Mapping[str, Sequence[nn.Parameter]], source: ReplicatedAdam) -> None:
+        for parameters in segments.values():
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+        self._flat = FlatParameters(segments)
+        self._source = source
+        self.update(1.0)
+
+    @torch.no_grad()
+    def update(self, rate: float) -> None:
+        """Goes this part of the way, between 0 and 1, to the parameters: copies += rate * (parameters - copies)."""
+        if rate == 1.0:
+            self._flat.parameters.copy_(self._source.parameters)
+        else:
+            self._flat.parameters.lerp_(self._source.parameters, rate)
