@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
+import torch
+
 from envs.factory import make_factory
 from envs.preprocessing import Preprocessing
 from launchers.catalog import find_algorithm
@@ -92,10 +94,13 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
 
 
 def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
-    """The experiment that the settings describe."""
-    for name in ("steps", "num_envs"):
-        if getattr(settings, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(settings, name)}")
+    """The experiment that the settings describe; InputError where it makes no sense."""
+    least = {"steps": 1, "num_envs": 1, "seed": 0, "evaluation_episodes": 0, "evaluate_every": 1, "checkpoint_every": 1}
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < bound:
+            raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")
+    _check_device(settings.device)
     return ExperimentConfig(
         builder=find_algorithm(algorithm).build(settings.algorithm),
         environment=environment_of(env, settings),
@@ -107,6 +112,15 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         checkpoint_every=settings.checkpoint_every,
         device=settings.device,
     )
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name} is no device; for instance cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
 
 
 def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:

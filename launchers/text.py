@@ -7,6 +7,7 @@ import difflib
 import io
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from marl.errors import InputError
@@ -32,22 +33,47 @@ def read_options(kind: type[OptionsT] | Any, words: Sequence[str], *, program: s
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            options: OptionsT = tyro.cli(kind, args=list(words), prog=program, **settings)
-            return options
+            options: OptionsT
+            options, unknown = tyro.cli(kind, args=list(words), prog=program, return_unknown_args=True, **settings)
     except SystemExit as error:
         if error.code in (0, None):
             raise
         raise InputError(_one_line(said.getvalue())) from None
+    if unknown:
+        if not unknown[0].startswith("-"):
+            raise InputError(f"{program} has no use for {unknown[0]!r}; its options begin with --")
+        word = unknown[0].partition("=")[0]
+        raise InputError(f"there is no option {word}{_nearest_option(word, _option_names(options))}")
+    return options
+
+
+def _option_names(options: Any, prefix: str = "") -> list[str]:
+    """Options of a dataclass and of those in it, as they are typed."""
+    names: list[str] = []
+    for entry in fields(options):
+        value = getattr(options, entry.name)
+        if is_dataclass(value):
+            names += _option_names(value, f"{prefix}{entry.name}.")
+        elif "Positional" not in str(entry.type):
+            names.append(f"--{prefix}{entry.name}".replace("_", "-"))
+    return names
+
+
+def _nearest_option(word: str, known: Sequence[str]) -> str:
+    # People leave out the part before the dot, so names are compared without it too.
+    ends = {option.lstrip("-").rpartition(".")[2]: option for option in known}
+    name = word.lstrip("-")
+    near = [ends[name]] if name in ends else difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    near = near or [ends[end] for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.7)]
+    return f"; did you mean {near[0]}?" if near else "; --help lists all"
 
 
 def _one_line(box: str) -> str:
     """What tyro says in a framed box, without the frame."""
-    sections: list[str] = [""]
+    lines: list[str] = []
     for line in box.splitlines():
-        if "────" in line:
-            sections.append("")
-        else:
-            sections[-1] += " " + line.strip("│ ")
-    said, *others = [re.sub(r"\s+", " ", section).strip() for section in sections if section.strip()]
-    near = re.search(r"Perhaps you meant: (--\S+)", " ".join(others))
-    return said.rstrip(".") + (f"; did you mean {near[1]}?" if near else "")
+        if "────" not in line:
+            lines.append(line.strip("│ "))
+        elif any(lines):
+            break
+    return re.sub(r"\s+", " ", " ".join(lines)).strip().partition(". Got errors")[0].rstrip(".")
