@@ -19,7 +19,7 @@ import torch
 
 from launchers.launch import launch, use_fair_threads
 from launchers.mpi import run_on_ranks, world_size_from_environment
-from launchers.text import nearest, read_options
+from launchers.text import nearest, read_options, require_positive
 from marl.core import Communicator
 from marl.errors import InputError
 
@@ -167,6 +167,7 @@ def bench(words: list[str]) -> int:
     if name not in BENCHMARKS:
         raise InputError(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
     options: Options = read_options(Options, rest, program=f"marl bench {name}")
+    require_positive(ranks=options.ranks, num_envs=options.num_envs, rounds=options.rounds)
     if world_size_from_environment() is None:
         ranks = _RANKS.get(name, 1) if options.ranks is None else options.ranks
         if ranks > 1:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from launchers.text import read_options
+from launchers.text import read_options, require_positive
 from marl.errors import InputError
 
 
@@ -34,8 +34,7 @@ class EvaluateOptions:
 def evaluate(words: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, words, program="marl evaluate")
-    if options.episodes < 1:
-        raise InputError(f"--episodes must be at least 1, got {options.episodes}")
+    require_positive(episodes=options.episodes, num_envs=options.num_envs)
     from launchers.launch import use_fair_threads
     from launchers.mpi import run_on_ranks
     from launchers.policies import load_run
@@ -86,6 +85,7 @@ class PlayOptions:
 def play(words: list[str]) -> int:
     """Records one greedy episode."""
     options: PlayOptions = read_options(PlayOptions, words, program="marl play")
+    require_positive(max_steps=options.max_steps, fps=options.fps)
     from launchers.video import record
 
     frames, returned = record(
@@ -157,18 +157,17 @@ class DoctorOptions:
 
 
 def doctor(words: list[str]) -> int:
-    """Checks this installation, or an environment; 1 where something is broken."""
+    """Checks this installation, or an environment; 1 where something keeps it from training."""
     options: DoctorOptions = read_options(DoctorOptions, words, program="marl doctor")
     from launchers.doctor import examine_environment, examine_installation
 
     findings = examine_installation() if options.env is None else examine_environment(options.env, options.env_kwargs)
     broken = False
     for finding in findings:
-        broken |= not finding.ok
+        broken |= finding.fatal and not finding.ok
         if options.json:
-            print(
-                json.dumps({"rule": finding.rule, "agent": finding.agent, "ok": finding.ok, "message": finding.message})
-            )
+            print(json.dumps(asdict(finding)), flush=True)
         else:
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.rule}: {finding.message}")
+            verdict = "ok" if finding.ok else "FAIL" if finding.fatal else "note"
+            print(f"{verdict:<4}  {finding.rule}: {finding.message}", flush=True)
     return int(broken)

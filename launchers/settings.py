@@ -12,6 +12,7 @@ import torch
 from envs.factory import make_factory
 from envs.preprocessing import Preprocessing
 from launchers.catalog import find_algorithm
+from launchers.text import require_positive
 from marl.core import EnvironmentFactory
 from marl.errors import InputError
 from marl.experiment import ExperimentConfig
@@ -95,11 +96,15 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
 
 def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
     """The experiment that the settings describe; InputError where it makes no sense."""
-    least = {"steps": 1, "num_envs": 1, "seed": 0, "evaluation_episodes": 0, "evaluate_every": 1, "checkpoint_every": 1}
-    for name, bound in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < bound:
-            raise InputError(f"--{name.replace('_', '-')} must be at least {bound}, got {value}")
+    require_positive(
+        steps=settings.steps,
+        num_envs=settings.num_envs,
+        evaluate_every=settings.evaluate_every,
+        checkpoint_every=settings.checkpoint_every,
+    )
+    for name in ("seed", "evaluation_episodes"):
+        if getattr(settings, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
     _check_device(settings.device)
     return ExperimentConfig(
         builder=find_algorithm(algorithm).build(settings.algorithm),

@@ -47,6 +47,13 @@ def read_options(kind: type[OptionsT] | Any, words: Sequence[str], *, program: s
     return options
 
 
+def require_positive(**options: int | None) -> None:
+    """InputError where an option (named by its field) is below 1; None is fine."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
 def _option_names(options: Any, prefix: str = "") -> list[str]:
     """Options of a dataclass and of those in it, as they are typed."""
     names: list[str] = []

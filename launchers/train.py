@@ -18,7 +18,7 @@ from launchers.mpi import run_on_ranks, world_size_from_environment
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, experiment_of, to_json
-from launchers.text import read_options
+from launchers.text import read_options, require_positive
 from marl.checkpoints import AsyncCheckpointer, Checkpointer, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
@@ -81,6 +81,7 @@ def _read(algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options
         default = recipe(default)
     kind: Any = Options[type(config)]  # type: ignore[misc]  # the algorithm's own options
     options: Options[Any] = read_options(kind, words, program=f"marl train {algorithm} {env}", default=default)
+    require_positive(keep_checkpoints=options.keep_checkpoints, ranks=options.ranks)
     experiment_of(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__
 

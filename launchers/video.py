@@ -14,6 +14,7 @@ from launchers.policies import load_run
 from launchers.settings import read_env_kwargs
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
+from marl.files import reported_as_input_error
 
 Picture = NDArray[np.uint8]
 
@@ -48,7 +49,8 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
             break
         pictures.append(_picture(copies.render(0), trained.env))
     copies.close()
-    _write(video, pictures, fps)
+    with reported_as_input_error(f"write {video}"):
+        _write(video, pictures, fps)
     return len(pictures), total
 
 
@@ -65,8 +67,9 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
 
         imageio.imwrite(video, np.stack(pictures), fps=fps)
     except (ImportError, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"mp4 needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({error})"
+            f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
         ) from error
 
 
