@@ -45,8 +45,8 @@ class Settings(Generic[ConfigT]):
     """Also evaluate each time that many environment steps have passed."""
     checkpoint_every: int | None = 200_000
     """Save each time that many environment steps have passed; at the end in any case."""
-    device: str = "cpu"
-    """Where networks compute."""
+    row_every: int = 2000
+    """Environment steps between rows of metrics, at least one update."""
 
 
 def to_json(algorithm: str, env: str, settings: Settings[Any], recipe: str | None) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         evaluation_episodes=settings.evaluation_episodes,
         evaluate_every=settings.evaluate_every,
         checkpoint_every=settings.checkpoint_every,
-        device=settings.device,
+        row_every=settings.row_every,
     )
 
 

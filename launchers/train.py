@@ -28,7 +28,7 @@ from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, Terminal
 
 STOPPED = 75
 T = TypeVar("T")
-_MAY_DIFFER_ON_RESUME = ("steps", "evaluation_episodes", "evaluate_every", "checkpoint_every", "recipe")
+_MAY_DIFFER_ON_RESUME = ("steps", "evaluation_episodes", "evaluate_every", "checkpoint_every", "row_every", "recipe")
 
 
 @dataclass(frozen=True, kw_only=True)

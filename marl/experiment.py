@@ -45,8 +45,6 @@ class ExperimentConfig:
     """Save each time that many environment steps have passed; at the end in any case."""
     row_every: int = 0
     """Environment steps between rows of metrics; 0 for a row an update."""
-    device: str = "cpu"
-    """Where networks compute."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +90,7 @@ class Experiment:
             first_copy=first,
             total_steps=config.steps,
             counter=self.counter,
-            device=torch.device(config.device),
+            device=torch.device("cpu"),
         )
         self.environment: VectorEnvironment = config.environment(
             EnvironmentRequest(
