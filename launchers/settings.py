@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
-import torch
-
 from envs.factory import make_factory
 from envs.preprocessing import Preprocessing
 from launchers.catalog import find_algorithm
@@ -102,10 +100,9 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         evaluate_every=settings.evaluate_every,
         checkpoint_every=settings.checkpoint_every,
     )
-    for name in ("seed", "evaluation_episodes"):
+    for name in ("seed", "evaluation_episodes", "row_every"):
         if getattr(settings, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
-    _check_device(settings.device)
     return ExperimentConfig(
         builder=find_algorithm(algorithm).build(settings.algorithm),
         environment=environment_of(env, settings),
@@ -117,15 +114,6 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         checkpoint_every=settings.checkpoint_every,
         row_every=settings.row_every,
     )
-
-
-def _check_device(name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name} is no device; for instance cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
 
 
 def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:
