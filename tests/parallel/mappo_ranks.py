@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from probes import Anything, DelayedCredit, Remember, anything
 
 from algorithms.mappo import MAPPO, MAPPOConfig
 from launchers.mpi import MPICommunicator, run_on_ranks
-from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
 from marl.communicators import assert_replicas_equal
 from marl.core import Communicator, EnvironmentRequest
 from marl.experiment import Experiment, ExperimentConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 UPDATES = 20
-STOP_AFTER = 7
+SAVED_AFTER = 17
 COPIES = 5
 
 _FIVE, _THREE = DiscreteActions(num_actions=5), DiscreteActions(num_actions=3)
@@ -55,10 +55,10 @@ TURNS = anything(
 )
 
 SCENARIOS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "feed-forward": (DelayedCredit, {"minibatches": 4, "anneal_learning_rate": True}),
+    "feed-forward": (DelayedCredit, {"epochs": 1, "minibatches": 4, "anneal_learning_rate": True}),
     "recurrent": (Remember, {"recurrent": True, "chunk_length": 3, "minibatches": 2}),
     "silent group": (MostlySilent, {"normalize_observations": True, "value_normalization": "popart"}),
-    "turns": (TURNS, {"target_kl": 0.02, "minibatches": 3}),
+    "turns": (TURNS, {"epochs": 1, "target_kl": 0.02, "minibatches": 3}),
 }
 
 
@@ -85,6 +85,7 @@ def make(scenario: str, communicator: Communicator | None, *, updates: int = UPD
             seed=3,
             steps=updates * config.rollout_length * COPIES,
             num_envs=COPIES,
+            checkpoint_every=SAVED_AFTER * config.rollout_length * COPIES,
             evaluation_episodes=13,
         ),
         communicator,
@@ -102,6 +103,7 @@ def run(
         return experiment.counter.updates == stop_after and communicator.rank == communicator.size - 1
 
     logger = Rows()
+    experiment.config = replace(experiment.config, evaluation_episodes=0)
     result = experiment.run(logger, checkpointer, should_stop)
     assert result.stopped == (stop_after is not None)
     return result.learner_state, logger.rows
@@ -112,19 +114,13 @@ def check(scenario: str, communicator: Communicator, folder: Path) -> None:
     found: dict[str, Any] = {}
     untrained = make(scenario, communicator)
     found["evaluation"] = untrained.evaluate().returns
-    found["weights"], found["rows"] = run(untrained)
-
     directory = folder / f"{scenario} {ranks}"
-    _, rows = run(make(scenario, communicator), checkpointer=Checkpointer(directory), stop_after=STOP_AFTER)
+    found["weights"], found["rows"] = run(untrained, checkpointer=Checkpointer(directory))
     communicator.all_reduce(torch.zeros(1))  # Rank 0 has written.
-    resumed = make(scenario, communicator)
-    resumed.load(load_checkpoint(directory))
-    found["resumed weights"], more = run(resumed)
-    found["resumed rows"] = rows + more
-
-    other = make(scenario, communicator)
-    other.load(load_checkpoint(folder / f"{scenario} 1"))
-    found["weights resumed from one rank"], _ = run(other)
+    for name, source in (("resumed", directory), ("resumed from one rank", folder / f"{scenario} 1")):
+        again = make(scenario, communicator)
+        again.load(load_checkpoint(list_checkpoints(source)[0]))
+        found[f"weights {name}"], found[f"rows {name}"] = run(again)
     if communicator.rank == 0:
         torch.save(found, folder / f"{scenario} {ranks}.pt")
 
@@ -132,6 +128,7 @@ def check(scenario: str, communicator: Communicator, folder: Path) -> None:
 def main(_: Communicator) -> int:
     communicator = MPICommunicator()
     torch.set_num_threads(1)
+    run(make("feed-forward", communicator, updates=5), stop_after=2)
     for scenario in SCENARIOS:
         check(scenario, communicator, Path(sys.argv[1]))
         if communicator.rank == 0:
