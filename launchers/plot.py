@@ -31,7 +31,9 @@ _STYLES: Final = ("-", "--", ":", "-.")
 _POINTS: Final = 200
 _RESAMPLES: Final = 2000
 # Fields that do not make another experiment: which of several repetitions, where, and what is looked at meanwhile.
-_REPETITION: Final = frozenset({RUN_ID, "seed", "row_every", "evaluate_every", "evaluation_episodes", "checkpoint_every"})
+_REPETITION: Final = frozenset(
+    {RUN_ID, "seed", "row_every", "evaluate_every", "evaluation_episodes", "checkpoint_every"}
+)
 _LABELS: Final = {
     "episode_return/mean": "Episode return",
     "evaluation/return_mean": "Evaluated return",

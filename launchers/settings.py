@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from envs.factory import make_factory
 from envs.preprocessing import Preprocessing
-from launchers.catalog import find_algorithm
+from launchers.catalog import find_algorithm, restored
 from launchers.text import require_positive
 from marl.core import EnvironmentFactory
 from marl.errors import InputError
@@ -63,9 +63,7 @@ def from_json(config: Mapping[str, Any]) -> Settings[Any]:
             values.pop(name, None)
         values["algorithm"] = variant.config_from(values["algorithm"])
         values["env_kwargs"] = json.dumps(values["env_kwargs"])
-        saved: dict[str, Any] = values["preprocessing"]
-        resize: list[int] | None = saved.pop("resize")
-        values["preprocessing"] = Preprocessing(**saved, resize=None if resize is None else (resize[0], resize[1]))
+        values["preprocessing"] = restored(Preprocessing(), values["preprocessing"])
         return Settings(**values)
     except (KeyError, TypeError) as error:
         raise InputError(f"config.json does not fit this version of marl: {error}") from error
