@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, experiment_of, to_json
 from launchers.text import read_options, require_positive
-from marl.checkpoints import AsyncCheckpointer, Checkpointer, load_checkpoint
+from marl.checkpoints import AsyncCheckpointer, Checkpointer, list_checkpoints, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
 from marl.errors import InputError
@@ -111,9 +112,14 @@ def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, 
             if checkpointer is not None:
                 checkpointer.close()
             code = STOPPED if result.stopped else 0
+        except InputError:
+            code = 2
+            raise
         finally:
             if logger is not None:
                 _close(logger, run, code)
+            if run is not None and code == 2 and not options.resume:
+                _withdraw(run)
         if run is not None:
             _report(run, result, communicator, options)
         return code
@@ -184,6 +190,12 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, optio
         episodes = summary["evaluation/episodes"]
         print(f"evaluation over {episodes} greedy episodes: return {mean:.2f} ± {interval:.2f} (95 %)", flush=True)
     print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
+
+
+def _withdraw(run: RunDirectory) -> None:
+    """Removes a run that was refused before it had anything to show, so that --out can be used again."""
+    if not list_checkpoints(run.checkpoints) and not run.metrics.stat().st_size:
+        shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _settings(options: Options[Any]) -> Settings[Any]:
