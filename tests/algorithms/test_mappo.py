@@ -323,6 +323,26 @@ def test_one_update_changes_all_parameters_and_keeps_them_finite(spec, settings)
         assert torch.tensor(value).isfinite()
 
 
+@pytest.mark.parametrize("spec", ["equal agents", "different spaces", "turns"])
+def test_the_first_pass_finds_the_policy_and_the_values_that_acted(spec):
+    # However a rollout is cut into chunks: recurrent states are those of acting, across episodes and rollouts.
+    seen = []
+    for settings in ({}, *({"recurrent": True, "chunk_length": length} for length in (1, 3, 7, 50))):
+        built = experiment(SPECS[spec], num_envs=3, rollout_length=7, epochs=1, learning_rate=0.0, **settings)
+        built.loop.begin()
+        figures = [trained_metrics(built) for _ in range(3)]
+        for row in figures:
+            for group in built.networks:
+                assert row[f"{group}/approx_kl"] == pytest.approx(0.0, abs=1e-9)
+                assert row[f"{group}/clip_fraction"] == 0.0
+                assert row[f"{group}/policy_loss"] == pytest.approx(0.0, abs=1e-4)
+        if settings:
+            seen.append([{name: value for name, value in row.items() if "loss" in name} for row in figures])
+    for other in seen[1:]:
+        for row, expected in zip(other, seen[0], strict=True):
+            assert row == pytest.approx(expected, abs=1e-4, rel=1e-4)
+
+
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_one_step_one_copy_one_agent_is_enough(recurrent):
     built = experiment(SPECS["alone"], updates=4, num_envs=1, rollout_length=1, recurrent=recurrent)
