@@ -22,7 +22,7 @@ from marl.actor_critics import (
     ActorNetwork,
     GroupNetworks,
     Networks,
-    annealed,
+    Purpose,
     read_observations,
 )
 from marl.actors import Decision, Policy
@@ -33,6 +33,7 @@ from marl.distributions import make_distribution, num_outputs, num_uniforms, rel
 from marl.errors import InputError
 from marl.exploration import Exploration, NoiseKind, make_noise
 from marl.replay import TransitionDataset
+from marl.schedules import LinearSchedule
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.types import GroupStep
 
@@ -119,8 +120,10 @@ class MADDPGLearner(ActorCriticLearner):
         self.actor_period = config.policy_delay
         super().__init__(spec, networks, dataset, config, placement)
 
-    def noise_size(self, group: GroupSpec) -> int:
+    def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
         """See ActorCriticLearner."""
+        if isinstance(group.action, ContinuousActions) and (purpose == "current" or self._config.target_noise == 0.0):
+            return 0
         return action_features(group.action)
 
     def exploration_scale(self) -> float:
@@ -128,12 +131,13 @@ class MADDPGLearner(ActorCriticLearner):
         config = self._config
         if config.noise_deviation == 0.0:
             return 1.0
-        deviation = annealed(config.noise_deviation, config.final_noise_deviation, config.noise_steps, self._placement)
-        return deviation / config.noise_deviation
+        schedule = LinearSchedule(
+            initial=config.noise_deviation, final=config.final_noise_deviation, steps=config.noise_steps
+        )
+        return schedule(self._placement.counter.env_steps) / config.noise_deviation
 
     def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See ActorCriticLearner."""
-        assert self._target_actors is not None
         actions: dict[str, Tensor] = {}
         for name, data in batch.groups.items():
             action, _ = self._act(name, self._target_actors[name], data.next_observations, data.next_masks, noise[name])

@@ -22,6 +22,7 @@ from marl.actor_critics import (
     ActorNetwork,
     GroupNetworks,
     Networks,
+    Purpose,
     read_observations,
 )
 from marl.actors import Decision, Policy
@@ -83,7 +84,7 @@ class MASACLearner(ActorCriticLearner):
     actor_figures = ("samples", "actor_loss", "entropy", "temperature")
     _config: MASACConfig
 
-    def noise_size(self, group: GroupSpec) -> int:
+    def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
         """See ActorCriticLearner."""
         return num_uniforms(group.action)
 

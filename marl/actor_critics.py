@@ -6,11 +6,12 @@ algorithm says what its critics bootstrap from and how its actors are improved.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +21,13 @@ from marl.checkpoints import flatten_state, unflatten_state
 from marl.core import Adder, Communicator, Dataset, Learner, Metrics, State
 from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, prepare_batch
 from marl.errors import InputError
-from marl.exploration import Exploration, anneal
+from marl.exploration import Exploration
 from marl.networks import Activation, Head, Torso, prepare_input
-from marl.optimizers import ReplicatedAdam
-from marl.replay import Replay, ReplayConfig, TransitionDataset, TransitionItems, Transitions
+from marl.optimizers import ReplicatedAdam, TargetParameters
+from marl.replay import ReplayConfig, TransitionDataset, TransitionItems, Transitions
 from marl.replay_adders import make_replay_adder
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
-from marl.targets import TargetNetworks
 
 _REPLAY: Final = ReplayConfig(samples_per_insert=10.24)
 """A batch of 1024 every 100 steps, as in the MADDPG paper."""
@@ -45,8 +45,6 @@ class ActorCriticConfig:
     """Learn from the sum of all agents' rewards instead of each agent's own."""
     replay: ReplayConfig = _REPLAY
     """Capacity, batches, and how much is learned from each step."""
-    save_replay: bool = False
-    """Whether checkpoints hold the replay."""
     n_step: int = 1
     """Steps whose rewards are summed before the bootstrap."""
     discount: float = 0.95
@@ -107,6 +105,8 @@ class GroupNetworks:
 
 
 Networks = dict[str, GroupNetworks]
+Purpose = Literal["next", "current"]
+_PURPOSES: Final[tuple[Purpose, ...]] = ("next", "current")
 
 
 class GradientStep:
@@ -172,6 +172,37 @@ class GradientStep:
         return {**averages, "gradient_norm": norm}
 
 
+class _Noise:
+    """Uniform numbers of updates, by place in the global batch; made for several small updates at once."""
+
+    _NUMBERS: Final = 2**17
+
+    def __init__(self, stream: Stream, sizes: Mapping[str, tuple[int, int]]) -> None:
+        self._stream = stream
+        self._sizes = sizes
+        self._widths = [agents * numbers for agents, numbers in sizes.values()]
+        self._drawn: Tensor | None = None
+        self._first = 0
+
+    def __call__(self, update: int, positions: Tensor) -> dict[str, Tensor]:
+        """(B, A, numbers) for each group."""
+        total = sum(self._widths)
+        if total == 0:
+            chosen = torch.zeros((len(positions), 0), device=positions.device)
+        else:
+            if self._drawn is None or not 0 <= update - self._first < len(self._drawn):
+                a_row = self._stream.uniforms(update, total)
+                more = self._NUMBERS // a_row.numel() - 1
+                rest = [self._stream.uniforms(update + 1, total, rows=more)] if more > 0 else []
+                self._drawn, self._first = torch.cat([a_row, *rest]), update
+            chosen = self._drawn[update - self._first][positions]
+        parts = chosen.split(self._widths, dim=-1)
+        return {
+            name: part.reshape(len(positions), agents, numbers)
+            for (name, (agents, numbers)), part in zip(self._sizes.items(), parts, strict=True)
+        }
+
+
 class ActorCriticLearner(Learner, ABC):
     """Samples joint transitions; first the critics learn, then the actors, then the targets follow.
 
@@ -205,10 +236,6 @@ class ActorCriticLearner(Learner, ABC):
         self._config = config
         self._placement = placement
         self._joint = JointActions(spec, placement.device)
-        self._target_critics = TargetNetworks({name: group.critics for name, group in networks.items()})
-        self._target_actors: TargetNetworks[ActorNetwork] | None = None
-        if self.target_actors:
-            self._target_actors = TargetNetworks({name: group.actor for name, group in networks.items()})
         communicator = placement.communicator
         self._critic_step = GradientStep(
             {name: {"critics": list(group.critics.parameters())} for name, group in networks.items()},
@@ -225,12 +252,23 @@ class ActorCriticLearner(Learner, ABC):
         self._actor_step = GradientStep(
             actors, self.actor_figures, communicator, config, learning_rate=config.actor_learning_rate
         )
-        self._follow(1.0)
-        self._widths = {group.name: self.noise_size(group) for group in spec.groups}
-        size = config.replay.batch_size
-        self._streams = {
-            purpose: Stream(placement.seed, f"{purpose} noise", num_copies=size, device=placement.device)
-            for purpose in ("target", "actor")
+        self._target_critics = {name: copy.deepcopy(group.critics) for name, group in networks.items()}
+        self._target_actors: dict[str, ActorNetwork] = {}
+        self._followers = [_followers(self._target_critics, self._critic_step)]
+        if self.target_actors:
+            self._target_actors = {name: copy.deepcopy(group.actor) for name, group in networks.items()}
+            self._followers.append(_followers(self._target_actors, self._actor_step))
+        self._noise = {
+            purpose: _Noise(
+                Stream(
+                    placement.seed,
+                    f"{purpose} noise",
+                    num_copies=config.replay.batch_size,
+                    device=placement.device,
+                ),
+                {group.name: (group.size, self.noise_size(group, purpose)) for group in spec.groups},
+            )
+            for purpose in _PURPOSES
         }
         self._updates = 0
         self._metrics: dict[str, float] = {}
@@ -238,8 +276,8 @@ class ActorCriticLearner(Learner, ABC):
     # --- what algorithms say --------------------------------------------------------------------------------
 
     @abstractmethod
-    def noise_size(self, group: GroupSpec) -> int:
-        """Uniform random numbers that one agent of a group needs for an action."""
+    def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
+        """Uniform random numbers that one agent of a group needs for its next action, or its current one."""
 
     @abstractmethod
     def exploration_scale(self) -> float:
@@ -271,11 +309,6 @@ class ActorCriticLearner(Learner, ABC):
         least: Tensor = values.amin(0)
         return least
 
-    def _follow(self, rate: float) -> None:
-        self._target_critics.update(self._critic_step.optimizer.parameters, rate)
-        if self._target_actors is not None:
-            self._target_actors.update(self._actor_step.optimizer.parameters, rate)
-
     # --- Learner ----------------------------------------------------------------------------------------------
 
     def step(self) -> Metrics:
@@ -288,7 +321,8 @@ class ActorCriticLearner(Learner, ABC):
         if self._updates % self.actor_period == 0:
             # Kept, since a row of metrics need not fall on an update of the actors.
             self._metrics = self._improve_actors(batch, sample)
-            self._follow(config.target_rate)
+            for targets in self._followers:
+                targets.update(config.target_rate)
         scale = self.exploration_scale()
         for group in self._networks.values():
             group.exploration.set(scale)
@@ -297,7 +331,7 @@ class ActorCriticLearner(Learner, ABC):
 
     def _improve_critics(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
         with torch.no_grad():
-            following = self.next_values(batch, self._noise("target", sample.positions))
+            following = self.next_values(batch, self._noise["next"](self._updates, sample.positions))
             joint = self._joint.join({name: data.actions for name, data in batch.groups.items()})
         losses: dict[str, Tensor] = {}
         figures: dict[str, list[Tensor]] = {}
@@ -322,7 +356,7 @@ class ActorCriticLearner(Learner, ABC):
         return metrics
 
     def _improve_actors(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
-        noise = self._noise("actor", sample.positions)
+        noise = self._noise["current"](self._updates, sample.positions)
         actions: dict[str, Tensor] = {}
         contexts: dict[str, Any] = {}
         for name, data in batch.groups.items():
@@ -344,20 +378,6 @@ class ActorCriticLearner(Learner, ABC):
         metrics["actor_gradient_norm"] = metrics.pop("gradient_norm")
         return metrics
 
-    def _noise(self, purpose: str, positions: Tensor) -> dict[str, Tensor]:
-        """(B, A, noise_size) uniform numbers of every group."""
-        sizes = {group.name: group.size * self._widths[group.name] for group in self._spec.groups}
-        total = sum(sizes.values())
-        if total == 0:
-            uniforms = torch.zeros((len(positions), 0), device=positions.device)
-        else:
-            uniforms = self._streams[purpose].uniforms(self._updates, total)[0][positions]
-        parts = uniforms.split(list(sizes.values()), dim=-1)
-        return {
-            group.name: part.reshape(len(positions), group.size, self._widths[group.name])
-            for group, part in zip(self._spec.groups, parts, strict=True)
-        }
-
     def get_variables(self) -> State:
         """All parameters by name."""
         parts: dict[str, dict[str, State]] = {}
@@ -374,15 +394,14 @@ class ActorCriticLearner(Learner, ABC):
     def state_dict(self) -> State:
         """Parameters, targets, optimizers, and the number of updates, from which random numbers follow."""
         own: dict[str, Any] = {
-            "_targets": {"critics": self._target_critics.state_dict()},
+            "_target_critics": {name: critics.state_dict() for name, critics in self._target_critics.items()},
+            "_target_actors": {name: actor.state_dict() for name, actor in self._target_actors.items()},
             "_optimizers": {
                 "critics": self._critic_step.optimizer.state_dict(),
                 "actors": self._actor_step.optimizer.state_dict(),
             },
             "_progress": {"updates": torch.tensor(self._updates)},
         }
-        if self._target_actors is not None:
-            own["_targets"]["actors"] = self._target_actors.state_dict()
         return {**self.get_variables(), **flatten_state(own)}
 
     def load_state_dict(self, state: State) -> None:
@@ -395,14 +414,20 @@ class ActorCriticLearner(Learner, ABC):
             if group.log_temperature is not None:
                 with torch.no_grad():
                     group.log_temperature.copy_(saved["temperature"]["log"])
-        targets = unflatten_state(parts["_targets"])
-        self._target_critics.load_state_dict(targets["critics"])
-        if self._target_actors is not None:
-            self._target_actors.load_state_dict(targets["actors"])
+        critics, actors = (unflatten_state(parts.get(f"_target_{kind}", {})) for kind in ("critics", "actors"))
+        for name, target in self._target_critics.items():
+            target.load_state_dict(critics[name])
+        for name, actor in self._target_actors.items():
+            actor.load_state_dict(actors[name])
         optimizers = unflatten_state(parts["_optimizers"])
         self._critic_step.optimizer.load_state_dict(optimizers["critics"])
         self._actor_step.optimizer.load_state_dict(optimizers["actors"])
         self._updates = int(parts["_progress"]["updates"])
+
+
+def _followers(networks: Mapping[str, nn.Module], step: GradientStep) -> TargetParameters:
+    segments = {name: list(network.parameters()) for name, network in networks.items()}
+    return TargetParameters(segments, step.optimizer)
 
 
 def load_policy(group: GroupNetworks, state: State) -> None:
@@ -469,24 +494,9 @@ class ActorCriticBuilder(Builder[Networks], ABC):
         self, spec: EnvironmentSpec, policies: Mapping[str, Any], placement: Placement
     ) -> TransitionDataset:
         """See Builder."""
-        config = self.config
-        replay = Replay(
-            spec,
-            TransitionItems(n_step=config.n_step),
-            capacity=config.replay.capacity,
-            num_envs=placement.num_envs,
-            first_copy=placement.first_copy,
-            global_num_envs=placement.total_envs,
-            communicator=placement.communicator,
-            save=config.save_replay,
-        )
-        return TransitionDataset(
-            replay,
-            config.replay.make_selector(replay, seed=placement.seed),
-            config.replay.make_limiter(replay),
-            batch_size=config.replay.batch_size,
-            device=placement.device,
-        )
+        dataset = self.config.replay.make_dataset(spec, TransitionItems(n_step=self.config.n_step), placement)
+        assert isinstance(dataset, TransitionDataset)
+        return dataset
 
     def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
         """See Builder."""
@@ -503,8 +513,3 @@ class ActorCriticBuilder(Builder[Networks], ABC):
 def read_observations(group: GroupSpec, observations: Tensor, config: ActorCriticConfig) -> Tensor:
     """Observations as the group's actor takes them."""
     return prepare_input(group.observation, observations, normalize=config.layer_norm)
-
-
-def annealed(start: float, end: float, steps: int, placement: Placement) -> float:
-    """From ``start`` to ``end`` over so many environment steps, by the experiment's counter."""
-    return anneal(start, end, placement.counter.env_steps / steps if steps else 1.0)

@@ -122,8 +122,3 @@ class Exploration(nn.Module):
         """Learning has begun, and noise is multiplied by ``scale``."""
         self.scale.fill_(scale)
         self.learning.fill_(True)
-
-
-def anneal(start: float, end: float, progress: float) -> float:
-    """From ``start`` to ``end`` in a straight line while progress goes from 0 to 1, then ``end``."""
-    return start + (end - start) * min(1.0, max(0.0, progress))
