@@ -160,7 +160,7 @@ class Experiment:
                 metrics = self.learner.step()
                 counter.updates += 1
                 self.actor.update()
-            if metrics is None or counter.env_steps < next_row:
+            if metrics is None or counter.env_steps < min(next_row, config.steps):
                 continue
             next_row = counter.env_steps + config.row_every
             episodes, returns, (stopped,) = self._statistics.reduce(self.communicator, should_stop())
