@@ -423,8 +423,8 @@ class QMIXLearner(Learner):
         follower = self._targets.mixer
         assert follower is not None
         everyone = list(groups.values())
-        now = [(legal_values(g.values, g.masks), g.actions, g.active) for g in everyone]
-        following = [(g.target_values, g.preferences.argmax(-1), g.next_active) for g in everyone]
+        now = [(g.values, g.masks, g.actions, g.active) for g in everyone]
+        following = [(g.target_values, None, g.preferences.argmax(-1), g.next_active) for g in everyone]
         values: Tensor = mixer(**_joint(mixer, now), state=rows.state)
         with torch.no_grad():
             return values, follower(**_joint(follower, following), state=rows.next_state)
@@ -531,15 +531,16 @@ def _of(values: Tensor, actions: Tensor) -> Tensor:
     return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
-def _joint(mixer: Mixer, groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-    """What a mixer reads of all groups' legal values (..., A, K), actions (..., A) and active flags (..., A)."""
+def _joint(mixer: Mixer, groups: Sequence[tuple[Tensor, Tensor | None, Tensor, Tensor]]) -> dict[str, Tensor]:
+    """What a mixer reads of all groups' values (..., A, K), masks, actions (..., A) and active flags (..., A)."""
     joint = {
-        "chosen": torch.cat([_of(values, actions) for values, actions, _ in groups], -1),
-        "active": torch.cat([active for _, _, active in groups], -1),
+        # Not those with masks: in the padding of sequences, which is left out in the end, actions may be illegal.
+        "chosen": torch.cat([_of(values, actions) for values, _, actions, _ in groups], -1),
+        "active": torch.cat([active for *_, active in groups], -1),
     }
     if mixer.reads_joint:
-        one_hot = [functional.one_hot(actions, values.shape[-1]).flatten(-2) for values, actions, _ in groups]
-        joint["best"] = torch.cat([values.amax(-1) for values, _, _ in groups], -1)
+        one_hot = [functional.one_hot(actions, values.shape[-1]).flatten(-2) for values, _, actions, _ in groups]
+        joint["best"] = torch.cat([legal_values(values, masks).amax(-1) for values, masks, _, _ in groups], -1)
         joint["actions"] = torch.cat(one_hot, -1).to(joint["best"].dtype)
     return joint
 
