@@ -103,13 +103,13 @@ VALUE = {"epochs": 10, "learning_rate": 1e-2, "gae_lambda": 0.5}
 
 @pytest.mark.parametrize("normalization", ["moments", "popart", "none"])
 def test_a_terminated_step_is_worth_its_reward(normalization):
-    trained = experiment(Terminates, updates=40, value_normalization=normalization, **VALUE)
+    trained = experiment(Terminates, updates=20, value_normalization=normalization, **VALUE)
     assert values(trained, first_step(Terminates)).flatten().tolist() == pytest.approx([1.0] * 8, abs=0.03)
 
 
 @pytest.mark.parametrize("normalization", ["moments", "popart", "none"])
 def test_a_truncated_step_is_bootstrapped(normalization):
-    trained = experiment(Truncates, updates=80, value_normalization=normalization, **VALUE)
+    trained = experiment(Truncates, updates=50, value_normalization=normalization, **VALUE)
     expected = 1.0 / (1.0 - GAMMA)
     assert values(trained, first_step(Truncates)).flatten().tolist() == pytest.approx([expected] * 8, rel=0.1)
 
@@ -154,23 +154,23 @@ def test_only_a_centralized_critic_sees_what_the_state_alone_shows():
     sign = start.state.argmax(1, keepdim=True) * 2.0 - 1.0
     assert set(sign.flatten().tolist()) == {-1.0, 1.0}
     for settings in ({}, {"agent_features": False}):
-        mappo = experiment(HiddenInState, updates=40, **VALUE, **settings)
+        mappo = experiment(HiddenInState, updates=20, **VALUE, **settings)
         torch.testing.assert_close(values(mappo, start), sign.expand(4, 2), atol=0.1, rtol=0)
-    ippo = experiment(HiddenInState, updates=40, centralized_critic=False, **VALUE)
+    ippo = experiment(HiddenInState, updates=20, centralized_critic=False, **VALUE)
     blind = first_step(HiddenInState, with_state=False)
     assert blind.state is None
     assert values(ippo, blind).abs().max() < 0.5
 
 
 def test_agents_that_die_are_worth_what_they_receive_until_then():
-    trained = experiment(Deaths, updates=60, **VALUE)
+    trained = experiment(Deaths, updates=30, **VALUE)
     expected = [geometric(GAMMA, lives) for lives in (1, 2, 3)]
     for row in values(trained, first_step(Deaths)).tolist():
         assert row == pytest.approx(expected, abs=0.15)
 
 
 def test_rewards_that_arrive_between_turns_belong_to_the_move_before():
-    trained = experiment(Alternating, updates=60, num_envs=16, rollout_length=12, **VALUE)
+    trained = experiment(Alternating, updates=35, num_envs=16, rollout_length=12, **VALUE)
     assert greedy_return(trained).tolist() == [9.0, 3.0]
     # agent_0 receives 3 after each of its moves, which are one step of its own apart.
     value = values(trained, first_step(Alternating))[:, 0].tolist()
@@ -179,7 +179,7 @@ def test_rewards_that_arrive_between_turns_belong_to_the_move_before():
 
 def test_team_reward_is_the_sum_of_all_agents_rewards():
     # Each of the three lives on in what the others receive: 3, 2, 1 in the three steps of an episode.
-    trained = experiment(Deaths, updates=60, team_reward=True, sharing="none", **VALUE)
+    trained = experiment(Deaths, updates=30, team_reward=True, sharing="none", **VALUE)
     expected = 3.0 + GAMMA * 2.0 + GAMMA**2
     start = first_step(Deaths, sharing="none")
     for name in ("agent_0", "agent_1", "agent_2"):
@@ -193,31 +193,31 @@ LEARN = {"num_envs": 16, "learning_rate": 1e-2, "epochs": 4}
 
 @pytest.mark.parametrize("sharing", ["spaces", "none"])
 def test_an_early_choice_is_credited_with_a_late_reward(sharing):
-    trained = experiment(DelayedCredit, updates=30, sharing=sharing, **LEARN)
+    trained = experiment(DelayedCredit, updates=20, sharing=sharing, **LEARN)
     assert sorted(trained.networks) == (["agent"] if sharing == "spaces" else ["agent_0", "agent_1"])
     assert greedy_return(trained).tolist() == [1.0, 1.0]
 
 
 def test_a_gru_remembers_what_a_feed_forward_network_cannot():
-    recurrent = experiment(Remember, updates=60, recurrent=True, chunk_length=4, **LEARN)
+    recurrent = experiment(Remember, updates=40, recurrent=True, chunk_length=4, **LEARN)
     assert greedy_return(recurrent, 128).min() > 0.95
-    feed_forward = experiment(Remember, updates=60, **LEARN)
+    feed_forward = experiment(Remember, updates=40, **LEARN)
     assert greedy_return(feed_forward, 128).max() < 0.7
 
 
 def test_memory_reaches_back_beyond_chunks_and_rollouts():
     # Every other episode of 4 is cut in two by a rollout of 6; states are handed on, gradients are not.
-    trained = experiment(Remember, updates=80, recurrent=True, chunk_length=4, rollout_length=6, **LEARN)
+    trained = experiment(Remember, updates=60, recurrent=True, chunk_length=4, rollout_length=6, **LEARN)
     assert greedy_return(trained, 128).min() > 0.95
 
 
 def test_continuous_actions_come_close_to_what_is_shown():
-    trained = experiment(Aim, updates=60, entropy=0.0, **LEARN)
+    trained = experiment(Aim, updates=40, entropy=0.0, **LEARN)
     assert greedy_return(trained).min() > -0.05
 
 
 def test_all_parts_of_a_multi_discrete_action_are_learned():
-    trained = experiment(Combination, updates=60, **LEARN)
+    trained = experiment(Combination, updates=40, **LEARN)
     assert greedy_return(trained).min() > 0.95
 
 
@@ -247,7 +247,7 @@ def test_an_agent_gives_its_life_for_the_team_only_where_that_pays(bonus):
 
     Game.bonus = bonus
     trained = experiment(
-        Game, updates=60, team_reward=True, sharing="none", num_envs=16, learning_rate=1e-2, discount=0.9
+        Game, updates=40, team_reward=True, sharing="none", num_envs=16, learning_rate=1e-2, discount=0.9
     )
     total = greedy_return(trained).sum().item()
     assert total == (1.0 + 7 * bonus if bonus > 1.0 else 8.0)
