@@ -5,9 +5,9 @@ from pathlib import Path
 import mappo_ranks
 import pytest
 import torch
-from mappo_ranks import SCENARIOS, STOP_AFTER, UPDATES
+from mappo_ranks import SAVED_AFTER, SCENARIOS, UPDATES
 
-from marl.checkpoints import load_checkpoint
+from marl.checkpoints import list_checkpoints, load_checkpoint
 
 RANKS = (1, 2, 3, 4)
 
@@ -62,10 +62,10 @@ def test_weights_after_20_updates_do_not_depend_on_the_number_of_ranks(finished,
 @pytest.mark.parametrize("ranks", RANKS)
 def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(finished, ranks, scenario):
     found = load(finished(ranks), scenario, ranks)
-    assert found["resumed weights"].keys() == found["weights"].keys()
-    for name, tensor in found["resumed weights"].items():
+    assert found["weights resumed"].keys() == found["weights"].keys()
+    for name, tensor in found["weights resumed"].items():
         assert torch.equal(tensor, found["weights"][name]), name
-    for resumed, row in zip(found["resumed rows"], found["rows"], strict=True):
+    for resumed, row in zip(found["rows resumed"], found["rows"][SAVED_AFTER:], strict=True):
         for name in row:
             if name not in ("wall_seconds", "env_steps_per_second"):
                 assert resumed[name] == row[name], name
@@ -79,8 +79,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(finished, ranks, scenario):
     assert distance(parameters(more["weights resumed from one rank"]), parameters(more["weights"])) < 1e-4
     # And back to one rank, here.
     one = mappo_ranks.make(scenario, None)
-    one.load(load_checkpoint(folder / f"{scenario} {ranks}"))
-    assert one.counter.updates == STOP_AFTER
+    one.load(load_checkpoint(list_checkpoints(folder / f"{scenario} {ranks}")[0]))
+    assert one.counter.updates == SAVED_AFTER
     weights, _ = mappo_ranks.run(one)
     assert distance(parameters(weights), parameters(more["weights"])) < 1e-4
 
