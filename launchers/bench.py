@@ -139,7 +139,7 @@ def _experiment(options: Options, communicator: Communicator, *, epochs: int) ->
 
 def allreduce(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """The fused all-reduce, against bare mpi4py on an equal buffer, and one call a parameter."""
-    yield from importlib.import_module("launchers.bench_allreduce").run(communicator)
+    yield from importlib.import_module("launchers.bench_allreduce").run(communicator, repeats=60 * options.rounds)
 
 
 def replay(options: Options, communicator: Communicator) -> Iterator[Figure]:

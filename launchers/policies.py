@@ -76,7 +76,9 @@ def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: Backen
     try:
         builder.load_policies(networks, unflatten_state(checkpoint.tensors)["learner"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {error}") from error
+        # Torch explains itself on many lines.
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {reason[:300]}") from error
     return TrainedRun(
         path=path,
         algorithm=algorithm,
