@@ -18,6 +18,8 @@ from launchers.main import main
 
 HERE = Path(__file__).parent
 SPREAD = "mpe2.simple_spread_v3"
+POLITE = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true"}
+"""The tests may share their cores with others."""
 SHORT = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "2")
 """One update of MAPPO takes 100 environment steps with these."""
 
@@ -35,7 +37,8 @@ Marl = Callable[..., Finished]
 @pytest.fixture
 def marl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Marl:
     """``marl("train", ...)`` runs the command in this process; what it starts finds the toy games."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in POLITE.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
     def run(*words: object) -> Finished:
@@ -65,10 +68,10 @@ def refused(marl: Marl) -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``start("train", ...)`` starts the command in a process of its own, which does not outlive the test."""
     started: list[subprocess.Popen[str]] = []
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    variables = {**os.environ, **POLITE, "PYTHONPATH": str(HERE)}
 
     def run(*words: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(

@@ -50,7 +50,7 @@ def test_wrong_words_are_refused_in_one_line(words, message):
 
 
 def test_choices_are_told():
-    with pytest.raises(InputError, match="one.*other"):
+    with pytest.raises(InputError, match=r"one.*other"):
         read_options(Outer, ["--kind", "third"], program="p")
 
 

@@ -44,8 +44,8 @@ class ToyGame(ParallelEnv):
         rewards: dict[str, Any] = {agent: float(actions[agent]) + self._bonus for agent in self.agents}
         if self._fault == "reward":
             rewards["right"] = "a lot"
-        flags = {agent: ended for agent in self.agents}
-        result = (rewards, flags, {agent: False for agent in self.agents}, {agent: {} for agent in self.agents})
+        flags = dict.fromkeys(self.agents, ended)
+        result = (rewards, flags, dict.fromkeys(self.agents, False), {agent: {} for agent in self.agents})
         observations = self._observations()
         if ended:
             self.agents = []
