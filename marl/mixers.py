@@ -67,10 +67,11 @@ class SumMixer(Mixer):
         return chosen.masked_fill(~active, 0.0).sum(-1)
 
 
-def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float) -> nn.Sequential:
-    return nn.Sequential(
-        orthogonal(nn.Linear(inputs, hidden), math.sqrt(2.0)), nn.ReLU(), orthogonal(nn.Linear(hidden, outputs), gain)
-    )
+def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float, usual: float = 0.0) -> nn.Sequential:
+    """Two layers, whose outputs begin around the ``usual`` number."""
+    last = orthogonal(nn.Linear(hidden, outputs), gain)
+    nn.init.constant_(last.bias, usual)
+    return nn.Sequential(orthogonal(nn.Linear(inputs, hidden), math.sqrt(2.0)), nn.ReLU(), last)
 
 
 class _StateReader(nn.Module):
@@ -109,11 +110,11 @@ class MonotonicMixer(Mixer):
         self.state = _StateReader(state)
         size = self.state.size
         # With weights of this size Q_tot begins near the sum of the Q_i, whatever the widths.
-        gain = 1.0 / math.sqrt(embedding)
-        self.first_weights = _hypernetwork(size, hidden, num_agents * embedding, gain)
-        self.first_bias = orthogonal(nn.Linear(size, embedding), gain)
-        self.last_weights = _hypernetwork(size, hidden, embedding, gain)
-        self.last_bias = _hypernetwork(size, embedding, 1, gain)
+        usual = 1.0 / math.sqrt(embedding)
+        self.first_weights = _hypernetwork(size, hidden, num_agents * embedding, 1.0, usual)
+        self.first_bias = orthogonal(nn.Linear(size, embedding), usual)
+        self.last_weights = _hypernetwork(size, hidden, embedding, 1.0, usual)
+        self.last_bias = _hypernetwork(size, embedding, 1, usual)
 
     def forward(
         self,
@@ -159,12 +160,10 @@ class DuplexDuelingMixer(Mixer):
         self._shape = (heads, num_agents)
         self.state = _StateReader(state)
         size = self.state.size
-        self.weights = _hypernetwork(size, hidden, num_agents, 1.0)
-        # Weights begin near one, and so does λ: Q_tot begins near the sum of the Q_i.
-        nn.init.ones_(_last(self.weights).bias)
+        # Weights begin near one, and so does λ, where the sigmoids are 1/2: Q_tot begins near the sum of the Q_i.
+        self.weights = _hypernetwork(size, hidden, num_agents, 1.0 / num_agents, 1.0)
         self.biases = _hypernetwork(size, hidden, num_agents, 1.0 / num_agents)
-        self.keys = _hypernetwork(size, hidden, heads, 1.0)
-        nn.init.constant_(_last(self.keys).bias, 4.0 / heads)
+        self.keys = _hypernetwork(size, hidden, heads, 1.0, 4.0 / heads)
         self.agents = _hypernetwork(size, hidden, heads * num_agents, 1.0)
         self.actions = _hypernetwork(size + num_actions, hidden, heads * num_agents, 1.0)
 
@@ -191,13 +190,7 @@ class DuplexDuelingMixer(Mixer):
         assert actions is not None, "QPLEX's mixer reads the joint action"
         seen = self.state(state)
         weights = self.weights(seen).abs() + _SMALLEST_WEIGHT
-        values = weights * chosen + self.biases(seen)
-        advantages = (weights * (chosen - best)).detach()
-        mixed: Tensor = values + (self.importance(state, actions) - 1.0) * advantages
+        acting = chosen.masked_fill(~active, 0.0)
+        advantages = (weights * (acting - best.masked_fill(~active, 0.0))).detach()
+        mixed: Tensor = weights * acting + self.biases(seen) + (self.importance(state, actions) - 1.0) * advantages
         return mixed.masked_fill(~active, 0.0).sum(-1)
-
-
-def _last(network: nn.Sequential) -> nn.Linear:
-    layer = network[-1]
-    assert isinstance(layer, nn.Linear)
-    return layer
