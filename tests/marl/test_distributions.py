@@ -18,6 +18,7 @@ from marl.distributions import (
     make_distribution,
     num_outputs,
     num_uniforms,
+    relaxed_sample,
 )
 from marl.specs import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from marl.streams import Stream
@@ -382,3 +383,43 @@ def test_what_does_not_fit_is_refused():
         MultiCategorical(torch.zeros(2, 5), (2, 3), torch.ones(2, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match="sum of nvec"):
         MultiCategorical(torch.zeros(2, 6), (2, 3))
+
+
+def test_relaxed_samples_are_one_hot_samples_of_the_choices():
+    spec = MultiDiscreteActions(nvec=(3, 2))
+    logits = torch.tensor([1.0, 0.0, -1.0, 0.3, -0.3])
+    uniforms = Stream(0, "relaxed", num_copies=20_000).uniforms(0, 5)[0]
+    drawn = relaxed_sample(spec, logits.expand(20_000, 5), None, uniforms, temperature=0.3)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    expected = torch.cat((logits[:3].softmax(0), logits[3:].softmax(0)))
+    torch.testing.assert_close(drawn.mean(0), expected, atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.5, 2.0])
+def test_gradients_of_relaxed_samples_are_those_of_the_relaxation(temperature):
+    logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    uniforms, weights = torch.rand(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    drawn = relaxed_sample(DiscreteActions(num_actions=4), logits, None, uniforms, temperature=temperature)
+    (ours,) = torch.autograd.grad((weights * drawn).sum(), logits)
+    soft = ((logits - torch.log(-torch.log(uniforms))) / temperature).softmax(-1)
+    (theirs,) = torch.autograd.grad((weights * soft).sum(), logits)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_relaxed_samples_are_legal_and_send_no_gradient_into_illegal_logits():
+    logits = torch.tensor([[50.0, 0.0, 1.0], [3.0, 2.0, 1.0]], requires_grad=True)
+    mask = torch.tensor([[False, True, True], [False, False, True]])
+    drawn = relaxed_sample(DiscreteActions(num_actions=3), logits, mask, torch.rand(2, 3), temperature=0.1)
+    assert not drawn[~mask].any()
+    assert drawn.sum(-1).tolist() == [1.0, 1.0]
+    (drawn * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[~mask].any()
+
+
+def test_relaxed_samples_of_shapes_that_do_not_fit_are_refused():
+    spec = DiscreteActions(num_actions=3)
+    with pytest.raises(ValueError, match="uniforms have shape"):
+        relaxed_sample(spec, torch.zeros(2, 3), None, torch.rand(2, 1))
+    with pytest.raises(ValueError, match="logits have shape"):
+        relaxed_sample(spec, torch.zeros(2, 4), None, torch.rand(2, 4))
