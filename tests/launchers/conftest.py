@@ -71,16 +71,15 @@ def refused(marl: Marl) -> Callable[..., str]:
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``start("train", ...)`` starts the command in a process of its own, which does not outlive the test."""
     started: list[subprocess.Popen[str]] = []
-    variables = {**os.environ, **POLITE, "PYTHONPATH": str(HERE)}
 
-    def run(*words: object) -> subprocess.Popen[str]:
+    def run(*words: object, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "launchers.main", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=variables,
+            env={**os.environ, **POLITE, "PYTHONPATH": str(HERE), **variables},
             start_new_session=True,
         )
         started.append(process)
