@@ -372,11 +372,13 @@ def check_checkpoint(config: ExperimentConfig, updates: int, *, exactly: bool) -
         acted.append({name: actions.clone() for name, actions in actor.select_actions(timestep).items()})
     for actions in acted[1:]:
         _compare(acted[0], actions, "loaded policies act as those that were saved")
-    _go_on(resumed, 2 * updates)
+    # More updates than one may fit into one step of the environments, so the counts decide where to stop.
+    target = resumed.counter.updates + updates
+    _go_on(resumed, target)
     after = resumed.learner.get_variables()
     _check_finite(after, "a resumed learner's parameters")
     if exactly:
-        _compare(_train(config, 2 * updates).after, after, "a resumed run ends as if it had not been stopped")
+        _compare(_train(config, target).after, after, "a resumed run ends as if it had not been stopped")
 
 
 def check_ranks(config: ExperimentConfig, updates: int, expected: State, size: int) -> None:
