@@ -1,0 +1,129 @@
+"""What the pages tell people to type exists: commands are parsed, Python compiles, and what is cheap is run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launchers import bench, commands
+from launchers.catalog import find_algorithm
+from launchers.main import COMMANDS, main
+from launchers.text import read_options
+from launchers.train import Options
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OPTIONS = {
+    "evaluate": commands.EvaluateOptions,
+    "play": commands.PlayOptions,
+    "plot": commands.PlotOptions,
+    "track": commands.TrackOptions,
+    "doctor": commands.DoctorOptions,
+    "bench": bench.Options,
+}
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+PLACEHOLDERS = re.compile(r"…|\.\.\.|\b[A-Z]{2,}\b(?![\w\"=])")
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def quoted(page: Path) -> list[str]:
+    """Lines of command blocks and inline code that call marl or make."""
+    lines = [line for text in blocks(page, "", "sh", "bash", "console") for line in text.splitlines()]
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
+    starts = re.compile(r"^(\$ )?((PYTHONPATH=\S+|mpirun|srun)\b.* )?(marl|make) ")
+    return [line for line in lines if starts.match(line) and "←" not in line]
+
+
+COMMAND_LINES = [(page.name, line) for page in PAGES for line in quoted(page)]
+
+
+def check_train(words: list[str]) -> None:
+    algorithm, env, *rest = words
+    config = find_algorithm(algorithm).default_config()
+    read_options(Options[type(config)], rest, program="marl train", default=Options(algorithm=config))
+    if ":" not in env:
+        from envs.factory import make_constructor
+
+        make_constructor(env)
+
+
+def test_the_pages_are_there_and_quote_commands():
+    names = {name for name, _ in COMMAND_LINES}
+    assert {"README.md", "CONTRIBUTING.md", "training.md", "environments.md", "cluster.md"} <= names
+
+
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES)
+def test_quoted_commands_exist(page, line):
+    words = shlex.split(line, comments=True)
+    if "make" in words:
+        assert set(words[words.index("make") + 1 :]) <= TARGETS
+        return
+    words = words[words.index("marl") + 1 :]
+    command, rest = words[0], words[1:]
+    if command in ("COMMAND", "…", "...") or command.startswith("-"):
+        return
+    assert command in COMMANDS
+    if PLACEHOLDERS.search(" ".join(rest)):
+        # A form, not a command: its options are checked where it is explained.
+        return
+    if command == "train":
+        if rest:
+            check_train(rest)
+    elif command == "bench":
+        if rest:
+            assert rest[0] in bench.BENCHMARKS
+            read_options(bench.Options, rest[1:], program="marl bench")
+    elif rest:
+        read_options(OPTIONS[command], rest, program=f"marl {command}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_on_the_pages_compiles(page):
+    for text in blocks(page, "python"):
+        compile(text, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_are_not_too_long(page):
+    # Tables, and what a command prints, cannot be broken.
+    text = re.sub(r"^(\||    ).*$", "", page.read_text(), flags=re.MULTILINE)
+    assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+def small(text: str) -> str:
+    """The same program with few steps, so that it takes seconds."""
+    return text.replace("20_000", "100").replace("num_envs=16", "num_envs=2")
+
+
+def test_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--steps", "16", "--num-envs", "4", "--algorithm.rollout-length", "4", "--evaluation-episodes", "0"]
+    assert main(["train", "mappo", "mpe2.simple_spread_v3", *words, "--out", "runs/spread"]) == 0
+    page: dict[str, object] = {"__name__": "page"}
+    for text in blocks(ROOT / "docs" / "python.md", "python"):
+        exec(compile(small(text), "snippet", "exec"), page)
+    # The script: its number of copies is the default, so here it is only begun.
+    assert callable(page["main"])
+
+
+def test_own_environment_of_the_page_is_sound_and_trains(tmp_path, monkeypatch):
+    (text,) = (text for text in blocks(ROOT / "docs" / "environments.md", "python") if "my_game.py" in text)
+    (tmp_path / "my_game.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["doctor", "my_game:make"]) == 0
+    words = ["--steps", "200", "--num-envs", "4", "--evaluation-episodes", "2", "--env-kwargs", '{"width": 9}']
+    assert main(["train", "mappo", "my_game:make", *words, "--out", "run"]) == 0
