@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.actors import Decision, Policy
+from marl.advantages import AdvantageEstimator, Estimates, Inputs
 from marl.builders import Builder, Placement
 from marl.checkpoints import flatten_state, unflatten_state
 from marl.core import Adder, Dataset, Learner, Metrics, State
@@ -22,13 +23,12 @@ from marl.errors import InputError
 from marl.losses import clipped_value_loss, ppo_policy_loss
 from marl.minibatches import assign
 from marl.networks import Activation, Head, Torso, prepare_input
-from marl.normalizers import ObservationNormalizer, RunningMoments, ValueNormalizer
+from marl.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.optimizers import ReplicatedAdam
-from marl.returns import gae
 from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
 from marl.trajectories import TrajectoryAdder, TrajectoryDataset
-from marl.types import GroupStep, GroupTrajectory, Trajectory
+from marl.types import GroupStep, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,23 +198,6 @@ class MAPPOPolicy(Policy):
         return Decision(actions=actions, extras=extras, state=state)
 
 
-@dataclass(slots=True)
-class _Batch:
-    """One group's rollout, ready to be learned from; all (T, E, A, ...)."""
-
-    data: GroupTrajectory
-    observations: Tensor
-    state: Tensor | None
-    advantages: Tensor
-    targets: Tensor
-    old_values: Tensor
-    weights: Tensor
-    """1 where the actor learns, else 0."""
-    value_weights: Tensor
-    """1 where the critic learns, else 0."""
-    critic_states: Tensor | None
-
-
 class MAPPOLearner(Learner):
     """Learns from each rollout in several passes, then throws it away."""
 
@@ -251,11 +234,16 @@ class MAPPOLearner(Learner):
         for name, group in networks.items():
             layers = [group.critic.head.linear] if config.value_normalization == "popart" else []
             self._values[name] = None if config.value_normalization == "none" else ValueNormalizer(output_layers=layers)
-        self._critic_states = {
-            group.name: networks[group.name].critic.torso.initial_state(placement.num_envs, group.size)
-            for group in spec.groups
-            if networks[group.name].critic.torso.gru is not None
-        }
+        self._estimator = AdvantageEstimator(
+            spec,
+            {name: group.critic for name, group in networks.items()},
+            self._values,
+            communicator=placement.communicator,
+            num_envs=placement.num_envs,
+            discount=config.discount,
+            lambda_=config.gae_lambda,
+            team_reward=config.team_reward,
+        )
         self._passes = 0
 
     def step(self) -> Metrics:
@@ -267,7 +255,8 @@ class MAPPOLearner(Learner):
             before = self._placement.counter.env_steps - config.rollout_length * self._placement.total_envs
             progress = min(1.0, max(0.0, before / self._placement.total_steps))
             self._optimizer.set_learning_rate(config.learning_rate * (1.0 - progress))
-        batches = self._prepare(trajectory)
+        inputs = self._read(trajectory)
+        estimates = self._estimator.estimate(trajectory, inputs)
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
         norms: list[float] = []
         for _ in range(config.epochs):
@@ -275,7 +264,7 @@ class MAPPOLearner(Learner):
                 self._optimizer.zero()
                 for index, name in enumerate(self._networks):
                     figures = self._optimizer.tail[index * len(_FIGURES) : (index + 1) * len(_FIGURES)]
-                    self._add_gradients(name, batches[name], trajectory, units, figures)
+                    self._add_gradients(name, trajectory, inputs, estimates[name], units, figures)
                 self._optimizer.reduce()
                 figures = self._optimizer.tail.view(len(self._networks), len(_FIGURES))
                 # A group without samples has moved nowhere.
@@ -290,119 +279,22 @@ class MAPPOLearner(Learner):
             else:
                 continue
             break
-        self._update_observation_moments(batches)
+        self._update_observation_moments(trajectory)
         return self._metrics(sums, norms)
 
-    @torch.no_grad()
-    def _prepare(self, trajectory: Trajectory) -> dict[str, _Batch]:
-        """Advantages and value targets of all groups; two small all-reduces for their moments."""
-        batches: dict[str, _Batch] = {}
+    def _read(self, trajectory: Trajectory) -> Inputs:
+        """The rollout as networks take it: once for all passes."""
         state, final_state = trajectory.state, trajectory.finals.state
         if self._spec.state is not None and state is not None and final_state is not None:
             state = prepare_input(self._spec.state, state, normalize=self._config.layer_norm)
             final_state = prepare_input(self._spec.state, final_state, normalize=self._config.layer_norm)
+        seen: dict[str, Tensor] = {}
+        last: dict[str, Tensor] = {}
         for group in self._spec.groups:
-            name = group.name
-            data, values = trajectory.groups[name], self._values[name]
-            observations = _read(group, self._networks[name], data.observations, self._config)
-            final = _read(group, self._networks[name], trajectory.finals.groups[name].observations, self._config)
-            old, following, states = self._evaluate(name, trajectory, (observations, state), (final, final_state))
-            rewards, terminated, ended = self._signals(data, trajectory)
-            # A team's return goes on after an agent's death: its critic learns it, its actor rests.
-            posthumous = self._config.team_reward and not self._spec.turn_based
-            estimates = gae(
-                rewards=rewards,
-                values=old[:-1] if values is None else values.denormalize(old[:-1]),
-                next_values=following if values is None else values.denormalize(following),
-                active=None if posthumous else data.active,
-                terminated=terminated,
-                ended=ended,
-                discount=self._config.discount,
-                lambda_=self._config.gae_lambda,
-            )
-            value_weights = estimates.valid.to(old.dtype)
-            batches[name] = _Batch(
-                data=data,
-                observations=observations,
-                state=state,
-                advantages=estimates.advantages,
-                targets=estimates.returns,
-                old_values=old[:-1],
-                weights=data.active[:-1].to(old.dtype) if posthumous else value_weights,
-                value_weights=value_weights,
-                critic_states=states,
-            )
-        self._normalize(batches)
-        return batches
-
-    def _evaluate(
-        self,
-        name: str,
-        trajectory: Trajectory,
-        inputs: tuple[Tensor, Tensor | None],
-        last: tuple[Tensor, Tensor | None],
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values of all rows (T+1, E, A), the values after each step (T, E, A), and a GRU's states before each row."""
-        critic, finals = self._networks[name].critic, trajectory.finals
-        observations, state = inputs
-        rows = max(1, _MICROBATCH // (observations.shape[1] * observations.shape[2]))
-        features = torch.cat(
-            [
-                critic.features(part, None if state is None else state[start : start + rows].unsqueeze(2))
-                for start, part in zip(range(0, len(observations), rows), observations.split(rows), strict=True)
-            ]
-        )
-        final_features = critic.features(last[0], None if last[1] is None else last[1].unsqueeze(1))
-        before: Tensor | None = None
-        if name in self._critic_states:
-            first = trajectory.first.unsqueeze(-1).expand(features.shape[:-1])
-            outputs = critic.torso.unroll(features, self._critic_states[name], first)
-            before = torch.cat((self._critic_states[name].unsqueeze(0), outputs[:-1]))
-            self._critic_states[name] = outputs[-2].clone()
-            memory = outputs[finals.times, finals.copies]
-            final_features = critic.torso.step(
-                final_features, memory, torch.zeros(memory.shape[:-1], dtype=torch.bool, device=memory.device)
-            )
-            features = outputs
-        values = critic.values(features)
-        following = values[1:].clone()
-        following[finals.times, finals.copies] = critic.values(final_features)
-        return values, following, before
-
-    def _signals(self, data: GroupTrajectory, trajectory: Trajectory) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards, terminations and ends as the return sees them: each agent's own, or the team's."""
-        over = trajectory.first[1:].unsqueeze(-1)
-        if not self._config.team_reward:
-            return data.rewards, data.terminated, data.terminated | data.truncated | over
-        groups = list(trajectory.groups.values())
-        rewards = torch.stack([group.rewards.sum(-1, keepdim=True) for group in groups]).sum(0)
-        cut = torch.stack([group.truncated.any(-1, keepdim=True) for group in groups]).any(0)
-        # A team lives until its last agent's episode ends, whoever died on the way.
-        shape = data.rewards.shape
-        return rewards.expand(shape), (over & ~cut).expand(shape), over.expand(shape)
-
-    def _normalize(self, batches: Mapping[str, _Batch]) -> None:
-        """Advantages to mean 0 and deviation 1, targets by running moments: over all ranks, in one all-reduce."""
-        advantages = {name: RunningMoments() for name in batches}
-        rows: list[Tensor] = []
-        for name, batch in batches.items():
-            values = self._values[name]
-            rows.append(advantages[name].batch_moments(batch.advantages, batch.weights > 0))
-            known = batch.value_weights > 0
-            rows.append(torch.zeros_like(rows[-1]) if values is None else values.batch_moments(batch.targets, known))
-        moments = torch.stack(rows)
-        self._communicator.all_reduce(moments)
-        for index, (name, batch) in enumerate(batches.items()):
-            advantages[name].update(moments[2 * index])
-            mean, deviation = advantages[name].mean, advantages[name].variance.sqrt()
-            batch.advantages = ((batch.advantages - mean) / (deviation + 1e-5)).to(batch.advantages.dtype)
-            values = self._values[name]
-            if values is not None:
-                before = values.denormalize(batch.old_values)
-                values.update(moments[2 * index + 1])
-                if values.output_layers:
-                    batch.old_values = values.normalize(before)
-                batch.targets = values.normalize(batch.targets)
+            networks, finals = self._networks[group.name], trajectory.finals.groups[group.name]
+            seen[group.name] = _read(group, networks, trajectory.groups[group.name].observations, self._config)
+            last[group.name] = _read(group, networks, finals.observations, self._config)
+        return Inputs(observations=seen, final_observations=last, state=state, final_state=final_state)
 
     def _cut(self, trajectory: Trajectory) -> list[Tensor | None]:
         """The next pass's minibatches: flat indices of (unit, copy), or None for everything at once."""
@@ -422,22 +314,36 @@ class MAPPOLearner(Learner):
         return [(numbers == number).nonzero().squeeze(-1) for number in range(config.minibatches)]
 
     def _add_gradients(
-        self, name: str, batch: _Batch, trajectory: Trajectory, units: Tensor | None, figures: Tensor
+        self,
+        name: str,
+        trajectory: Trajectory,
+        inputs: Inputs,
+        estimates: Estimates,
+        units: Tensor | None,
+        figures: Tensor,
     ) -> None:
         """Adds the gradient of the loss, summed over a minibatch's samples, and the sums of its figures."""
         everything = trajectory.length * trajectory.num_envs
         length = self._config.chunk_length if self._config.recurrent else 1
-        size = max(1, _MICROBATCH // (length * batch.weights.shape[2]))
+        size = max(1, _MICROBATCH // (length * estimates.weights.shape[2]))
         for start in range(0, everything if units is None else units.numel(), size):
             # Small enough for the processor's cache. Slices are views, indices are gathered.
             part = slice(start, min(start + size, everything)) if units is None else units[start : start + size]
-            self._loss(name, batch, trajectory, part, figures).backward()
+            self._loss(name, trajectory, inputs, estimates, part, figures).backward()
 
-    def _loss(self, name: str, batch: _Batch, trajectory: Trajectory, units: Tensor | slice, figures: Tensor) -> Tensor:
-        config, data, networks = self._config, batch.data, self._networks[name]
+    def _loss(
+        self,
+        name: str,
+        trajectory: Trajectory,
+        inputs: Inputs,
+        estimates: Estimates,
+        units: Tensor | slice,
+        figures: Tensor,
+    ) -> Tensor:
+        config, data, networks = self._config, trajectory.groups[name], self._networks[name]
         actor, critic = networks.actor, networks.critic
         rows = units
-        weights, value_weights = batch.weights.flatten(0, 1), batch.value_weights.flatten(0, 1)
+        weights, value_weights = estimates.weights.flatten(0, 1), estimates.value_weights.flatten(0, 1)
         if config.recurrent:
             assert isinstance(units, Tensor)
             # Unit u is chunk u // E of copy u % E; the last chunk may reach over the end.
@@ -457,28 +363,28 @@ class MAPPOLearner(Learner):
             x = x.flatten(0, 1)[rows]
             return x if chosen is None else x[chosen, agents]
 
-        state = batch.state
+        state = inputs.state
         if state is not None:
             state = state.flatten(0, 1)[rows]
             state = state.unsqueeze(weights.dim() - 1) if chosen is None else state[chosen]
-        observations = take(batch.observations)
+        observations = take(inputs.observations[name])
         features = actor.torso.features([observations], agents)
         critic_features = critic.features(observations, state, agents)
-        if batch.critic_states is not None:
+        if estimates.critic_states is not None:
             first = trajectory.first.flatten()[rows].unsqueeze(-1).expand(weights.shape)
             features = actor.torso.unroll(features, take(data.extras["states"])[0], first)
-            critic_features = critic.torso.unroll(critic_features, take(batch.critic_states)[0], first)
+            critic_features = critic.torso.unroll(critic_features, take(estimates.critic_states)[0], first)
         distribution = actor.distribution(features, None if data.action_masks is None else take(data.action_masks))
         policy = ppo_policy_loss(
             distribution.log_prob(take(data.actions)),
             take(data.extras["log_probs"]),
-            take(batch.advantages),
+            take(estimates.advantages),
             config.clip,
         )
         value_loss = clipped_value_loss(
             critic.values(critic_features),
-            take(batch.old_values),
-            take(batch.targets),
+            take(estimates.old_values),
+            take(estimates.targets),
             config.clip if config.clip_value else None,
             config.huber_delta,
         )
@@ -490,15 +396,14 @@ class MAPPOLearner(Learner):
         figures += torch.stack(sums).detach()
         return policy_loss + config.value_coefficient * value_loss - config.entropy * entropy
 
-    def _update_observation_moments(self, batches: Mapping[str, _Batch]) -> None:
+    def _update_observation_moments(self, trajectory: Trajectory) -> None:
         """After the update, so that a rollout is learned from as it was seen."""
-        for name, batch in batches.items():
-            normalizer = self._networks[name].observations
-            if normalizer is not None:
-                seen = batch.data.observations[:-1]
-                moments = normalizer.batch_moments(seen, batch.data.active[:-1])
+        for name, group in self._networks.items():
+            if group.observations is not None:
+                data = trajectory.groups[name]
+                moments = group.observations.batch_moments(data.observations[:-1], data.active[:-1])
                 self._communicator.all_reduce(moments)
-                normalizer.update(moments)
+                group.observations.update(moments)
 
     def _metrics(self, sums: Tensor, norms: Sequence[float]) -> Metrics:
         metrics: dict[str, float] = {}
@@ -547,12 +452,11 @@ class MAPPOLearner(Learner):
 
     def copies_state_dict(self) -> State:
         """The critics' recurrent states."""
-        return dict(self._critic_states)
+        return self._estimator.copies_state_dict()
 
     def load_copies_state_dict(self, state: State) -> None:
         """See Saveable."""
-        for name in self._critic_states:
-            self._critic_states[name] = state[name]
+        self._estimator.load_copies_state_dict(state)
 
 
 def _read(group: GroupSpec, networks: GroupNetworks, observations: Tensor, config: MAPPOConfig) -> Tensor:

@@ -132,7 +132,8 @@ def test_what_is_bootstrapped_is_the_true_last_observation(recurrent, team_rewar
     trajectory = built.dataset.sample()
     assert trajectory.finals.times.tolist() == [1, 1, 1, 3, 3, 3]
     assert trajectory.finals.groups["agent_0"].observations[:, 0].argmax(-1).tolist() == [2] * 6
-    batch = built.learner._prepare(trajectory)["agent_0"]
+    learner = built.learner
+    batch = learner._estimator.estimate(trajectory, learner._read(trajectory))["agent_0"]
     # The critic's values of A, B and C, in that order, from the beginning of an episode.
     critic = built.networks["agent_0"].critic
     with torch.no_grad():
