@@ -599,6 +599,12 @@ class QMIX(Builder[Networks]):
                 raise InputError(f"{_flag(name)} lies between 0 and 1, unlike {value}")
         if config.target_rate == 0.0:
             raise InputError(f"{_flag('target_rate')} must be above 0, or targets would never follow")
+        for name in ("learning_rate", "max_gradient_norm", "huber_delta"):
+            value = getattr(config, name)
+            if value is not None and not value > 0.0:
+                raise InputError(f"{_flag(name)} must be a number above 0, not {value}")
+        if not config.hidden_sizes or min(config.hidden_sizes) < 1:
+            raise InputError(f"{_flag('hidden_sizes')} needs at least one width, each at least 1")
         if config.epsilon_steps < 0 or config.epsilon_exponent < 0.0:
             raise InputError(f"{_flag('epsilon_steps')} and {_flag('epsilon_exponent')} must not be negative")
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:
