@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from launchers.text import read_options, require_positive
+from launchers.text import describe_evaluation, read_options, require_positive
 from marl.errors import InputError
 
 
@@ -40,6 +40,7 @@ def evaluate(words: list[str]) -> int:
     from launchers.policies import load_run
     from marl.core import Communicator
     from marl.evaluation import evaluate as play_episodes
+    from marl.loggers.journal import plain_number
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()
@@ -57,10 +58,9 @@ def evaluate(words: list[str]) -> int:
         if communicator.rank == 0:
             summary = {**result.summary(), "env_steps": trained.env_steps}
             if options.json:
-                print(json.dumps(summary))
+                print(json.dumps({key: plain_number(value) for key, value in summary.items()}))
             else:
-                mean, interval = summary["evaluation/return_mean"], summary["evaluation/return_ci95"]
-                print(f"return {mean:.2f} ± {interval:.2f} (95 %) over {options.episodes} greedy episodes")
+                print(describe_evaluation(summary))
         return 0
 
     return run_on_ranks(run)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +21,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(words)}"
+
+
+def describe_evaluation(summary: Mapping[str, float]) -> str:
+    """``return -25.10 ± 1.20 (95 %) over 100 greedy episodes``; one episode has no interval."""
+    interval = summary["evaluation/return_ci95"]
+    spread = f" ± {interval:.2f} (95 %)" if math.isfinite(interval) else ""
+    episodes = int(summary["evaluation/episodes"])
+    plural = "s" * (episodes != 1)
+    return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}"
 
 
 def read_options(kind: type[OptionsT] | Any, words: Sequence[str], *, program: str, **settings: Any) -> OptionsT:

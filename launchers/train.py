@@ -19,13 +19,14 @@ from launchers.mpi import run_on_ranks, world_size_from_environment
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, experiment_of, to_json
-from launchers.text import read_options, require_positive
+from launchers.text import describe_evaluation, read_options, require_positive
 from marl.checkpoints import AsyncCheckpointer, Checkpointer, list_checkpoints, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiment import Experiment, Result
 from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
+from marl.loggers.journal import plain_number
 
 STOPPED = 75
 T = TypeVar("T")
@@ -172,7 +173,7 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, optio
     summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
     run.write_summary(
         {
-            **summary,
+            **{key: plain_number(value) for key, value in summary.items()},
             "env_steps": counter.env_steps,
             "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
             "wall_seconds": counter.wall_seconds,
@@ -186,9 +187,7 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, optio
     if counter.episodes:
         plot_runs([run.path], run.learning_curve)
     if summary:
-        mean, interval = summary["evaluation/return_mean"], summary["evaluation/return_ci95"]
-        episodes = summary["evaluation/episodes"]
-        print(f"evaluation over {episodes} greedy episodes: return {mean:.2f} ± {interval:.2f} (95 %)", flush=True)
+        print(f"evaluation: {describe_evaluation(summary)}", flush=True)
     print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
 
 

@@ -45,7 +45,9 @@ class JournalLogger(Logger):
         Raises:
             InputError: the disk is full, or the like; nothing of the row is left in the file.
         """
-        line = json.dumps({key: _plain(value) for key, value in row.items()}, separators=(",", ":")).encode() + b"\n"
+        line = (
+            json.dumps({key: plain_number(value) for key, value in row.items()}, separators=(",", ":")).encode() + b"\n"
+        )
         try:
             write_all(self._descriptor, line)
         except OSError as error:
@@ -145,7 +147,7 @@ def _parse(line: bytes) -> dict[str, float] | None:
     return {key: math.nan if value is None else value for key, value in row.items()}
 
 
-def _plain(value: float) -> float | None:
+def plain_number(value: float) -> float | None:
     """An int stays an int; whatever else counts as a number becomes a float, or None where it is not finite."""
     if isinstance(value, int):
         return int(value)
