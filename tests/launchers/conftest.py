@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import HERE, POLITE, SHORT, SPREAD, Finished
 
 from launchers.main import main
-
-HERE = Path(__file__).parent
-SPREAD = "mpe2.simple_spread_v3"
-POLITE = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true"}
-"""The tests may share their cores with others."""
-SHORT = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "2")
-"""One update of MAPPO takes 100 environment steps with these."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    code: int
-    stdout: str
-    stderr: str
-
 
 Marl = Callable[..., Finished]
 
@@ -118,7 +101,3 @@ def tictactoe_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("--algorithm.recurrent", "--algorithm.hidden-sizes", "16", "--algorithm.epochs", "2")
     quietly("train", "mappo", "toy_game:strict_tictactoe", "--steps", 200, *SHORT, *words, "--out", path)
     return path
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

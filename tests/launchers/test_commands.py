@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -17,6 +18,14 @@ def test_evaluate_tells_one_line_or_one_object(marl, spread_run):
     told = json.loads(marl("evaluate", spread_run, "--episodes", 2, "--json").stdout)
     assert {"evaluation/return_mean", "evaluation/return_ci95", "evaluation/return/agent_0"} <= told.keys()
     assert (told["env_steps"], told["evaluation/episodes"]) == (300, 2)
+
+
+def test_one_episode_has_no_interval(marl, spread_run):
+    assert re.fullmatch(
+        r"return -\d+\.\d\d over 1 greedy episode", marl("evaluate", spread_run, "--episodes", 1).stdout.strip()
+    )
+    told = json.loads(marl("evaluate", spread_run, "--episodes", 1, "--json").stdout)
+    assert told["evaluation/return_ci95"] is None
 
 
 def test_evaluation_depends_on_the_seed_alone(marl, spread_run):

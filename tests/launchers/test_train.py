@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, SPREAD, rows_of
+from command_line import SHORT, SPREAD, rows_of
 
 import launchers.train
 from launchers import mpi
@@ -219,7 +219,7 @@ def test_two_ranks_train_stop_on_request_and_go_on(start, marl, tmp_path):
     assert rows_of(run)[-1]["env_steps"] == steps
     resumed = marl(*words, "--steps", steps + 32, "--resume", "--ranks", 2)
     assert resumed.code == 0, resumed
-    assert resumed.stdout.count("evaluation over 2 greedy episodes") == 1
+    assert resumed.stdout.count("over 2 greedy episodes") == 1
     assert json.loads((run / "summary.json").read_text())["ranks"] == 2
     assert [row["updates"] for row in rows_of(run)] == list(range(1, steps // 16 + 3))
 
