@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from launchers.settings import Settings, changed
@@ -24,11 +25,42 @@ def ppo_mpe(settings: Settings[Any]) -> Settings[Any]:
     return changed(settings, algorithm={"discount": 0.9, "minibatches": 4})
 
 
+def q_spread(settings: Settings[Any]) -> Settings[Any]:
+    """Simple spread by Q-learning: a short horizon, rewards of unit deviation, and eight samples a step."""
+    replay = replace(
+        settings.algorithm.replay, capacity=500_000, batch_size=256, samples_per_insert=8.0, min_size=5_000
+    )
+    algorithm = {
+        "discount": 0.9,
+        "learning_rate": 1e-3,
+        "standardize_rewards": True,
+        "epsilon_steps": 100_000,
+        "replay": replay,
+    }
+    return changed(settings, num_envs=16, algorithm=algorithm)
+
+
+def iql_spread(settings: Settings[Any]) -> Settings[Any]:
+    """Simple spread by independent learners: each its own reward, and twice as many samples a step."""
+    settings = q_spread(settings)
+    replay = replace(settings.algorithm.replay, batch_size=512, samples_per_insert=16.0)
+    return changed(settings, algorithm={"team_reward": False, "replay": replay})
+
+
+def qplex_spread(settings: Settings[Any]) -> Settings[Any]:
+    """Simple spread by QPLEX, which diverges at the others' step size."""
+    return changed(q_spread(settings), algorithm={"learning_rate": 3e-4})
+
+
 RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("mappo", "mpe2.simple_spread_v3"): ppo_mpe,
     ("ippo", "mpe2.simple_spread_v3"): ppo_mpe,
     ("mappo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
     ("ippo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
+    ("iql", "mpe2.simple_spread_v3"): iql_spread,
+    ("vdn", "mpe2.simple_spread_v3"): q_spread,
+    ("qmix", "mpe2.simple_spread_v3"): q_spread,
+    ("qplex", "mpe2.simple_spread_v3"): qplex_spread,
 }
 
 
