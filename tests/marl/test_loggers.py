@@ -639,7 +639,13 @@ def test_the_process_goes_when_the_training_process_is_killed(fake, tmp_path, mo
 def test_ctrl_c_reaches_training_only_and_the_run_is_finished_in_order(fake, tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_WANDB", "fine")
     code = (
-XX, flush=True); time.sleep(3600)\n"
+        # A shell's background jobs inherit that SIGINT is ignored.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import pathlib, time; from marl.loggers.wandb import WandbLogger\n"
+        f"l = WandbLogger('p', 'n', mode='online', config={{}}, directory=pathlib.Path({str(tmp_path)!r}))\n"
+        "try:\n"
+        "    while l.url is None: l.write({'env_steps': 1}); time.sleep(0.01)\n"
+        "    print('ready', flush=True); time.sleep(3600)\n"
         "except KeyboardInterrupt:\n"
         "    l.write({'env_steps': 2}); l.close(1)\n"
     )
