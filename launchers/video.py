@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from envs.pettingzoo import PettingZooVectorEnvironment
 from launchers.policies import load_run
-from launchers.settings import read_env_kwargs
+from launchers.settings import environment_of, read_env_kwargs
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.files import reported_as_input_error
@@ -32,8 +33,9 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
         raise InputError(f"{video} is neither a .gif nor an .mp4")
     trained = load_run(run)
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
-    trained = load_run(run, env_kwargs=json.dumps(kwargs))
-    copies = trained.environment(
+    # The run's own environment, but drawing.
+    environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
+    copies = environment(
         EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
     )
     if not isinstance(copies, PettingZooVectorEnvironment):

@@ -113,12 +113,11 @@ class ImageEncoder(nn.Module):
         self._layers = nn.ModuleList(layers)
         self._activation = _ACTIVATIONS[activation]
         self._scale = 1.0 / 255.0 if spec.dtype == torch.uint8 else 1.0
-        self._dimensions = len(spec.shape)
         self.size = channels * height * width
 
     def forward(self, images: Tensor) -> Tensor:
         """Encodes (..., H, W, C) images of any dtype as (..., size) features."""
-        leading = images.shape[: -self._dimensions]
+        leading = images.shape[:-3]
         x = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2)
         x = x.to(next(self.parameters()).dtype)
         if self._scale != 1.0:
