@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import importlib
 import json
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import torch
-
+from launchers.figures import Figure
 from launchers.launch import launch, use_fair_threads
 from launchers.mpi import run_on_ranks, world_size_from_environment
 from launchers.text import nearest, read_options, require_positive
 from marl.core import Communicator
 from marl.errors import InputError
-
-Figure = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,110 +30,29 @@ class Options:
     """For rollout and train: the environment."""
     num_envs: int = 128
     """For rollout and train: environment copies, over all ranks."""
-    rounds: int = 5
+    rounds: int = 40
     """How often value and reference take turns."""
-    seconds: float = 2.0
-    """About how long each turn takes."""
-
-
-def figure(name: str, values: list[float], references: list[float], unit: str) -> Figure:
-    """Medians of what was measured in turns, and the median of their ratios."""
-    ratios = [value / reference for value, reference in zip(values, references, strict=True)]
-    return {
-        "name": name,
-        "value": statistics.median(values),
-        "unit": unit,
-        "reference": statistics.median(references),
-        "ratio": statistics.median(ratios),
-    }
-
-
-def raw_rate(env: str, seconds: float) -> float:
-    """Environment steps a second of one unmodified copy: ``env.step`` with ready-made random actions, and resets."""
-    from envs.factory import make_constructor
-
-    environment = make_constructor(env)()
-    if not hasattr(environment, "parallel_env") and not hasattr(environment, "possible_agents"):
-        raise InputError(f"{env} is not a PettingZoo environment")
-    agents = environment.possible_agents
-    environment.reset(seed=0)
-    generator = np.random.default_rng(0)
-    choices = [
-        {agent: int(generator.integers(environment.action_space(agent).n)) for agent in agents} for _ in range(1000)
-    ]
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for actions in choices[:250]:
-            environment.step(actions)
-            if not environment.agents:
-                environment.reset()
-        steps += 250
-    rate = steps / (time.perf_counter() - start)
-    environment.close()
-    return rate
+    seconds: float = 0.25
+    """About how long each turn takes; training takes one update, however long."""
 
 
 def rollout(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """Acting with 64x64 networks on unmodified copies, against ``env.step`` alone."""
-    experiment = _experiment(options, communicator, epochs=1)
-    experiment.loop.begin()
-    values, references = [], []
-    for _ in range(options.rounds):
-        references.append(raw_rate(options.env, options.seconds) * communicator.size)
-        steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < options.seconds:
-            experiment.loop.step()
-            steps += options.num_envs
-            if experiment.dataset.ready():
-                experiment.dataset.sample()
-        values.append(steps / (time.perf_counter() - start))
-    experiment.close()
-    yield figure(f"rollout/{options.env}", values, references, "env steps/s")
+    yield from _training().rollout(options.env, options.num_envs, options.rounds, options.seconds, communicator)
 
 
 def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """Training MAPPO (64x64 networks, 4 epochs), against ``env.step`` alone on one core, times the ranks."""
-    experiment = _experiment(options, communicator, epochs=4)
-    experiment.loop.begin()
-    values, references = [], []
-    for turn in range(options.rounds + 1):
-        # Rank 0 measures the reference while the others wait in the collective that follows.
-        reference = torch.zeros(1, dtype=torch.float64)
-        if communicator.rank == 0:
-            reference += raw_rate(options.env, options.seconds) * communicator.size
-        communicator.all_reduce(reference)
-        steps, start = 0, time.perf_counter()
-        updates = 0
-        goal = max(1, round(options.seconds * float(reference) / (25 * options.num_envs)))
-        while updates < goal:
-            experiment.loop.step()
-            steps += options.num_envs
-            while experiment.dataset.ready():
-                experiment.learner.step()
-                updates += 1
-        if turn:  # the first turn warms up
-            values.append(steps / (time.perf_counter() - start))
-            references.append(float(reference))
-    experiment.close()
-    yield figure(f"train/mappo/{options.env}/{communicator.size}-ranks", values, references, "env steps/s")
+    yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)
 
 
-def _experiment(options: Options, communicator: Communicator, *, epochs: int) -> Any:
-    from algorithms.mappo import MAPPO, MAPPOConfig
-    from envs.factory import make_factory
-    from marl.experiment import Experiment, ExperimentConfig
-
-    config = ExperimentConfig(
-        builder=MAPPO(config=MAPPOConfig(epochs=epochs)),
-        environment=make_factory(options.env),
-        num_envs=options.num_envs,
-    )
-    return Experiment(config, communicator)
+def _training() -> Any:
+    return importlib.import_module("launchers.bench_training")
 
 
 def allreduce(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """The fused all-reduce, against bare mpi4py on an equal buffer, and one call a parameter."""
-    yield from importlib.import_module("launchers.bench_allreduce").run(communicator, repeats=60 * options.rounds)
+    yield from importlib.import_module("launchers.bench_allreduce").run(communicator, repeats=10 * options.rounds)
 
 
 def replay(options: Options, communicator: Communicator) -> Iterator[Figure]:
@@ -147,11 +60,20 @@ def replay(options: Options, communicator: Communicator) -> Iterator[Figure]:
     yield from importlib.import_module("launchers.bench_replay").run()
 
 
+def update(options: Options, communicator: Communicator) -> Iterator[Figure]:
+    """One update of each learner, against its matrix products alone."""
+    from launchers.bench_update import ALGORITHMS, run
+
+    algorithms = tuple(ALGORITHMS) if options.algorithm is None else (options.algorithm,)
+    yield from run(communicator, algorithms, rounds=options.rounds, seconds=options.seconds)
+
+
 BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]] = {
     "rollout": rollout,
     "train": train,
     "allreduce": allreduce,
     "replay": replay,
+    "update": update,
 }
 _RANKS: Final = {"train": 2, "allreduce": 2}
 
