@@ -34,6 +34,8 @@ class Options:
     """How often value and reference take turns."""
     seconds: float = 0.25
     """About how long each turn takes; training takes one update, however long."""
+    algorithm: str | None = None
+    """For update: only this algorithm."""
 
 
 def rollout(options: Options, communicator: Communicator) -> Iterator[Figure]:
@@ -62,10 +64,10 @@ def replay(options: Options, communicator: Communicator) -> Iterator[Figure]:
 
 def update(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """One update of each learner, against its matrix products alone."""
-    from launchers.bench_update import ALGORITHMS, run
-
-    algorithms = tuple(ALGORITHMS) if options.algorithm is None else (options.algorithm,)
-    yield from run(communicator, algorithms, rounds=options.rounds, seconds=options.seconds)
+    algorithms = None if options.algorithm is None else (options.algorithm,)
+    yield from importlib.import_module("launchers.bench_update").run(
+        communicator, algorithms, rounds=options.rounds, seconds=options.seconds
+    )
 
 
 BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]] = {
