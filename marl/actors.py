@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from marl.core import Actor, Adder, State
+from marl.core import Actor, Adder, Saveable, State
 from marl.specs import ArraySpec
 from marl.streams import Stream
 from marl.types import Actions, GroupStep, TimeStep
@@ -53,6 +53,58 @@ class Policy(ABC):
         """
 
 
+class ActingNoise(Saveable):
+    """The uniform random numbers of all groups' decisions, step by step; made for several steps at once.
+
+    Args:
+        counts: numbers that one agent's decision needs, by group.
+        group_sizes: agents of each group.
+        num_envs: E, copies of this rank.
+        seed: the experiment's seed.
+        purpose: what the numbers are for.
+        first_copy: global index of this rank's first copy.
+        device: where the numbers are wanted.
+    """
+
+    def __init__(
+        self,
+        counts: Mapping[str, int],
+        group_sizes: Mapping[str, int],
+        *,
+        num_envs: int,
+        seed: int,
+        purpose: str,
+        first_copy: int,
+        device: torch.device | str,
+    ) -> None:
+        self._shapes = {name: (num_envs, group_sizes[name], count) for name, count in counts.items()}
+        self._widths = [size * count for _, size, count in self._shapes.values()]
+        self._stream = Stream(seed, purpose, first_copy=first_copy, num_copies=num_envs, device=device)
+        self._noise: Tensor | None = None
+        self._steps = 0
+
+    def next(self) -> dict[str, Tensor]:
+        """(E, A, count) in (0, 1) for the next step, a group; groups that need none are left out."""
+        if sum(self._widths) == 0:
+            return {}
+        row = self._steps % _NOISE_ROWS
+        if row == 0 or self._noise is None:
+            self._noise = self._stream.uniforms(self._steps - row, sum(self._widths), rows=_NOISE_ROWS)
+        self._steps += 1
+        parts = self._noise[row].split(self._widths, dim=-1)
+        shaped = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.view(shape) for (name, shape), part in shaped if shape[-1]}
+
+    def state_dict(self) -> State:
+        """The number of steps taken, from which all random numbers follow."""
+        return {"steps": torch.tensor(self._steps)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._steps = int(state["steps"])
+        self._noise = None
+
+
 class PolicyActor(Actor):
     """Acts with one policy a group; the same class trains, evaluates and plays.
 
@@ -83,21 +135,23 @@ class PolicyActor(Actor):
         device: torch.device | str = "cpu",
     ) -> None:
         self._policies = dict(policies)
-        self._sizes = dict(group_sizes)
-        self._num_envs = num_envs
         self._adder = adder
-        self._stream = Stream(seed, purpose, first_copy=first_copy, num_copies=num_envs, device=device)
-        self._counts = {name: self._sizes[name] * policy.num_uniforms for name, policy in self._policies.items()}
-        self._total = sum(self._counts.values())
-        self._noise: Tensor | None = None
-        self._steps = 0
+        self._noise = ActingNoise(
+            {name: policy.num_uniforms for name, policy in self._policies.items()},
+            group_sizes,
+            num_envs=num_envs,
+            seed=seed,
+            purpose=purpose,
+            first_copy=first_copy,
+            device=device,
+        )
         self._states = {name: policy.initial_state(num_envs) for name, policy in self._policies.items()}
         self._extras: dict[str, State] = {}
 
     @torch.inference_mode()
     def select_actions(self, timestep: TimeStep) -> Actions:
         """See Actor."""
-        noise = self._next_noise()
+        noise = self._noise.next()
         actions: dict[str, Tensor] = {}
         for name, policy in self._policies.items():
             decision = policy.act(timestep.groups[name], timestep.first, self._states[name], noise.get(name))
@@ -121,12 +175,11 @@ class PolicyActor(Actor):
 
     def state_dict(self) -> State:
         """The number of steps taken, from which all random numbers follow."""
-        return {"steps": torch.tensor(self._steps)}
+        return self._noise.state_dict()
 
     def load_state_dict(self, state: State) -> None:
         """See Saveable."""
-        self._steps = int(state["steps"])
-        self._noise = None
+        self._noise.load_state_dict(state)
 
     def copies_state_dict(self) -> State:
         """Recurrent states, (E, A, H) a group."""
@@ -137,17 +190,3 @@ class PolicyActor(Actor):
         for name, present in self._states.items():
             if present is not None:
                 self._states[name] = state[name].to(present)
-
-    def _next_noise(self) -> dict[str, Tensor]:
-        if self._total == 0:
-            return {}
-        row = self._steps % _NOISE_ROWS
-        if row == 0 or self._noise is None:
-            self._noise = self._stream.uniforms(self._steps - row, self._total, rows=_NOISE_ROWS)
-        self._steps += 1
-        parts = self._noise[row].split(list(self._counts.values()), dim=-1)
-        return {
-            name: part.view(self._num_envs, self._sizes[name], -1)
-            for (name, count), part in zip(self._counts.items(), parts, strict=True)
-            if count
-        }

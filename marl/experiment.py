@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,16 +11,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marl.actors import PolicyActor
+from marl.actors import Policy, PolicyActor
 from marl.builders import Builder, Placement
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, flatten_state, unflatten_state
 from marl.communicators import SerialCommunicator, split
-from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, Saveable, State, VectorEnvironment
+from marl.core import (
+    Actor,
+    Adder,
+    Communicator,
+    EnvironmentFactory,
+    EnvironmentRequest,
+    Logger,
+    Metrics,
+    Saveable,
+    State,
+    VectorEnvironment,
+)
 from marl.counters import Counter
 from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTracker
 from marl.errors import InputError
 from marl.evaluation import Evaluation, evaluate
 from marl.loggers import NullLogger
+from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 
 
@@ -60,18 +73,43 @@ class Result:
     """Whether it stopped on request, before all its steps were done."""
 
 
+ActorFactory = Callable[[EnvironmentSpec, Mapping[str, Policy], Placement, Adder], Actor]
+"""From the spec, the exploring policies, where they run and where experience goes, to who acts."""
+
+
+def make_policy_actor(
+    spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement, adder: Adder
+) -> PolicyActor:
+    """The policies act in all seats."""
+    return PolicyActor(
+        policies,
+        {group.name: group.size for group in spec.groups},
+        num_envs=placement.num_envs,
+        seed=placement.seed,
+        first_copy=placement.first_copy,
+        adder=adder,
+        device=placement.device,
+    )
+
+
 class Experiment:
     """An experiment's parts on this rank, ready to run.
 
     Args:
         config: what to do.
         communicator: the ranks; this process alone by default.
+        make_actor: who acts; the policies, in all seats, by default.
 
     Raises:
         InputError: the algorithm cannot learn on this environment, or the ranks cannot share the copies.
     """
 
-    def __init__(self, config: ExperimentConfig, communicator: Communicator | None = None) -> None:
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        communicator: Communicator | None = None,
+        make_actor: ActorFactory = make_policy_actor,
+    ) -> None:
         self.config = config
         self.communicator = SerialCommunicator() if communicator is None else communicator
         if config.num_envs < self.communicator.size:
@@ -111,15 +149,7 @@ class Experiment:
         self.dataset = builder.make_dataset(self.spec, policies, self.placement)
         self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
         self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
-        self.actor = PolicyActor(
-            policies,
-            {group.name: group.size for group in self.spec.groups},
-            num_envs=count,
-            seed=config.seed,
-            first_copy=first,
-            adder=self.adder,
-            device=self.placement.device,
-        )
+        self.actor = make_actor(self.spec, policies, self.placement, self.adder)
         self._tracker = EpisodeTracker(self.spec, count)
         self._statistics = EpisodeStatistics(self._tracker)
         self.loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
@@ -153,13 +183,7 @@ class Experiment:
         row_start = (counter.env_steps, counter.wall_seconds)
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
         while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not stopped:
-            self.loop.step()
-            counter.env_steps += config.num_envs
-            metrics: Mapping[str, float] | None = None
-            while self.dataset.ready():
-                metrics = self.learner.step()
-                counter.updates += 1
-                self.actor.update()
+            metrics = self.advance()
             if metrics is None or counter.env_steps < min(next_row, config.steps):
                 continue
             next_row = counter.env_steps + config.row_every
@@ -184,6 +208,17 @@ class Experiment:
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
         return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
 
+    def advance(self) -> Metrics | None:
+        """One step of every copy, and the updates that it allows; the last one's figures, None where there was none."""
+        self.loop.step()
+        self.counter.env_steps += self.config.num_envs
+        metrics: Metrics | None = None
+        while self.dataset.ready():
+            metrics = self.learner.step()
+            self.counter.updates += 1
+            self.actor.update()
+        return metrics
+
     def evaluate(self) -> Evaluation:
         """Greedy episodes of the policies as they are now."""
         return evaluate(
@@ -203,11 +238,10 @@ class Experiment:
 
         Collective; at an update boundary. Only rank 0 needs a checkpointer.
         """
-        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._parts()}
+        state = self.gather_state()
         if self.communicator.rank == 0:
             assert checkpointer is not None, "rank 0 needs to know where to save"
-            tensors = flatten_state({**{name: part.state_dict() for name, part in self._parts()}, "copies": copies})
-            checkpointer.save(self.counter.env_steps, tensors, {"counter": self.counter.state_dict()})
+            checkpointer.save(self.counter.env_steps, flatten_state(state), {"counter": self.counter.state_dict()})
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Goes on where a checkpoint stopped, on any number of ranks.
@@ -215,23 +249,30 @@ class Experiment:
         Raises:
             InputError: the checkpoint does not fit this experiment.
         """
-        try:
-            parts = unflatten_state(checkpoint.tensors)
-            saved = unflatten_state(parts.get("copies", {}))
-            copies = {len(tensor) for part in saved.values() for tensor in part.values()}
-            if copies != {self.config.num_envs}:
-                raise ValueError(f"it holds {max(copies, default=0)} environment copies, not {self.config.num_envs}")
-            rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
-            for name, part in self._parts():
-                part.load_state_dict(parts.get(name, {}))
-                part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
-            counts = checkpoint.metadata["counter"]
-            assert isinstance(counts, dict)
-            self.counter.load_state_dict(counts)
-        except (KeyError, ValueError, RuntimeError, IndexError) as error:
-            # Torch explains itself on many lines.
-            reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-            raise InputError(f"{checkpoint.path} does not fit this experiment: {reason[:300]}") from error
+        with refused_where_unfit(checkpoint):
+            self.restore(unflatten_state(checkpoint.tensors), checkpoint.metadata["counter"])
+
+    def gather_state(self) -> dict[str, Any]:
+        """Every part's state, and under ``copies`` all ranks' copies; complete on rank 0. Collective."""
+        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._parts()}
+        return {**{name: part.state_dict() for name, part in self._parts()}, "copies": copies}
+
+    def restore(self, parts: Mapping[str, State], counts: Any) -> None:
+        """Takes back what ``gather_state`` gave on any number of ranks, and the counter's state.
+
+        Raises:
+            KeyError, ValueError, RuntimeError, IndexError: something is missing or does not fit.
+        """
+        saved = unflatten_state(parts.get("copies", {}))
+        copies = {len(tensor) for part in saved.values() for tensor in part.values()}
+        if copies != {self.config.num_envs}:
+            raise ValueError(f"it holds {max(copies, default=0)} environment copies, not {self.config.num_envs}")
+        rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
+        for name, part in self._parts():
+            part.load_state_dict(parts.get(name, {}))
+            part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
+        assert isinstance(counts, dict)
+        self.counter.load_state_dict(counts)
         self.loop.begin(self.environment.current())
         self._resumed = True
 
@@ -267,6 +308,17 @@ def run_experiment(
         return experiment.run(logger, checkpointer, should_stop)
     finally:
         experiment.close()
+
+
+@contextlib.contextmanager
+def refused_where_unfit(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turns what loading raises where a checkpoint does not fit into an InputError that names it."""
+    try:
+        yield
+    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+        # Torch explains itself on many lines.
+        reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise InputError(f"{checkpoint.path} does not fit this experiment: {reason[:300]}") from error
 
 
 def _next(steps: int, every: int | None) -> int | None:
