@@ -24,7 +24,8 @@ from torch import Tensor
 
 from marl.core import Adder, Saveable, State
 from marl.errors import InputError
-from marl.replay import Ints, Replay, SequenceItems, Staging, TransitionItems, as_array
+from marl.replay import Replay, SequenceItems, Staging, TransitionItems
+from marl.replay.layout import Ints, as_array
 from marl.types import Actions, GroupStep, TimeStep
 
 Bools = NDArray[np.bool_]

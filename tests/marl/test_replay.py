@@ -22,8 +22,8 @@ from marl.replay import (
     TransitionItems,
     UniformSelector,
     available_memory,
-    ranges,
 )
+from marl.replay.selectors import ranges
 from marl.replay_adders import SequenceAdder, TransitionAdder, make_replay_adder
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 from marl.sum_tree import SegmentTrees

@@ -1,0 +1,74 @@
+"""The usual choices about replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from marl.builders import Placement
+from marl.rate_limiter import SamplesPerInsert
+from marl.replay.datasets import ReplayDataset, SequenceDataset, TransitionDataset
+from marl.replay.items import Items, TransitionItems
+from marl.replay.selectors import Priorities, PrioritizedSelector, Selector, UniformSelector
+from marl.replay.storage import Replay
+from marl.specs import EnvironmentSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayConfig:
+    """The usual choices about replay, for the configs of off-policy algorithms. Counts are global."""
+
+    capacity: int = 1_000_000
+    """Items stored, over all copies and ranks."""
+    batch_size: int = 1024
+    """Items a sample, over all ranks."""
+    samples_per_insert: float = 8.0
+    """Items sampled for every item inserted."""
+    min_size: int = 5_000
+    """Items inserted before learning begins."""
+    tolerance: float | None = None
+    """How far sampling and inserting may part, in samples; see ``SamplesPerInsert``."""
+    priorities: Priorities | None = None
+    """Prioritised instead of uniform sampling."""
+    checkpoint: bool = False
+    """Whether checkpoints hold the items, so that a resumed run need not gather them anew."""
+
+    def make_dataset(self, spec: EnvironmentSpec, items: Items, placement: Placement) -> ReplayDataset[Any]:
+        """Replay on this rank and its dataset: of transitions or of sequences, as ``items`` says.
+
+        Raises:
+            InputError: as ``Replay``, ``SamplesPerInsert`` and ``ReplayDataset``.
+        """
+        replay = Replay(
+            spec,
+            items,
+            capacity=self.capacity,
+            num_envs=placement.num_envs,
+            first_copy=placement.first_copy,
+            global_num_envs=placement.total_envs,
+            communicator=placement.communicator,
+            save=self.checkpoint,
+        )
+        kind = TransitionDataset if isinstance(items, TransitionItems) else SequenceDataset
+        selector, limiter = self.make_selector(replay, seed=placement.seed), self.make_limiter(replay)
+        return kind(replay, selector, limiter, batch_size=self.batch_size, device=placement.device)
+
+    def make_selector(self, replay: Replay, *, seed: int) -> Selector:
+        """The uniform or prioritised selector."""
+        if self.priorities is None:
+            return UniformSelector(replay, seed=seed)
+        return PrioritizedSelector(replay, seed=seed, priorities=self.priorities)
+
+    def make_limiter(self, replay: Replay) -> SamplesPerInsert:
+        """The rate limiter.
+
+        Raises:
+            InputError: the ratio cannot be held.
+        """
+        return SamplesPerInsert(
+            ratio=self.samples_per_insert,
+            min_size=self.min_size,
+            batch_size=self.batch_size,
+            insert_size=replay.global_num_envs,
+            tolerance=self.tolerance,
+        )

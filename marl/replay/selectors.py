@@ -1,0 +1,265 @@
+"""Which items make a batch: uniform, prioritised, or first in, first out. All ranks draw alike."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from marl.core import Saveable, State
+from marl.errors import InputError
+from marl.replay.layout import Ints
+from marl.replay.storage import Replay
+from marl.streams import Stream
+from marl.sum_tree import SegmentTrees
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """This rank's b items of a global batch."""
+
+    copies: Ints
+    """(b,): copies on this rank."""
+    numbers: Ints
+    """(b,): items of these copies."""
+    positions: Ints
+    """(b,): places in the global batch, ascending."""
+    weights: Floats | None
+    """(b,) importance weights; None where all are 1."""
+
+
+class Selector(Saveable, ABC):
+    """Draws the items of a global batch; all ranks draw the same."""
+
+    @abstractmethod
+    def available(self) -> int:
+        """Items that can be drawn now, over all ranks."""
+
+    @abstractmethod
+    def select(self, batch_size: int, step: int) -> Selection:
+        """Draws this rank's share of global batch number ``step``."""
+
+    def update(self, indices: Ints, priorities: Floats) -> None:
+        """Takes new priorities of items, where the selector knows priorities; see ``PrioritizedSelector``."""
+
+
+class _Draws:
+    """Random words of consecutive global batches, made for many batches at once."""
+
+    _ROWS: Final = 32
+
+    def __init__(self, seed: int) -> None:
+        self._stream = Stream(seed, "replay")
+        self._words = np.empty((0, 0), np.int64)
+        self._first = 0
+
+    def __call__(self, step: int, count: int) -> Ints:
+        """(count,) words in [0, 2³²) for one batch."""
+        row = step - self._first
+        if not 0 <= row < len(self._words) or self._words.shape[1] != count:
+            self._words = self._stream.words(step, count, rows=self._ROWS)[:, 0].numpy()
+            self._first, row = step, 0
+        words: Ints = self._words[row]
+        return words
+
+
+class UniformSelector(Selector):
+    """All stored items are equally likely, with replacement (up to 2⁻³² of the number of items)."""
+
+    def __init__(self, replay: Replay, *, seed: int) -> None:
+        self._replay = replay
+        self._draw = _Draws(seed)
+
+    def available(self) -> int:
+        """All stored items."""
+        return self._replay.stored
+
+    def select(self, batch_size: int, step: int) -> Selection:
+        """Draws with replacement."""
+        stored = self._replay.stored_of_copies
+        ends = np.cumsum(stored)
+        places = self._draw(step, batch_size) * ends[-1] >> 32
+        copies = np.searchsorted(ends, places, side="right")
+        numbers = places - ends[copies] + self._replay.counts[copies]
+        return _local(self._replay, copies, numbers)
+
+
+class FifoSelector(Selector):
+    """Every item once, oldest first; among items of one age, by copy."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._taken: Ints = np.zeros(replay.global_num_envs, np.int64)
+
+    def _next(self) -> Ints:
+        # Items that were overwritten unread are gone; a dataset that is asked before every step reads them in time.
+        first: Ints = np.maximum(self._taken, self._replay.counts - self._replay.stored_of_copies)
+        return first
+
+    def available(self) -> int:
+        """Items not drawn yet."""
+        return int((self._replay.counts - self._next()).sum())
+
+    def select(self, batch_size: int, step: int) -> Selection:
+        """Takes the oldest items that were not drawn yet."""
+        first = self._next()
+        copies, numbers = ranges(first, np.minimum(self._replay.counts, first + batch_size))
+        order = np.lexsort((copies, numbers))[:batch_size]
+        copies, numbers = copies[order], numbers[order]
+        self._taken = first + np.bincount(copies, minlength=len(first))
+        return _local(self._replay, copies, numbers)
+
+    def state_dict(self) -> State:
+        """How many items of every copy were drawn."""
+        return {"taken": torch.from_numpy(self._taken.copy())}
+
+    def load_state_dict(self, state: State) -> None:
+        """Takes them back."""
+        self._taken = state["taken"].numpy().copy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priorities:
+    """How priorities shape sampling (Schaul et al. 2016, "Prioritized experience replay", equations 1 and 2)."""
+
+    alpha: float = 0.6
+    """Items are drawn with probability proportional to priority ** alpha; 0 is uniform."""
+    beta: float = 0.4
+    """Importance weights are the inverse probability ** beta, at first."""
+    final_beta: float = 1.0
+    anneal_batches: int = 100_000
+    """Batches over which beta goes from its first to its final value."""
+    epsilon: float = 1e-6
+    """Added to absolute errors, so that no item is lost for ever."""
+
+    def __post_init__(self) -> None:
+        if not (self.alpha >= 0 and 0 <= self.beta <= 1 and 0 <= self.final_beta <= 1 and self.epsilon > 0):
+            raise InputError("priorities need alpha >= 0, beta and final beta within [0, 1], and epsilon > 0")
+        if self.anneal_batches < 1:
+            raise InputError(f"anneal batches must be at least 1, not {self.anneal_batches}")
+
+
+class PrioritizedSelector(Selector):
+    """Items are drawn in proportion to their priorities, one from each of equal strata of the total.
+
+    Every copy has a tree of its own, and only the copies' totals travel between ranks. They are summed in the order
+    of copies, so the draw does not depend on the number of ranks, not even by rounding. New items have the largest
+    priority that was ever seen, at least 1.
+    """
+
+    def __init__(self, replay: Replay, *, seed: int, priorities: Priorities) -> None:
+        self._replay = replay
+        self._config = priorities
+        self._draw = _Draws(seed)
+        self._sums = SegmentTrees(replay.num_envs, replay.rows, "sum")
+        self._minima = SegmentTrees(replay.num_envs, replay.rows, "min")
+        self._seen: Ints = np.zeros(replay.num_envs, np.int64)
+        self._largest: Floats = np.ones(replay.num_envs)
+        self._new_priority = 1.0
+
+    def available(self) -> int:
+        """All stored items."""
+        return self._replay.stored
+
+    def select(self, batch_size: int, step: int) -> Selection:
+        """Draws one item from each of ``batch_size`` equal parts of the sum of priorities."""
+        replay, config = self._replay, self._config
+        self._absorb()
+        shared = replay.share(np.stack((self._sums.roots, self._minima.roots, self._largest))).numpy()
+        totals, minimum = shared[0], shared[1].min()
+        self._new_priority = float(shared[2].max())
+        ends = np.cumsum(totals)
+        strata = (np.arange(batch_size) + (self._draw(step, batch_size) + 0.5) * 2.0**-32) / batch_size
+        values = strata * ends[-1]
+        # Rounding may carry a value to the very end: then it belongs to the last copy that has a total.
+        copies = np.minimum(np.searchsorted(ends, values, side="right"), np.flatnonzero(totals)[-1])
+        values -= (ends - totals)[copies]
+        positions = _mine(replay, copies)
+        copies = copies[positions] - replay.first_copy
+        leaves = self._sums.find(copies, np.maximum(values[positions], 0.0))
+        oldest = replay.local_counts[copies] - np.minimum(replay.local_counts[copies], replay.rows)
+        beta = config.beta + (config.final_beta - config.beta) * min(1.0, step / config.anneal_batches)
+        return Selection(
+            copies=copies,
+            numbers=oldest + (leaves - oldest) % replay.rows,
+            positions=positions,
+            weights=(minimum / self._sums.leaves[copies, leaves]) ** beta,
+        )
+
+    def update(self, indices: Ints, priorities: Floats) -> None:
+        """Takes new priorities of items of this rank.
+
+        Items that were overwritten in the meantime, and priorities that are not finite, are left out.
+
+        Args:
+            indices: (b, 2) int64 from the sample.
+            priorities: (b,) absolute errors.
+        """
+        copies, numbers = indices[:, 0], indices[:, 1]
+        values = (np.abs(priorities.astype(np.float64)) + self._config.epsilon) ** self._config.alpha
+        keep = np.isfinite(values) & (numbers >= self._replay.local_counts[copies] - self._replay.rows)
+        self._set(copies[keep], numbers[keep], values[keep])
+        np.maximum.at(self._largest, copies[keep], values[keep])
+
+    def _absorb(self) -> None:
+        counts = self._replay.local_counts
+        copies, numbers = ranges(np.maximum(self._seen, counts - self._replay.rows), counts)
+        self._set(copies, numbers, np.full(len(copies), self._new_priority))
+        self._seen[:] = counts
+
+    def _set(self, copies: Ints, numbers: Ints, values: Floats) -> None:
+        # Number k replaces number k - rows, which has just left the store.
+        leaves = numbers % self._replay.rows
+        self._sums.set(copies, leaves, values)
+        self._minima.set(copies, leaves, values)
+
+    def state_dict(self) -> State:
+        """The priority of new items."""
+        return {"new_priority": torch.tensor(self._new_priority, dtype=torch.float64)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Takes it back."""
+        self._new_priority = float(state["new_priority"])
+
+    def copies_state_dict(self) -> State:
+        """The copies' priorities, (E, rows) float64, and what is known of each."""
+        return {
+            "priorities": torch.from_numpy(self._sums.leaves.copy()),
+            "seen": torch.from_numpy(self._seen.copy()),
+            "largest": torch.from_numpy(self._largest.copy()),
+        }
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """Takes them back."""
+        leaves = state["priorities"].numpy()
+        self._sums.set_all(leaves)
+        self._minima.set_all(np.where(leaves > 0, leaves, np.inf))
+        self._seen[:] = state["seen"].numpy()
+        self._largest[:] = state["largest"].numpy()
+
+
+def ranges(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """The integers of several ranges, and to which range each belongs: two (K,) int64 arrays (owner, integer)."""
+    lengths = np.maximum(stops - starts, 0)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    return owners, np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)
+
+
+def _mine(replay: Replay, copies: Ints) -> Ints:
+    """Positions in a global batch that belong to this rank's copies."""
+    if replay.num_envs == replay.global_num_envs:
+        return np.arange(len(copies))
+    return np.flatnonzero((copies >= replay.first_copy) & (copies < replay.first_copy + replay.num_envs))
+
+
+def _local(replay: Replay, copies: Ints, numbers: Ints) -> Selection:
+    positions = _mine(replay, copies)
+    return Selection(
+        copies=copies[positions] - replay.first_copy, numbers=numbers[positions], positions=positions, weights=None
+    )

@@ -1,0 +1,215 @@
+"""Where the records of a rank's environment copies lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.core import Communicator, Saveable, State
+from marl.errors import InputError
+from marl.replay.items import Items, TransitionItems
+from marl.replay.layout import Array, Ints, Staging, item_layout
+from marl.specs import EnvironmentSpec
+
+
+class Replay(Saveable):
+    """Preallocated records of this rank's environment copies. Adders write, datasets read.
+
+    A copy's items are numbered from 0; number k lies in row ``k % rows``, so the newest ``rows`` items are stored.
+
+    Args:
+        spec: the environment's; states are stored if it has them.
+        items: what an item is.
+        capacity: items over all copies and ranks; every copy gets an equal share, rounded down.
+        num_envs: copies on this rank, E.
+        first_copy: global index of the first of them.
+        global_num_envs: copies on all ranks; the default is that this rank holds all.
+        communicator: connects the ranks; None for one rank.
+        save: whether checkpoints hold the records.
+
+    Raises:
+        InputError: capacity is below one item a copy, or needs more memory than there is; or the game is
+            turn-based: then joint steps are not what agents decide on, and only on-policy algorithms serve.
+    """
+
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        items: Items,
+        *,
+        capacity: int,
+        num_envs: int,
+        first_copy: int = 0,
+        global_num_envs: int | None = None,
+        communicator: Communicator | None = None,
+        save: bool = False,
+    ) -> None:
+        self.global_num_envs = num_envs if global_num_envs is None else global_num_envs
+        if spec.turn_based:
+            raise InputError("replay holds joint steps, but this game is turn-based; use an on-policy algorithm")
+        if capacity < self.global_num_envs:
+            raise InputError(
+                f"replay capacity {capacity} is below one item for each of {self.global_num_envs} environment copies; "
+                "raise the capacity"
+            )
+        if communicator is None and num_envs != self.global_num_envs:
+            raise ValueError("copies on other ranks need a communicator")
+        self.spec, self.items = spec, items
+        self.num_envs, self.first_copy = num_envs, first_copy
+        self.layout = item_layout(spec, items)
+        self.rows = capacity // self.global_num_envs
+        self.capacity = self.rows * self.global_num_envs
+        self._communicator = communicator
+        self.saves = save
+        needed, available = self.rows * num_envs * self.layout.record_bytes, available_memory()
+        if needed > available:
+            raise InputError(
+                f"replay of {capacity:,} items needs {needed / 2**30:,.1f} GiB here "
+                f"({self.layout.record_bytes:,} bytes an item), but {available / 2**30:,.1f} GiB are free; "
+                f"lower the capacity below {int(capacity * available / needed):,}"
+            )
+        # Allocated by numpy, which asks for huge pages: random reads miss the page table far less often.
+        self._records = np.zeros((self.rows, num_envs, self.layout.words), np.int64)
+        self._flat = self._records.reshape(-1, self.layout.words)
+        self._staging: Staging | None = None
+        self.local_counts: Ints = np.zeros(num_envs, np.int64)
+        """(E,): items that each copy of this rank has ever committed."""
+        self.counts: Ints = np.zeros(self.global_num_envs, np.int64)
+        """(global copies,): the same for all copies of all ranks, as of the last ``agree``."""
+        self._agreed = True
+
+    @property
+    def in_step(self) -> bool:
+        """Whether every copy commits one item a step, so that ranks know each other's counts."""
+        return isinstance(self.items, TransitionItems)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the records take."""
+        return self._records.nbytes
+
+    @property
+    def inserted(self) -> int:
+        """Items ever committed over all ranks, as of the last ``agree``."""
+        return int(self.counts.sum())
+
+    @property
+    def stored(self) -> int:
+        """Items stored over all ranks, as of the last ``agree``."""
+        return int(self.stored_of_copies.sum())
+
+    @property
+    def stored_of_copies(self) -> Ints:
+        """(global copies,) int64: items stored of every copy."""
+        return np.minimum(self.counts, self.rows)
+
+    def insert(self, item: Mapping[str, Tensor]) -> None:
+        """Inserts one complete item a copy.
+
+        Args:
+            item: all fields by name, each (E, *field shape).
+        """
+        if self._staging is None:
+            self._staging = Staging(self.layout, (self.num_envs,))
+        self._staging.write(item)
+        self.append(self._staging.records)
+
+    def append(self, records: Ints, copies: Ints | None = None) -> None:
+        """Takes finished items; called at every step, on all ranks, also where nothing is finished.
+
+        Args:
+            records: (E, words) int64, the copies' records.
+            copies: (K,) int64, the copies whose items are finished; None for all.
+        """
+        if self.in_step:
+            # One contiguous write: many times faster than to write the fields where they belong, one by one.
+            self._records[int(self.local_counts[0]) % self.rows] = records
+            self.local_counts += 1
+        else:
+            if copies is None:
+                copies = np.arange(self.num_envs)
+            self._records[self.local_counts[copies] % self.rows, copies] = records[copies]
+            self.local_counts[copies] += 1
+        self._agreed = False
+
+    def agree(self) -> None:
+        """Learns the other ranks' counts: by arithmetic where copies are in step, else by one small all-reduce."""
+        if self._agreed:
+            return
+        if self._communicator is None:
+            self.counts[:] = self.local_counts
+        elif self.in_step:
+            self.counts.fill(self.local_counts[0])
+        else:
+            self.counts.fill(0)
+            self.counts[self.first_copy : self.first_copy + self.num_envs] = self.local_counts
+            self._communicator.all_reduce(torch.from_numpy(self.counts))
+        self._agreed = True
+
+    def gather(self, copies: Ints, numbers: Ints, out: Ints) -> None:
+        """Copies the records of items (copy on this rank, number), (B,) each, into ``out``, (B, words)."""
+        np.take(self._flat, numbers % self.rows * self.num_envs + copies, axis=0, out=out, mode="clip")
+
+    def share(self, of_copies: Array) -> Tensor:
+        """Joins figures of copies over ranks.
+
+        Args:
+            of_copies: (K, E) float64 figures of this rank's copies.
+
+        Returns:
+            (K, global copies) float64, equal on all ranks bit by bit.
+        """
+        if self._communicator is None:
+            return torch.from_numpy(of_copies)
+        joined = torch.zeros((of_copies.shape[0], self.global_num_envs), dtype=torch.float64)
+        joined[:, self.first_copy : self.first_copy + self.num_envs] = torch.from_numpy(of_copies)
+        # Zeros are all that is added to a figure, so the sum is exact whatever the number of ranks.
+        self._communicator.all_reduce(joined)
+        return joined
+
+    def copies_state_dict(self) -> State:
+        """The records and counts, (E, rows, words) and (E,) int64, if they are to be saved."""
+        if not self.saves:
+            return {}
+        records = torch.from_numpy(self._records).transpose(0, 1).contiguous()
+        return {"records": records, "counts": torch.from_numpy(self.local_counts.copy())}
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """Takes back what ``copies_state_dict`` gave; an empty dictionary leaves the replay empty."""
+        if not state:
+            return
+        records = state["records"]
+        if records.shape[1:] != (self.rows, self.layout.words):
+            raise ValueError(
+                f"saved replay holds {records.shape[1]} records of {records.shape[2]} words a copy, "
+                f"but this one {self.rows} of {self.layout.words}: capacity, items and spec must be those of the run"
+            )
+        torch.from_numpy(self._records).copy_(records.transpose(0, 1))
+        self.local_counts[:] = state["counts"].numpy()
+        self._agreed = False
+
+
+def available_memory() -> int:
+    """Bytes that this process may still allocate: what the system, and its control group, have free."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{name}")).strip() for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        # Cached files count as used, but are given up when memory is wanted.
+        cached = (int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if "inactive_file" in line)
+        free = min(free, int(limit) - int(used) + max(cached, default=0))
+    return free
+
+
+def _lines(path: str) -> Iterable[str]:
+    try:
+        with open(path) as file:
+            return file.readlines()
+    except OSError:
+        return ()
