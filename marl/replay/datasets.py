@@ -65,6 +65,8 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         self.replay, self.selector, self.limiter = replay, selector, limiter
         self.batch_size = batch_size
         self._device = torch.device(device)
+        self.refills = False
+        """Whether a checkpoint without records was loaded, so that learning waits until there are new ones."""
         self._samples = 0
         self._draws = 0
         self._buffer = torch.empty(
@@ -156,6 +158,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
 
     def load_copies_state_dict(self, state: State) -> None:
         """Takes the records back; an empty dictionary leaves replay empty."""
+        self.refills = not state
         if state:
             self.replay.load_copies_state_dict(_under("replay", state))
             self.selector.load_copies_state_dict(_under("selector", state))

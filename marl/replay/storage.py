@@ -172,23 +172,28 @@ class Replay(Saveable):
         return joined
 
     def copies_state_dict(self) -> State:
-        """The records and counts, (E, rows, words) and (E,) int64, if they are to be saved."""
+        """The records (E, filled rows, words), counts and rows (E,) int64, if they are to be saved."""
         if not self.saves:
             return {}
-        records = torch.from_numpy(self._records).transpose(0, 1).contiguous()
-        return {"records": records, "counts": torch.from_numpy(self.local_counts.copy())}
+        # Rows that were never written are left out; one is kept, so that there is a tensor to save.
+        filled = min(max(1, int(self.local_counts.max())), self.rows)
+        return {
+            "records": torch.from_numpy(self._records[:filled]).transpose(0, 1).contiguous(),
+            "counts": torch.from_numpy(self.local_counts.copy()),
+            "rows": torch.full((self.num_envs,), self.rows),
+        }
 
     def load_copies_state_dict(self, state: State) -> None:
         """Takes back what ``copies_state_dict`` gave; an empty dictionary leaves the replay empty."""
         if not state:
             return
-        records = state["records"]
-        if records.shape[1:] != (self.rows, self.layout.words):
+        records, rows = state["records"], int(state["rows"][0])
+        if (rows, records.shape[2]) != (self.rows, self.layout.words):
             raise ValueError(
-                f"saved replay holds {records.shape[1]} records of {records.shape[2]} words a copy, "
+                f"saved replay holds {rows} records of {records.shape[2]} words a copy, "
                 f"but this one {self.rows} of {self.layout.words}: capacity, items and spec must be those of the run"
             )
-        torch.from_numpy(self._records).copy_(records.transpose(0, 1))
+        torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
         self.local_counts[:] = state["counts"].numpy()
         self._agreed = False
 
