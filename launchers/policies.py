@@ -15,6 +15,7 @@ from launchers.catalog import find_algorithm
 from launchers.run_directory import RunDirectory
 from launchers.settings import Backend, Settings, environment_of, from_json
 from marl.actors import Policy, PolicyActor
+from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
@@ -38,6 +39,8 @@ class TrainedRun:
     """Environment steps of the checkpoint that they come from."""
     seats: tuple[Seat, ...]
     """How each agent's values are read and written."""
+    checkpoint: Path | None = None
+    """The checkpoint that they come from."""
 
     def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
         """An actor for that many copies."""
@@ -45,13 +48,17 @@ class TrainedRun:
         return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
 
 
-def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: Backend = "pettingzoo") -> TrainedRun:
+def load_run(
+    path: Path | str, *, env_kwargs: str | None = None, backend: Backend = "pettingzoo", sampled: bool = False
+) -> TrainedRun:
     """The newest whole checkpoint of a run, or the one whose own folder is named.
 
     Args:
         path: a run directory, or one of the checkpoints in it.
         env_kwargs: arguments for the environment other than the run's, as a JSON object.
         backend: on which the environment is made; the unmodified PettingZoo one by default.
+        sampled: policies draw their actions as in training instead of taking the best; those of Q-learners, whose
+            exploration follows the progress of their training, stay greedy.
 
     Raises:
         InputError: no such run, nothing saved yet, or a checkpoint that does not fit its configuration.
@@ -86,10 +93,19 @@ def load_run(path: Path | str, *, env_kwargs: str | None = None, backend: Backen
         settings=settings,
         environment=environment,
         spec=probe.spec,
-        policies=builder.make_policies(probe.spec, networks, evaluation=True),
+        policies=_policies(builder, probe.spec, networks, sampled=sampled),
         env_steps=checkpoint.step,
         seats=probe.seats if isinstance(probe, PettingZooVectorEnvironment) else (),
+        checkpoint=checkpoint.path,
     )
+
+
+def _policies(builder: Builder[Any], spec: EnvironmentSpec, networks: Any, *, sampled: bool) -> dict[str, Policy]:
+    policies = builder.make_policies(spec, networks, evaluation=not sampled)
+    # A policy that must be told of its training's progress before it explores has nothing to sample from here.
+    if any(hasattr(policy, "explore") for policy in policies.values()):
+        return builder.make_policies(spec, networks, evaluation=True)
+    return policies
 
 
 class Player:
