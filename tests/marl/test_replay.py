@@ -1,4 +1,3 @@
-import threading
 from collections import Counter
 
 import numpy as np
@@ -6,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
-from marl.core import Communicator
 from marl.errors import InputError
 from marl.rate_limiter import SamplesPerInsert
 from marl.replay import (
@@ -27,6 +26,7 @@ from marl.replay.selectors import ranges
 from marl.replay_adders import SequenceAdder, TransitionAdder, make_replay_adder
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 from marl.sum_tree import SegmentTrees
+from marl.testing_algorithms import run_on_threads
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 GAMMA = 0.9
@@ -176,55 +176,6 @@ class Script:
                 group.observations.fill_(77)
                 group.active.fill_(False)
             each()
-
-
-class ThreadCommunicator(Communicator):
-    """Ranks as threads."""
-
-    def __init__(self, rank, size, barrier, board):
-        self.rank, self.size = rank, size
-        self._barrier, self._board = barrier, board
-
-    def all_reduce(self, tensor, operation="sum"):
-        assert operation == "sum"
-        self._board[self.rank] = tensor.clone()
-        self._barrier.wait(20)
-        total = sum(self._board[1:], self._board[0].clone())
-        self._barrier.wait(20)
-        tensor.copy_(total)
-
-    def broadcast(self, tensor, root=0):
-        raise NotImplementedError
-
-    def gather_rows(self, tensor):
-        raise NotImplementedError
-
-    def abort(self, code):
-        raise NotImplementedError
-
-
-def on_ranks(size, work):
-    """Runs ``work(communicator)`` on threads; the results in rank order."""
-    barrier, board = threading.Barrier(size), [None] * size
-    results, failures = [None] * size, []
-
-    def run(rank):
-        try:
-            results[rank] = work(ThreadCommunicator(rank, size, barrier, board))
-        except BaseException as error:
-            failures.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for failure in failures:
-        if not isinstance(failure, threading.BrokenBarrierError):
-            raise failure
-    assert not failures
-    return results
 
 
 def transitions(num_envs, *, capacity=10_000, n_step=1, spec=SPEC, **arguments):
@@ -602,12 +553,22 @@ def run_script(kind, size, communicator, start=0, stop=90, saved=None, save=Fals
     return log, dataset, adder
 
 
+def joined(parts):
+    """Rows of all ranks; those with fewer columns are padded with zeros, as in checkpoints."""
+    if parts[0].dim() == 1:
+        return torch.cat(parts)
+    return pad_sequence([row for part in parts for row in part], batch_first=True)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_together_draw_what_one_rank_draws(kind):
     expected, *_ = run_script(kind, 1, None)
     assert len(expected) >= 16 * 10
     for size in (2, 3):
-        logs = [log for log, *_ in on_ranks(size, lambda communicator, size=size: run_script(kind, size, communicator))]
+        logs = [
+            log
+            for log, *_ in run_on_threads(size, lambda communicator, size=size: run_script(kind, size, communicator))
+        ]
         assert sum(map(len, logs)) == len(expected)
         assert {place: item for log in logs for place, item in log.items()} == expected
 
@@ -615,17 +576,17 @@ def test_ranks_together_draw_what_one_rank_draws(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_replay_goes_on_as_if_nothing_had_happened_on_another_number_of_ranks(kind):
     expected, *_ = run_script(kind, 1, None)
-    parts = on_ranks(2, lambda communicator: run_script(kind, 2, communicator, stop=50, save=True))
+    parts = run_on_threads(2, lambda communicator: run_script(kind, 2, communicator, stop=50, save=True))
     shared = parts[0][1].state_dict()
     for name, tensor in parts[1][1].state_dict().items():
         assert torch.equal(shared[name], tensor)
     rows = {}
     for name, place in (("dataset", 1), ("adder", 2)):
         states = [part[place].copies_state_dict() for part in parts]
-        rows[name] = {key: torch.cat([state[key] for state in states]) for key in states[0]}
+        rows[name] = {key: joined([state[key] for state in states]) for key in states[0]}
     logs = [part[0] for part in parts]
     for size in (1, 3):
-        rest = on_ranks(
+        rest = run_on_threads(
             size,
             lambda communicator, size=size: run_script(
                 kind, size, communicator, start=50, saved=(shared, rows), save=True
@@ -640,7 +601,9 @@ def test_a_run_resumed_without_its_records_fills_replay_anew_and_repeats_no_batc
     assert adder.copies_state_dict() == {}
     _, adder, resumed, script = build("transitions", 0, 1, None)
     resumed.load_state_dict(dataset.state_dict())
+    assert not resumed.refills
     resumed.load_copies_state_dict({})
+    assert resumed.refills
     adder.load_copies_state_dict({})
     adder.add_first(script.timestep(50))
     script.play(adder, 50, 54, lambda: None)
@@ -655,6 +618,18 @@ def test_saved_records_of_another_capacity_are_refused():
     replay = transitions(2, capacity=20, save=True)
     with pytest.raises(ValueError, match="capacity"):
         transitions(2, capacity=30).load_copies_state_dict(replay.copies_state_dict())
+
+
+def test_rows_that_were_never_written_are_not_saved():
+    replay = transitions(2, capacity=2000, save=True)
+    assert replay.copies_state_dict()["records"].shape[:2] == (2, 1)
+    Script(0, 2, 9).play(TransitionAdder(replay, discount=GAMMA), 0, 7)
+    saved = replay.copies_state_dict()
+    assert saved["records"].shape[:2] == (2, 7)
+    again = transitions(2, capacity=2000)
+    again.load_copies_state_dict(saved)
+    for ours, theirs in zip(everything(again)[0].values(), everything(replay)[0].values(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 # ------------------------------------------------------------------------------------------- wrong input
