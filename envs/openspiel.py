@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from pettingzoo.utils import BaseWrapper
+from shimmy.openspiel_compatibility import OpenSpielCompatibilityV0
 
 from envs.spaces import Array
 
@@ -23,9 +24,8 @@ def make_game(name: str, parameters: dict[str, Any] | None = None) -> Any:
         parameters: the game's parameters, such as ``{"players": 3}``.
     """
     import pyspiel
-    from shimmy.openspiel_compatibility import OpenSpielCompatibilityV0
 
-    environment = OpenSpielCompatibilityV0(game_name=name, config=parameters or None)
+    environment = WholeGame(game_name=name, config=parameters or None)
     kind = environment.game_type
     if (
         kind.information == pyspiel.GameType.Information.IMPERFECT_INFORMATION
@@ -33,6 +33,18 @@ def make_game(name: str, parameters: dict[str, Any] | None = None) -> Any:
     ):
         return InformationState(environment)
     return environment
+
+
+class WholeGame(OpenSpielCompatibilityV0):  # type: ignore[misc]  # Shimmy is not typed here
+    """A game that is played to its end.
+
+    Shimmy 2.0 truncates a game once its count of moves, deals included, exceeds OpenSpiel's longest game, deals not
+    included: Kuhn poker after the first move. OpenSpiel's games end by themselves.
+    """
+
+    def _update_termination_truncation(self) -> None:
+        self.game_length = 0
+        super()._update_termination_truncation()
 
 
 class InformationState(BaseWrapper):  # type: ignore[misc]  # PettingZoo is not typed here

@@ -2,10 +2,11 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
+import numpy as np
 import pytest
 import torch
 
-from envs.factory import make_factory
+from envs.factory import make_constructor, make_factory
 from envs.preprocessing import Preprocessing
 from marl.core import EnvironmentRequest
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions
@@ -118,3 +119,27 @@ def test_pistonball_is_seen_grey_small_and_stacked():
         going = ~timestep.first
         assert torch.equal(timestep.groups[group.name].observations[going][..., :2], before[going][..., 1:])
     assert timestep.state.float().std() > 0
+
+
+@pytest.mark.parametrize(("game", "longest"), [("kuhn_poker", 3), ("leduc_poker", 8)])
+def test_games_of_openspiel_are_played_to_their_end(game, longest):
+    pytest.importorskip("pyspiel", reason="OpenSpiel is not installed")
+    pytest.importorskip("shimmy", reason="shimmy is not installed")
+    environment = make_constructor(f"openspiel/{game}")()
+    lengths = set()
+    for seed in range(60):
+        environment.reset(seed=seed)
+        random = np.random.default_rng(seed)
+        moves = 0
+        while True:
+            agent = environment.agent_selection
+            assert not any(environment.truncations.values())
+            if environment.terminations[agent]:
+                break
+            legal = environment.infos[agent]["action_mask"]
+            environment.step(int(random.choice(np.flatnonzero(legal))))
+            moves += 1
+        assert sum(environment.game_state.returns()) == 0
+        lengths.add(moves)
+    # From the shortest game to OpenSpiel's longest one; deals are no moves of the players.
+    assert (min(lengths), max(lengths)) == (2, longest)
