@@ -34,15 +34,16 @@ class EpisodeTracker(Saveable):
         self._lengths = torch.zeros(num_envs, dtype=torch.int64)
 
     def track(self, timestep: TimeStep) -> EndedEpisodes | None:
-        """Takes in one step; returns the episodes that it ended, if any."""
+        """Takes in one step; returns the episodes that it ended, if any. Those that were dropped are forgotten."""
         self._returns += torch.cat([step.rewards for step in timestep.groups.values()], dim=1).to(self._returns)
         self._lengths += 1
         if timestep.final is None:
             return None
-        copies = timestep.final.copies
+        over, dropped = timestep.final.copies, timestep.final.dropped
+        copies = over if dropped is None else over[~dropped]
         ended = EndedEpisodes(copies=copies, returns=self._returns[copies], lengths=self._lengths[copies])
-        self._returns[copies] = 0.0
-        self._lengths[copies] = 0
+        self._returns[over] = 0.0
+        self._lengths[over] = 0
         return ended
 
     def copies_state_dict(self) -> State:
@@ -55,38 +56,50 @@ class EpisodeTracker(Saveable):
         self._lengths.copy_(state["lengths"])
 
 
-class EpisodeStatistics:
-    """Means over the episodes that ended since they were last asked for, on all ranks."""
+class EpisodeStatistics(Saveable):
+    """Means over the episodes that ended since they were last asked for, on all ranks.
 
-    def __init__(self, tracker: EpisodeTracker) -> None:
+    Sums are kept a copy, so that a resumed run adds them up in the same order as one that was never interrupted.
+    """
+
+    def __init__(self, tracker: EpisodeTracker, num_envs: int) -> None:
         self._tracker = tracker
-        self._sums = torch.zeros(len(tracker.agents) + 2, dtype=torch.float64)
+        # Episodes, dropped ones, their steps, and each agent's return.
+        self._sums = torch.zeros(num_envs, len(tracker.agents) + 3, dtype=torch.float64)
 
     def observe(self, timestep: TimeStep) -> None:
         """Takes in one step."""
         ended = self._tracker.track(timestep)
         if ended is not None:
-            self._sums[0] += ended.copies.numel()
-            self._sums[1] += ended.lengths.sum()
-            self._sums[2:] += ended.returns.sum(0)
+            self._sums[ended.copies, 0] += 1
+            self._sums[ended.copies, 2] += ended.lengths
+            self._sums[ended.copies, 3:] += ended.returns
+            if timestep.final is not None and timestep.final.dropped is not None:
+                self._sums[timestep.final.copies, 1] += timestep.final.dropped
 
-    def reduce(self, communicator: Communicator, *flags: bool) -> tuple[int, Metrics, tuple[bool, ...]]:
-        """Number of episodes and their means over ranks, and each flag: whether any rank raised it.
+    def reduce(self, communicator: Communicator) -> tuple[int, Metrics]:
+        """Number of episodes and their means over ranks; one collective.
 
-        The flags travel with the sums, so that agreeing on them costs no collective of its own. Means are
-        missing where no episode ended.
+        Means are missing where no episode ended, the number of dropped episodes where there is none.
         """
-        message = torch.cat((self._sums, torch.tensor(flags, dtype=torch.float64)))
+        message = self._sums.sum(0)
         communicator.all_reduce(message)
         self._sums.zero_()
-        count, length, *figures = message.tolist()
-        raised = tuple(value > 0 for value in figures[len(self._tracker.agents) :])
-        if count == 0:
-            return 0, {}, raised
-        returns = {agent: total / count for agent, total in zip(self._tracker.agents, figures, strict=False)}
-        metrics = {"episode_return/mean": sum(returns.values()), "episode_length/mean": length / count}
-        metrics |= {f"episode_return/{agent}": value for agent, value in returns.items()}
-        return int(count), metrics, raised
+        count, dropped, length, *totals = message.tolist()
+        metrics = {"dropped_episodes": dropped} if dropped else {}
+        if count:
+            returns = {agent: total / count for agent, total in zip(self._tracker.agents, totals, strict=True)}
+            metrics |= {"episode_return/mean": sum(returns.values()), "episode_length/mean": length / count}
+            metrics |= {f"episode_return/{agent}": value for agent, value in returns.items()}
+        return int(count), metrics
+
+    def copies_state_dict(self) -> State:
+        """The sums of episodes that no row has told yet."""
+        return {"sums": self._sums}
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._sums.copy_(state["sums"])
 
 
 class EnvironmentLoop:

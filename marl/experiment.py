@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from marl.actors import Policy, PolicyActor
+from marl.agreement import AgreeingCommunicator
 from marl.builders import Builder, Placement
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, flatten_state, unflatten_state
 from marl.communicators import SerialCommunicator, split
@@ -34,6 +35,9 @@ from marl.evaluation import Evaluation, evaluate
 from marl.loggers import NullLogger
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
+
+_QUESTION_STEPS: Final = 100
+"""Steps of every copy without an update after which ranks agree on stopping by a collective of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,7 @@ class Experiment:
         make_actor: ActorFactory = make_policy_actor,
     ) -> None:
         self.config = config
-        self.communicator = SerialCommunicator() if communicator is None else communicator
+        self.communicator = AgreeingCommunicator(SerialCommunicator() if communicator is None else communicator)
         if config.num_envs < self.communicator.size:
             raise InputError(
                 f"{self.communicator.size} ranks cannot share {config.num_envs} environment copies; "
@@ -151,7 +155,7 @@ class Experiment:
         self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
         self.actor = make_actor(self.spec, policies, self.placement, self.adder)
         self._tracker = EpisodeTracker(self.spec, count)
-        self._statistics = EpisodeStatistics(self._tracker)
+        self._statistics = EpisodeStatistics(self._tracker, count)
         self.loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
         self._resumed = False
 
@@ -163,61 +167,85 @@ class Experiment:
     ) -> Result:
         """Trains until all steps are done, or until some rank wants to stop.
 
+        What is due is told from the multiples of its distance that env_steps has passed, so that a resumed run
+        writes the same rows, at the same updates, as one that was never interrupted.
+
         Args:
             logger: takes a row of metrics an update, on rank 0.
             checkpointer: saves on rank 0; None to save nothing.
-            should_stop: asked once an update; it is enough that one rank says yes.
+            should_stop: asked before every update; it is enough that one rank says yes.
         """
-        config, counter = self.config, self.counter
-        logger = NullLogger() if logger is None or self.communicator.rank else logger
+        config, counter, communicator = self.config, self.counter, self.communicator
+        logger = NullLogger() if logger is None or communicator.rank else logger
         # Saving is collective, and it is rank 0 that knows whether to save.
         saving = torch.tensor([checkpointer is not None])
-        self.communicator.broadcast(saving)
+        communicator.broadcast(saving)
         if not self._resumed:
             self.loop.begin()
-        stopped = False
         saved = counter.env_steps if self._resumed else -1
         next_save = _next(counter.env_steps, config.checkpoint_every)
         next_evaluation = _next(counter.env_steps, config.evaluate_every)
-        next_row = counter.env_steps + config.row_every
+        next_row = _after(counter.env_steps, config.row_every or 1)
+        next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
         row_start = (counter.env_steps, counter.wall_seconds)
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
-        while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not stopped:
-            metrics = self.advance()
-            if metrics is None or counter.env_steps < min(next_row, config.steps):
+        while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not communicator.agreed:
+            metrics = self.advance(should_stop)
+            if metrics is None:
+                if counter.env_steps >= next_question and self.dataset.at_boundary():
+                    # While replay fills there are no gradients that the question could travel with.
+                    next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
+                    self._ask(should_stop())
                 continue
-            next_row = counter.env_steps + config.row_every
-            episodes, returns, (stopped,) = self._statistics.reduce(self.communicator, should_stop())
-            counter.episodes += episodes
-            rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
-            row_start = (counter.env_steps, counter.wall_seconds)
-            row = {**counter.row(), "env_steps_per_second": rate, **returns, **metrics}
-            if next_evaluation is not None and counter.env_steps >= next_evaluation:
+            next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
+            evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
+            if evaluates or counter.env_steps >= min(next_row, config.steps):
+                next_row = _after(counter.env_steps, config.row_every or 1)
                 next_evaluation = _next(counter.env_steps, config.evaluate_every)
-                current = self.evaluate()
-                if self.communicator.rank == 0:
-                    row |= current.summary()
-            logger.write(row)
-            if next_save is not None and counter.env_steps >= next_save and not stopped:
+                episodes, returns = self._statistics.reduce(communicator)
+                counter.episodes += episodes
+                rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
+                row_start = (counter.env_steps, counter.wall_seconds)
+                row = {**counter.row(), "env_steps_per_second": rate, **returns, **metrics}
+                if evaluates:
+                    current = self.evaluate()
+                    if communicator.rank == 0:
+                        row |= current.summary()
+                logger.write(row)
+            if next_save is not None and counter.env_steps >= next_save and not communicator.agreed:
                 next_save = _next(counter.env_steps, config.checkpoint_every)
                 if saving:
                     self.save(checkpointer)
                     saved = counter.env_steps
+        stopped = communicator.agreed
         if saving and saved != counter.env_steps:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
         return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
 
-    def advance(self) -> Metrics | None:
-        """One step of every copy, and the updates that it allows; the last one's figures, None where there was none."""
+    def advance(self, should_stop: Callable[[], bool] = lambda: False) -> Metrics | None:
+        """One step of every copy, and the updates that it allows; the last one's figures, None where there was none.
+
+        Args:
+            should_stop: asked before every update; ``communicator.agreed`` tells whether any rank said yes.
+        """
         self.loop.step()
         self.counter.env_steps += self.config.num_envs
         metrics: Metrics | None = None
         while self.dataset.ready():
+            self.communicator.asks = should_stop()
             metrics = self.learner.step()
             self.counter.updates += 1
             self.actor.update()
         return metrics
+
+    def _ask(self, asks: bool) -> None:
+        """Agrees on stopping by a collective of its own."""
+        seat = torch.empty(1)
+        self.communicator.asks = asks
+        self.communicator.board(seat)
+        self.communicator.all_reduce(seat)
+        self.communicator.alight(seat)
 
     def evaluate(self) -> Evaluation:
         """Greedy episodes of the policies as they are now."""
@@ -288,6 +316,7 @@ class Experiment:
             ("adder", self.adder),
             ("actor", self.actor),
             ("tracker", self._tracker),
+            ("statistics", self._statistics),
         ]
 
 
@@ -322,7 +351,12 @@ def refused_where_unfit(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _next(steps: int, every: int | None) -> int | None:
-    return None if every is None else (steps // every + 1) * every
+    return None if every is None else _after(steps, every)
+
+
+def _after(steps: int, every: int) -> int:
+    """The first multiple of ``every`` behind ``steps``."""
+    return (steps // every + 1) * every
 
 
 def _gather(communicator: Communicator, state: State) -> State:

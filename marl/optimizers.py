@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from marl.agreement import AgreeingCommunicator
 from marl.communicators import FlatParameters
 from marl.core import Communicator, Saveable, State
 
@@ -38,7 +39,9 @@ class ReplicatedAdam(Saveable):
         bookkeeping: int,
     ) -> None:
         self._communicator = communicator
-        self._flat = FlatParameters(segments, tail=bookkeeping)
+        # The last element carries the question of an AgreeingCommunicator.
+        self._flat = FlatParameters(segments, tail=bookkeeping + 1)
+        self._tail, self._seat = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
         self._flat.broadcast(communicator)
         self._names = tuple(segments)
         self._max_norm = max_gradient_norm
@@ -51,7 +54,7 @@ class ReplicatedAdam(Saveable):
     @property
     def tail(self) -> Tensor:
         """The bookkeeping: this rank's numbers before ``reduce``, all ranks' sums after it."""
-        return self._flat.tail
+        return self._tail
 
     @property
     def parameters(self) -> Tensor:
@@ -64,7 +67,13 @@ class ReplicatedAdam(Saveable):
 
     def reduce(self) -> None:
         """Sums gradients and bookkeeping over ranks."""
-        self._flat.all_reduce(self._communicator)
+        communicator = self._communicator
+        if not isinstance(communicator, AgreeingCommunicator):
+            self._flat.all_reduce(communicator)
+            return
+        communicator.board(self._seat)
+        self._flat.all_reduce(communicator)
+        communicator.alight(self._seat)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Changes the step size."""

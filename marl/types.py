@@ -55,6 +55,8 @@ class FinalStep:
     groups: Mapping[str, FinalGroupStep]
     state: Tensor | None
     """(K, *state shape)."""
+    dropped: Tensor | None = None
+    """(K,) bool on the CPU: episodes that count in no statistic, because their copy failed; None for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

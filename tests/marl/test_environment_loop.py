@@ -1,5 +1,7 @@
 """Episodes are counted once, with every agent's rewards, however they are spread over copies and ranks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from probes import Alternating, Deaths, Terminates, anything
@@ -26,7 +28,7 @@ def loop(environment_class, action=0, num_envs=3, **request):
     groups = {group.name: group.size for group in environment.spec.groups}
     actor = PolicyActor({name: Always(action) for name in groups}, groups, num_envs=num_envs, seed=0)
     tracker = EpisodeTracker(environment.spec, num_envs)
-    statistics = EpisodeStatistics(tracker)
+    statistics = EpisodeStatistics(tracker, environment.num_envs)
     return EnvironmentLoop(environment, actor, statistics), statistics, tracker, environment
 
 
@@ -35,8 +37,8 @@ def test_returns_are_undiscounted_and_by_agent():
     running.begin()
     for _ in range(6):
         running.step()
-    episodes, metrics, flags = statistics.reduce(SerialCommunicator())
-    assert (episodes, flags) == (6, ())
+    episodes, metrics = statistics.reduce(SerialCommunicator())
+    assert episodes == 6
     assert metrics == {
         "episode_return/mean": 6.0,
         "episode_length/mean": 3.0,
@@ -51,17 +53,42 @@ def test_rewards_between_turns_count_for_the_agent_that_receives_them():
     running.begin()
     for _ in range(6):
         running.step()
-    _, metrics, _ = statistics.reduce(SerialCommunicator())
+    _, metrics = statistics.reduce(SerialCommunicator())
     assert metrics["episode_return/agent_0"] == 9.0
     assert metrics["episode_return/agent_1"] == 0.0
     assert metrics["episode_length/mean"] == 6.0
 
 
-def test_without_a_finished_episode_there_is_no_mean_but_flags_are_agreed_on():
+def test_without_a_finished_episode_there_is_no_mean():
     running, statistics, _, _ = loop(Deaths)
     running.begin()
     running.step()
-    assert statistics.reduce(SerialCommunicator(), True, False) == (0, {}, (True, False))
+    assert statistics.reduce(SerialCommunicator()) == (0, {})
+
+
+def test_dropped_episodes_count_in_no_mean_and_are_told_apart():
+    _, statistics, _, environment = loop(Terminates)
+    environment.reset()
+    timestep = environment.step({"agent": torch.zeros(3, 2, dtype=torch.int64)})
+    marked = replace(timestep, final=replace(timestep.final, dropped=torch.tensor([False, True, False])))
+    statistics.observe(marked)
+    episodes, metrics = statistics.reduce(SerialCommunicator())
+    assert (episodes, metrics["dropped_episodes"]) == (2, 1.0)
+    statistics.observe(timestep)
+    episodes, metrics = statistics.reduce(SerialCommunicator())
+    assert episodes == 3
+    assert metrics["episode_length/mean"] == 1.0
+    assert "dropped_episodes" not in metrics
+
+
+def test_untold_episodes_are_saved_and_taken_back():
+    running, statistics, tracker, _ = loop(Terminates)
+    running.begin()
+    running.step()
+    saved = {name: tensor.clone() for name, tensor in statistics.copies_state_dict().items()}
+    again = EpisodeStatistics(tracker, 3)
+    again.load_copies_state_dict(saved)
+    assert again.reduce(SerialCommunicator()) == statistics.reduce(SerialCommunicator())
 
 
 def test_figures_are_those_since_they_were_last_asked_for():
@@ -74,19 +101,19 @@ def test_figures_are_those_since_they_were_last_asked_for():
     assert statistics.reduce(SerialCommunicator())[0] == 3
 
 
-def test_means_and_flags_are_over_all_ranks():
+def test_means_are_over_all_ranks():
     class WithAnother(SerialCommunicator):
-        """Another rank counted 6 episodes of length 1 with returns 0 and 2, and wants to stop."""
+        """Another rank counted 6 episodes of length 1 with returns 0 and 2."""
 
         def all_reduce(self, tensor, operation="sum"):
-            tensor += torch.tensor([6.0, 6.0, 0.0, 12.0, 1.0], dtype=torch.float64)
+            tensor += torch.tensor([6.0, 0.0, 6.0, 0.0, 12.0], dtype=torch.float64)
 
     running, statistics, _, _ = loop(Terminates)
     running.begin()
     running.step()
     running.step()
-    episodes, metrics, flags = statistics.reduce(WithAnother(), False)
-    assert (episodes, flags) == (12, (True,))
+    episodes, metrics = statistics.reduce(WithAnother())
+    assert episodes == 12
     assert metrics["episode_return/agent_0"] == 0.5
     assert metrics["episode_return/agent_1"] == 1.5
     assert metrics["episode_return/mean"] == 2.0

@@ -7,6 +7,7 @@ import torch
 from probes import DelayedCredit, Remember, Terminates, anything
 
 from algorithms.mappo import MAPPO, MAPPOConfig
+from algorithms.qmix import QMIX, QMIXConfig
 from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
 from marl.communicators import SerialCommunicator
 from marl.errors import InputError
@@ -124,6 +125,59 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, environment, a
     assert not resumed.stopped
     assert equal(resumed.learner_state, undisturbed.learner_state)
     assert without_clock(logger.rows) == without_clock(whole.rows)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_a_stop_comes_between_rows_and_the_rows_are_those_of_an_undisturbed_run(tmp_path, stop):
+    chosen = config(row_every=4 * UPDATE, evaluation_episodes=3, evaluate_every=3 * UPDATE)
+    whole = Rows()
+    run_experiment(chosen, logger=whole)
+    logger, asked = Rows(), []
+    stopped = run_experiment(
+        chosen,
+        logger=logger,
+        checkpointer=Checkpointer(tmp_path),
+        should_stop=lambda: asked.append(1) or len(asked) == stop,
+    )
+    assert stopped.counter.updates == stop
+    run_experiment(chosen, logger=logger, resume=load_checkpoint(tmp_path))
+    assert without_clock(logger.rows) == without_clock(whole.rows)
+    assert [row["updates"] for row in whole.rows] == [3, 4, 6]
+
+
+def test_a_wish_to_stop_travels_with_the_gradients_from_any_rank():
+    class Another(SerialCommunicator):
+        """Another rank, whose gradients are zero, and who wants to stop at its second update."""
+
+        size = 2
+        reduced = 0
+
+        def all_reduce(self, tensor, operation="sum"):
+            if tensor.numel() > 100:
+                self.reduced += 1
+                tensor[-1] += self.reduced > 2
+
+        def broadcast(self, tensor, root=0):
+            pass
+
+    another = Another()
+    result = Experiment(config(algorithm={"epochs": 2}), another).run()
+    assert (result.stopped, result.counter.updates, another.reduced) == (True, 2, 4)
+
+
+def test_a_stop_is_heard_while_replay_fills():
+    chosen = ExperimentConfig(
+        builder=QMIX(config=QMIXConfig(mixer="none", team_reward=False)),
+        environment=anything(
+            AgentSpec(name="a", observation=ArraySpec(shape=(2,)), action=DiscreteActions(num_actions=3))
+        ),
+        num_envs=4,
+        steps=10**9,
+        evaluation_episodes=0,
+    )
+    result = run_experiment(chosen, should_stop=lambda: True)
+    assert result.stopped
+    assert result.counter.env_steps <= 400
 
 
 def test_checkpoints_come_at_their_times_and_any_of_them_leads_to_the_same_end(tmp_path):
