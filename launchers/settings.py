@@ -59,7 +59,7 @@ def from_json(config: Mapping[str, Any]) -> Settings[Any]:
     try:
         values = dict(config)
         variant = find_algorithm(values.pop("name"))
-        for name in ("env", "recipe", "run_id"):
+        for name in ("env", "recipe", "run_id", "league"):
             values.pop(name, None)
         values["algorithm"] = variant.config_from(values["algorithm"])
         values["env_kwargs"] = json.dumps(values["env_kwargs"])

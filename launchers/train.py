@@ -6,10 +6,10 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 
@@ -20,17 +20,19 @@ from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, experiment_of, to_json
 from launchers.text import describe_evaluation, read_options, require_positive
-from marl.checkpoints import AsyncCheckpointer, Checkpointer, list_checkpoints, load_checkpoint
+from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, list_checkpoints, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiment import Experiment, Result
 from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
 from marl.loggers.journal import plain_number
+from marl.replay import ReplayDataset
 
 STOPPED = 75
 T = TypeVar("T")
 _MAY_DIFFER_ON_RESUME = ("steps", "evaluation_episodes", "evaluate_every", "checkpoint_every", "row_every", "recipe")
+_SAVES_REPLAY = "algorithm.replay.checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class Options(Settings[ConfigT], Generic[ConfigT]):
     """Settings tuned for the pair: a recipe's name, or none for plain defaults. The pair's own if not given."""
     keep_checkpoints: int = 3
     """How many of the newest checkpoints stay."""
+    checkpoint_replay: bool = False
+    """Whether checkpoints hold replay, so that a resumed run goes on exactly; without it replay is filled anew."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Whether to log to W&B."""
     wandb_project: str = "marl"
@@ -55,50 +59,125 @@ class Options(Settings[ConfigT], Generic[ConfigT]):
     """Whether to write TensorBoard files into the run directory."""
 
 
+class Trainable(Protocol):
+    """What a command puts together and runs: an Experiment, or something like it."""
+
+    counter: Counter
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Goes on where a checkpoint stopped."""
+
+    def run(
+        self,
+        logger: Logger | None = None,
+        checkpointer: Checkpointer | AsyncCheckpointer | None = None,
+        should_stop: Callable[[], bool] = ...,
+    ) -> Result:
+        """Trains until all steps are done, or until some rank wants to stop."""
+
+    def close(self) -> None:
+        """Frees what it holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A command that trains: ``marl NAME ALGORITHM ENV [OPTIONS]``."""
+
+    name: str
+    example: str
+    """An environment to train on."""
+    options: Any
+    """Options, or a kind of them with more fields, generic in the algorithm's configuration."""
+    build: Callable[[str, str, Any, Communicator, Path], Trainable]
+    """From algorithm, environment, options, ranks and the run's directory to what is run."""
+    check: Callable[[str, str, Any], object] = experiment_of
+    """Refuses options that make no sense, before anything is started."""
+    more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
+    """What ``config.json`` holds besides the settings."""
+    curve: str = "episode_return/mean"
+    """The figure whose curve is drawn in the end."""
+
+
+def _experiment(algorithm: str, env: str, options: Options[Any], communicator: Communicator, path: Path) -> Experiment:
+    return Experiment(experiment_of(algorithm, env, options), communicator)
+
+
 def train(words: list[str]) -> int:
     """Trains an algorithm; see ``main.main`` for the exit codes."""
+    return run_command(
+        Command(name="train", example="mpe2.simple_spread_v3", options=Options, build=_experiment), words
+    )
+
+
+def run_command(command: Command, words: list[str]) -> int:
+    """Runs a command that trains, here or on as many ranks as it says; see ``main.main`` for the exit codes."""
     if not words or words[0].startswith("-"):
-        return _explain(words)
+        return _explain(command, words)
     if len(words) < 2 or words[1].startswith("-"):
         find_algorithm(words[0])
-        raise InputError(f"which environment? For instance: marl train {words[0]} mpe2.simple_spread_v3")
+        raise InputError(f"which environment? For instance: marl {command.name} {words[0]} {command.example}")
     algorithm, env, rest = words[0], words[1], words[2:]
     if world_size_from_environment() is not None:
-        return run_on_ranks(lambda communicator: _train(*_read(algorithm, env, rest), communicator))
-    name, env, options, recipe = _read(algorithm, env, rest)
+        return run_on_ranks(lambda communicator: _train(command, *_read(command, algorithm, env, rest), communicator))
+    name, env, options, recipe = _read(command, algorithm, env, rest)
     if options.ranks is None:
-        return run_on_ranks(lambda communicator: _train(name, env, options, recipe, communicator))
+        return run_on_ranks(lambda communicator: _train(command, name, env, options, recipe, communicator))
     _check_directory(options)
-    return launch(["train", algorithm, env, *_without_ranks(rest)], options.ranks)
+    return launch([command.name, algorithm, env, *_without_ranks(rest)], options.ranks)
 
 
-def _read(algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
+def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
     """Defaults, then the recipe, then the command line."""
     variant = find_algorithm(algorithm)
     config = variant.default_config()
     wanted = _peek(words, "--recipe")
     recipe = find_recipe(algorithm, env, wanted)
-    default: Any = Options(algorithm=config)
+    default: Any = command.options(algorithm=config)
     if recipe is not None:
         default = recipe(default)
-    kind: Any = Options[type(config)]  # type: ignore[misc]  # the algorithm's own options
-    options: Options[Any] = read_options(kind, words, program=f"marl train {algorithm} {env}", default=default)
+    kind: Any = command.options[type(config)]  # the algorithm's own options
+    program = f"marl {command.name} {algorithm} {env}"
+    options: Options[Any] = read_options(kind, words, program=program, default=default)
     require_positive(keep_checkpoints=options.keep_checkpoints, ranks=options.ranks)
-    experiment_of(algorithm, env, options)
+    if options.checkpoint_replay:
+        options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
+    command.check(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__
 
 
-def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, communicator: Communicator) -> int:
+def _with_saved_replay(algorithm: str, config: Any) -> Any:
+    if not hasattr(config, "replay"):
+        raise InputError(f"--checkpoint-replay is for algorithms with replay, which {algorithm} has not; leave it out")
+    return replace(config, replay=replace(config.replay, checkpoint=True))
+
+
+def _refills(experiment: Trainable) -> bool:
+    dataset = getattr(experiment, "dataset", None)
+    return isinstance(dataset, ReplayDataset) and dataset.refills
+
+
+def _train(
+    command: Command,
+    algorithm: str,
+    env: str,
+    options: Options[Any],
+    recipe: str | None,
+    communicator: Communicator,
+) -> int:
     if options.ranks not in (None, communicator.size):
         raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
     use_fair_threads()
-    config = to_json(algorithm, env, _settings(options), recipe)
+    config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
     _on_root(communicator, lambda: _check_directory(options, config))
-    experiment = Experiment(experiment_of(algorithm, env, options), communicator)
+    path = options.out
+    if path is None:
+        path = _agreed(communicator, default_run_path(algorithm, env, options.seed))
+    experiment = command.build(algorithm, env, options, communicator, path)
     try:
-        path = options.out if options.out is not None else default_run_path(algorithm, env, options.seed)
         if options.resume:
             experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if communicator.rank == 0 else _ignore))
+            if communicator.rank == 0 and _refills(experiment):
+                print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
         run = _on_root(communicator, lambda: _open(path, options, config))
         logger, checkpointer = None, None
         if run is not None:
@@ -122,7 +201,7 @@ def _train(algorithm: str, env: str, options: Options[Any], recipe: str | None, 
             if run is not None and code == 2 and not options.resume:
                 _withdraw(run)
         if run is not None:
-            _report(run, result, communicator, options)
+            _report(run, result, communicator, command.curve)
         return code
     finally:
         experiment.close()
@@ -165,7 +244,7 @@ def _close(logger: MultiLogger, run: RunDirectory | None, code: int) -> None:
     logger.close()
 
 
-def _report(run: RunDirectory, result: Result, communicator: Communicator, options: Options[Any]) -> None:
+def _report(run: RunDirectory, result: Result, communicator: Communicator, curve: str) -> None:
     counter = result.counter
     if result.stopped:
         print(f"stopped after {counter.env_steps:,} steps; go on with --resume --out {run.path}", flush=True)
@@ -185,7 +264,7 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, optio
     from launchers.plot import plot_runs
 
     if counter.episodes:
-        plot_runs([run.path], run.learning_curve)
+        plot_runs([run.path], run.learning_curve, key=curve)
     if summary:
         print(f"evaluation: {describe_evaluation(summary)}", flush=True)
     print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
@@ -208,7 +287,7 @@ def _check_directory(options: Options[Any], config: dict[str, Any] | None = None
             raise InputError("--resume needs --out: which run?")
         run = RunDirectory.open(options.out)
         if config is not None:
-            refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
+            refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
     elif options.out is not None and (options.out / "config.json").exists():
         raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
 
@@ -238,6 +317,15 @@ def _on_root(communicator: Communicator, action: Callable[[], T]) -> T | None:
     if int(refused):
         raise SystemExit(2)
     return result
+
+
+def _agreed(communicator: Communicator, path: Path) -> Path:
+    """Rank 0's path, on all ranks: its name holds the time."""
+    name = torch.zeros(4096, dtype=torch.uint8)
+    encoded = torch.tensor(list(str(path).encode()), dtype=torch.uint8)
+    name[: len(encoded)] = encoded
+    communicator.broadcast(name)
+    return Path(bytes(name.tolist()).rstrip(b"\0").decode())
 
 
 class _StopRequest:
@@ -287,14 +375,14 @@ def _without_ranks(words: list[str]) -> list[str]:
     return kept
 
 
-def _explain(words: list[str]) -> int:
+def _explain(command: Command, words: list[str]) -> int:
     if words and words[0] not in ("-h", "--help"):
-        raise InputError("marl train ALGORITHM ENV comes first, options follow")
-    print("usage: marl train ALGORITHM ENV [OPTIONS]\n")
+        raise InputError(f"marl {command.name} ALGORITHM ENV comes first, options follow")
+    print(f"usage: marl {command.name} ALGORITHM ENV [OPTIONS]\n")
     print(f"ALGORITHM is one of {', '.join(ALGORITHMS)}.")
     print("ENV is package.module (mpe2.simple_spread_v3), a PettingZoo id (classic/connect_four-v3),")
     print("openspiel/GAME, lbf/ID, rware/ID, or package.module:callable.\n")
-    print("`marl train ALGORITHM ENV --help` lists the options.")
+    print(f"`marl {command.name} ALGORITHM ENV --help` lists the options.")
     return 0
 
 
