@@ -1,0 +1,502 @@
+"""``marl tournament``: who is better, with error bars, over any number of ranks and interruptions."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+import torch
+import tyro
+
+from envs.arena import PettingZooArena
+from envs.factory import make_constructor
+from envs.preprocessing import Preprocessing, preprocessed
+from launchers.launch import launch
+from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
+from launchers.settings import read_env_kwargs
+from launchers.text import read_options, require_positive
+from launchers.tournament_players import (
+    Choosing,
+    Contestant,
+    Entry,
+    load_contestant,
+    read_entries,
+    refuse_other_environments,
+)
+from launchers.tournament_results import GamesFile, Scoring, comparisons, results_json, sequential_test, tally
+from marl.core import Communicator
+from marl.errors import InputError
+from marl.files import render_json, write_atomically
+from marl.games import GameRules, PlayedGame, Player, Side, play_games, sides_are_alike, two_or_more_sides
+from marl.pairings import (
+    Block,
+    Format,
+    Meeting,
+    blocks_of,
+    check_entries,
+    gauntlet,
+    round_robin,
+    swiss_round,
+    swiss_rounds,
+)
+from marl.ratings import SPRTConfig
+
+STOPPED: Final = 75
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``marl tournament`` can be told."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """The game: as for training."""
+    players: tuple[str, ...] = ()
+    """NAME=SOURCE, or SOURCE: a run directory, a snapshot or checkpoint, ``random``, or your class ``module:Class``."""
+    games: int = 100
+    """Games of each meeting, in each round."""
+    format: Format = "round-robin"
+    """All meet all; the first player meets all others; or rounds among players with similar scores."""
+    rounds: int | None = None
+    """Rounds of a Swiss tournament; as many as its players need if not given."""
+    seed: int = 0
+    """From which all games follow."""
+    ranks: int | None = None
+    """Start that many MPI ranks on this machine."""
+    out: Path | None = None
+    """The tournament's folder; a new one under runs/ if not given. The same command on it goes on where it stopped."""
+    resume: bool = False
+    """Insist that there is a tournament to go on with."""
+    sprt: tuple[float, float] | None = None
+    """Stop a meeting of two as soon as it is decided which of these Elo differences holds (errors of 5 % each)."""
+    choosing: Choosing = "greedy"
+    """Whether trained policies take their best action, or draw one as in training."""
+    opening: int = 0
+    """Random moves at the beginning, equal in both games of a pair, so that greedy players' games differ."""
+    max_steps: int = 2000
+    """A game that has not ended by then is a draw."""
+    move_seconds: float = 30.0
+    """A player that takes longer for a decision forfeits; 0 for no limit."""
+    teams: tuple[str, ...] = ()
+    """Sides as NAME=AGENT,AGENT; by default agents whose names differ in their numbers only, or each agent."""
+    scoring: Literal["auto", "game", "duplicate"] = "auto"
+    """Who had more in a game, or in the same seat of the same deal; auto: the first where all sides are alike."""
+    anchor: str | None = None
+    """The player whose Elo is 0; the mean if not given."""
+    boards: int = 64
+    """Games that are played side by side."""
+    env_kwargs: str | None = None
+    """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
+
+
+def tournament(words: list[str]) -> int:
+    """Holds a tournament; see ``main.main`` for the exit codes."""
+    if words and words[0] not in ("-h", "--help") and words[0].startswith("-"):
+        raise InputError(
+            "which environment? For instance: marl tournament classic/connect_four-v3 --players a=RUN random"
+        )
+    options: Options = read_options(Options, words, program="marl tournament")
+    entries = _check(options)
+    if world_size_from_environment() is None and options.ranks is not None:
+        return launch(["tournament", *words], options.ranks)
+    return run_on_ranks(lambda communicator: _run(options, entries, communicator))
+
+
+def _check(options: Options) -> list[Entry]:
+    require_positive(games=options.games, rounds=options.rounds, boards=options.boards, ranks=options.ranks)
+    if options.seed < 0:
+        raise InputError(f"--seed cannot be negative, got {options.seed}")
+    if options.rounds is not None and options.format != "swiss":
+        raise InputError("--rounds is for --format swiss")
+    if options.env_kwargs is not None:
+        read_env_kwargs(options.env_kwargs)
+    if options.sprt is not None:
+        SPRTConfig(elo0=options.sprt[0], elo1=options.sprt[1])
+        if options.format == "swiss":
+            raise InputError("--sprt ends meetings early, which a Swiss tournament cannot do; leave out one of them")
+    _rules(options)
+    entries = read_entries(options.players)
+    if len(entries) < 2:
+        raise InputError("a tournament needs two players or more: --players a=RUN b=RUN random")
+    if options.anchor is not None and options.anchor not in [entry.name for entry in entries]:
+        raise InputError(f"--anchor {options.anchor} is no player; there are {', '.join(e.name for e in entries)}")
+    if options.resume and options.out is None:
+        raise InputError("--resume needs --out: which tournament?")
+    return entries
+
+
+def _rules(options: Options) -> GameRules:
+    return GameRules(
+        seed=options.seed,
+        max_steps=options.max_steps,
+        move_seconds=options.move_seconds,
+        opening=options.opening,
+    )
+
+
+def _run(options: Options, entries: Sequence[Entry], communicator: Communicator) -> int:
+    if options.ranks not in (None, communicator.size):
+        raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
+    # Which numbers a product of matrices gives may depend on how many threads share it.
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    saved = _saved(options, communicator)
+    hall = Hall.furnish(options, entries, saved)
+    try:
+        path = Path(str(from_root(communicator, lambda: str(_open(options, hall.config, saved)))))
+        try:
+            games = hall.hold(communicator, GamesFile(path / "games.jsonl"))
+        except KeyboardInterrupt:
+            if communicator.rank == 0:
+                print(f"marl: stopped; the same command goes on, with --out {path}", file=sys.stderr)
+            return STOPPED
+    finally:
+        hall.arena.close()
+    if communicator.rank == 0:
+        _conclude(path, hall, games, time.monotonic() - started)
+    return 0
+
+
+def _saved(options: Options, communicator: Communicator) -> dict[str, Any] | None:
+    """The configuration of the tournament in ``--out``, if there is one."""
+    if options.out is None:
+        return None
+
+    def read() -> dict[str, Any] | None:
+        assert options.out is not None
+        if not (options.out / "config.json").exists():
+            if options.resume:
+                raise InputError(f"there is no tournament in {options.out} to resume")
+            return None
+        config = RunDirectory.open(options.out).config
+        if config.get("kind") != "tournament":
+            raise InputError(f"{options.out} holds a run, not a tournament; choose another --out")
+        return config
+
+    return from_root(communicator, read)
+
+
+def _open(options: Options, config: dict[str, Any], saved: dict[str, Any] | None) -> Path:
+    path = options.out or default_run_path("tournament", options.env, options.seed)
+    if saved is not None:
+        refuse_other_config(RunDirectory.open(path), config)
+        return path
+    return RunDirectory.create(path, config).path
+
+
+def from_root(communicator: Communicator, action: Callable[[], T]) -> T:
+    """What ``action`` returns on rank 0, on all ranks; it must be JSON. Where it is refused, all ranks end."""
+    size = torch.zeros(1, dtype=torch.int64)
+    data = torch.zeros(0, dtype=torch.uint8)
+    problem: BaseException | None = None
+    if communicator.rank == 0:
+        try:
+            data = torch.frombuffer(bytearray(json.dumps(action()).encode()), dtype=torch.uint8)
+            size.fill_(data.numel())
+        except InputError as error:
+            problem = error
+            size.fill_(-1)
+    communicator.broadcast(size)
+    if problem is not None:
+        raise problem
+    if int(size) < 0:
+        raise SystemExit(2)
+    if communicator.rank != 0:
+        data = torch.zeros(int(size), dtype=torch.uint8)
+    communicator.broadcast(data)
+    value: T = json.loads(bytes(data.tolist()))
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hall:
+    """A tournament ready to begin: boards, players, rules."""
+
+    options: Options
+    arena: PettingZooArena
+    sides: tuple[Side, ...]
+    scoring: Scoring
+    contestants: tuple[Contestant, ...]
+    players: dict[str, Player]
+    config: dict[str, Any] = field(default_factory=dict)
+    """What ``config.json`` holds: all that decides the results."""
+
+    @classmethod
+    def furnish(cls, options: Options, entries: Sequence[Entry], saved: dict[str, Any] | None) -> Hall:
+        """Loads the players and makes the boards.
+
+        Raises:
+            InputError: a player does not fit the environment, or the environment is no game for these players.
+        """
+        known = {} if saved is None else saved.get("players", {})
+        contestants = tuple(
+            load_contestant(
+                entry,
+                choosing=options.choosing,
+                env_kwargs=options.env_kwargs,
+                checkpoint=known.get(entry.name, {}).get("checkpoint") or None
+                if known.get(entry.name, {}).get("source") == entry.source
+                else None,
+            )
+            for entry in entries
+        )
+        refuse_other_environments(contestants, options.env)
+        env_kwargs = read_env_kwargs(_common(contestants, "env_kwargs", options.env_kwargs or "{}"))
+        processing: Preprocessing = _common(contestants, "preprocessing", Preprocessing())
+        make = preprocessed(make_constructor(options.env, env_kwargs), processing)
+        arena = PettingZooArena(make, min(options.boards, options.games))
+        try:
+            sides = two_or_more_sides(arena.spec.agents, _teams(options.teams))
+            check_entries([entry.name for entry in entries], len(sides), options.games)
+            if options.sprt is not None and len(sides) != 2:
+                raise InputError(f"--sprt compares two players, but the game has {len(sides)} sides")
+            scoring: Scoring = "duplicate" if options.scoring == "duplicate" else "game"
+            if options.scoring == "auto" and not sides_are_alike(arena.spec, sides):
+                scoring = "duplicate"
+            players = {one.entry.name: one.player(arena.spec) for one in contestants}
+        except BaseException:
+            arena.close()
+            raise
+        ignored = ("players", "out", "resume", "ranks", "teams", "anchor", "env_kwargs", "scoring")
+        config = {
+            "kind": "tournament",
+            **{name: value for name, value in asdict(options).items() if name not in ignored},
+            "env_kwargs": env_kwargs,
+            "preprocessing": asdict(processing),
+            "players": {one.entry.name: one.describe() for one in contestants},
+            "sides": {side.name: list(side.agents) for side in sides},
+            "scoring": scoring,
+        }
+        return cls(
+            options=options,
+            arena=arena,
+            sides=sides,
+            scoring=scoring,
+            contestants=contestants,
+            players=players,
+            config=json.loads(json.dumps(config)),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The players' names in order of entry."""
+        return [one.entry.name for one in self.contestants]
+
+    def hold(self, communicator: Communicator, file: GamesFile) -> list[PlayedGame]:
+        """Plays what is missing and returns the games that count, on rank 0; the others get none."""
+        rules = _rules(self.options)
+        while True:
+            plan = from_root(communicator, lambda: self._plan(file, communicator.size))
+            if not plan:
+                break
+            progress = _Progress(file, self.options, quiet=communicator.rank != 0)
+            for number, players, block, known in plan[communicator.rank :: communicator.size]:
+                meeting = Meeting(number=number, players=tuple(players), games=self.options.games)
+                games = self._blocks(meeting)[block].games
+                played = play_games(self.arena, self.sides, self.players, games, rules, purpose="tournament")
+                file.append(game for game in played if game.index not in known)
+                progress.tell()
+            # Nobody plans before everybody has written.
+            communicator.all_reduce(torch.zeros(1, dtype=torch.int64))
+        if communicator.rank != 0:
+            return []
+        games_by_index = file.read()
+        file.rewrite(games_by_index)
+        return self._counted(games_by_index)
+
+    def _plan(self, file: GamesFile, ranks: int) -> list[list[Any]]:
+        """Blocks to play next, as (meeting, its players, block, games of it that are known), in order.
+
+        A block that was written in part is played once more as a whole, since only that gives the same games.
+        """
+        played = file.read()
+        file.rewrite(played)
+        meetings = self.meetings(played)
+        self._check(meetings, played)
+        missing = [
+            [block for block in range(len(blocks)) if any(game.index not in played for game in blocks[block].games)]
+            for blocks in (self._blocks(meeting) for meeting in meetings)
+        ]
+        if self.options.sprt is not None:
+            undecided = [
+                number for number, blocks in enumerate(missing) if blocks and not self._decided(number, played)
+            ]
+            few = -(-ranks // max(1, len(undecided)))
+            missing = [blocks[:few] if number in undecided else [] for number, blocks in enumerate(missing)]
+        return [
+            [
+                meeting.number,
+                list(meeting.players),
+                block,
+                [game.index for game in self._blocks(meeting)[block].games if game.index in played],
+            ]
+            for meeting, blocks in zip(meetings, missing, strict=True)
+            for block in blocks
+        ]
+
+    def _blocks(self, meeting: Meeting) -> list[Block]:
+        return blocks_of(
+            meeting,
+            first_game=self._first_game(meeting.number),
+            first_unit=meeting.number * meeting.units,
+            most=self.options.boards,
+        )
+
+    def _first_game(self, meeting: int) -> int:
+        return meeting * self.options.games
+
+    def meetings(self, played: dict[int, PlayedGame]) -> list[Meeting]:
+        """All meetings that follow from what was played: in a Swiss tournament, up to the round that is going on."""
+        names, sides, games = self.names, len(self.sides), self.options.games
+        if self.options.format != "swiss":
+            pair_up = gauntlet if self.options.format == "gauntlet" else round_robin
+            return [
+                Meeting(number=number, players=chosen, games=games)
+                for number, chosen in enumerate(pair_up(names, sides))
+            ]
+        meetings: list[Meeting] = []
+        met: dict[frozenset[str], int] = {}
+        byes: dict[str, int] = {}
+        for number in range(self.options.rounds or swiss_rounds(len(names), sides)):
+            done = [played[index] for index in range(len(meetings) * games) if index in played]
+            if len(done) < len(meetings) * games:
+                break
+            chosen = swiss_round(names, sides, _mean_scores(done, self.scoring), met, byes)
+            meetings += [
+                Meeting(number=len(meetings) + place, players=players, games=games, round=number)
+                for place, players in enumerate(chosen)
+            ]
+            seated = {name for players in chosen for name in players}
+            for name in names:
+                byes[name] = byes.get(name, 0) + (name not in seated)
+            for players in chosen:
+                for index, one in enumerate(players):
+                    for other in players[index + 1 :]:
+                        met[frozenset((one, other))] = met.get(frozenset((one, other)), 0) + 1
+        return meetings
+
+    def _check(self, meetings: Sequence[Meeting], played: dict[int, PlayedGame]) -> None:
+        scheduled = {
+            game.index: game for meeting in meetings for block in self._blocks(meeting) for game in block.games
+        }
+        for index, game in played.items():
+            if index not in scheduled or scheduled[index].players != game.players:
+                raise InputError(f"games.jsonl holds game {index} of another tournament; choose another --out")
+
+    def _decided(self, meeting: int, played: dict[int, PlayedGame]) -> bool:
+        assert self.options.sprt is not None
+        config = SPRTConfig(elo0=self.options.sprt[0], elo1=self.options.sprt[1])
+        found = self.meetings(played)[meeting]
+        first = self._first_game(meeting)
+        return sequential_test(found, played, first, self.scoring, config).decision is not None
+
+    def tests(self, played: dict[int, PlayedGame]) -> dict[int, dict[str, Any]]:
+        """The sequential test of each meeting, by its number; empty without ``--sprt``."""
+        if self.options.sprt is None:
+            return {}
+        config = SPRTConfig(elo0=self.options.sprt[0], elo1=self.options.sprt[1])
+        tests = {}
+        for meeting in self.meetings(played):
+            first = self._first_game(meeting.number)
+            result = sequential_test(meeting, played, first, self.scoring, config)
+            tests[meeting.number] = {"players": list(meeting.players), **asdict(result)}
+        return tests
+
+    def _counted(self, played: dict[int, PlayedGame]) -> list[PlayedGame]:
+        """All games, but of a meeting that was decided early only those up to the decision.
+
+        How many more were under way then depends on the number of ranks.
+        """
+        beyond: set[int] = set()
+        for number, test in self.tests(played).items():
+            if test["decision"] is not None:
+                first = self._first_game(number)
+                beyond |= set(range(first + 2 * test["used"], first + self.options.games))
+        return [played[index] for index in sorted(played) if index not in beyond]
+
+
+class _Progress:
+    def __init__(self, file: GamesFile, options: Options, *, quiet: bool) -> None:
+        self._file, self._quiet, self._said = file, quiet, time.monotonic()
+        self._out = options.out
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        if not self._quiet and now - self._said > 5.0:
+            self._said = now
+            print(f"{self._file.count()} games played", flush=True)
+
+
+def _common(contestants: Sequence[Contestant], name: str, otherwise: Any) -> Any:
+    """The setting in which all runs agree; what is given where there is no run."""
+    found = [(one.entry.name, getattr(one.run.settings, name)) for one in contestants if one.run is not None]
+    for player, value in found[1:]:
+        if value != found[0][1]:
+            raise InputError(
+                f"players {found[0][0]} and {player} were trained with different {name.replace('_', '-')}: "
+                f"{found[0][1]} and {value}"
+                + ("; say with --env-kwargs what is to be played" if name == "env_kwargs" else "")
+            )
+    return found[0][1] if found else otherwise
+
+
+def _teams(words: Sequence[str]) -> dict[str, list[str]] | None:
+    if not words:
+        return None
+    teams: dict[str, list[str]] = {}
+    for word in words:
+        name, equals, members = word.partition("=")
+        if not equals or not name or name in teams:
+            raise InputError(f"--teams takes NAME=AGENT,AGENT, each name once, not {word!r}")
+        teams[name] = [agent for agent in members.split(",") if agent]
+    return teams
+
+
+def _mean_scores(games: Sequence[PlayedGame], scoring: Scoring) -> dict[str, float]:
+    points: dict[str, list[float]] = {}
+    for first, second, score, _ in comparisons(games, scoring):
+        points.setdefault(first, []).append(score)
+        points.setdefault(second, []).append(1.0 - score)
+    return {name: sum(scores) / len(scores) for name, scores in points.items()}
+
+
+def _conclude(path: Path, hall: Hall, games: list[PlayedGame], seconds: float) -> None:
+    """Writes and prints what came out."""
+    from launchers.tournament_report import table_text, write_csv, write_html, write_picture
+
+    options = hall.options
+    results = tally(games, hall.names, hall.sides, hall.scoring, anchor=options.anchor, seed=options.seed)
+    tests = hall.tests({game.index: game for game in games})
+    steps = {one.entry.name: one.env_steps for one in hall.contestants}
+    summary = {
+        "env": options.env,
+        "format": options.format,
+        "scoring": hall.scoring,
+        "choosing": options.choosing,
+        "sides": hall.config["sides"],
+        "players": {name: {**about, "env_steps": steps[name]} for name, about in hall.config["players"].items()},
+        "sprt": list(tests.values()),
+        **results_json(results),
+    }
+    write_atomically(path / "results.json", render_json(summary))
+    write_csv(path / "results.csv", results)
+    write_picture(path / "report.png", results, title=options.env, steps=steps)
+    write_html(path / "report.html", results, summary)
+    print(table_text(results))
+    for test in tests.values():
+        said = test["decision"] or "undecided"
+        print(f"SPRT {' - '.join(test['players'])}: {said} after {test['used']} pairs (LLR {test['llr']:.2f})")
+    if results.distinct_games < results.games / 2 and options.choosing == "greedy":
+        print(
+            f"only {results.distinct_games} of {results.games} games differ, so the intervals promise too much; "
+            "--opening 4 or --choosing sampled gives different games"
+        )
+    print(
+        f"{results.games} games in {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"
+    )
