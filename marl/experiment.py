@@ -155,9 +155,10 @@ class Experiment:
         self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
         self.actor = make_actor(self.spec, policies, self.placement, self.adder)
         self._tracker = EpisodeTracker(self.spec, count)
-        self._statistics = EpisodeStatistics(self._tracker, count)
-        self.loop = EnvironmentLoop(self.environment, self.actor, self._statistics)
-        self._resumed = False
+        self.statistics = EpisodeStatistics(self._tracker, count)
+        self.loop = EnvironmentLoop(self.environment, self.actor, self.statistics)
+        self.resumed = False
+        """Whether a checkpoint was loaded."""
 
     def run(
         self,
@@ -180,12 +181,11 @@ class Experiment:
         # Saving is collective, and it is rank 0 that knows whether to save.
         saving = torch.tensor([checkpointer is not None])
         communicator.broadcast(saving)
-        if not self._resumed:
-            self.loop.begin()
-        saved = counter.env_steps if self._resumed else -1
-        next_save = _next(counter.env_steps, config.checkpoint_every)
-        next_evaluation = _next(counter.env_steps, config.evaluate_every)
-        next_row = _after(counter.env_steps, config.row_every or 1)
+        self.begin()
+        saved = counter.env_steps if self.resumed else -1
+        next_save = next_due(counter.env_steps, config.checkpoint_every)
+        next_evaluation = next_due(counter.env_steps, config.evaluate_every)
+        next_row = after(counter.env_steps, config.row_every or 1)
         next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
         row_start = (counter.env_steps, counter.wall_seconds)
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
@@ -200,9 +200,9 @@ class Experiment:
             next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
             evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
             if evaluates or counter.env_steps >= min(next_row, config.steps):
-                next_row = _after(counter.env_steps, config.row_every or 1)
-                next_evaluation = _next(counter.env_steps, config.evaluate_every)
-                episodes, returns = self._statistics.reduce(communicator)
+                next_row = after(counter.env_steps, config.row_every or 1)
+                next_evaluation = next_due(counter.env_steps, config.evaluate_every)
+                episodes, returns = self.statistics.reduce(communicator)
                 counter.episodes += episodes
                 rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
                 row_start = (counter.env_steps, counter.wall_seconds)
@@ -213,7 +213,7 @@ class Experiment:
                         row |= current.summary()
                 logger.write(row)
             if next_save is not None and counter.env_steps >= next_save and not communicator.agreed:
-                next_save = _next(counter.env_steps, config.checkpoint_every)
+                next_save = next_due(counter.env_steps, config.checkpoint_every)
                 if saving:
                     self.save(checkpointer)
                     saved = counter.env_steps
@@ -222,6 +222,11 @@ class Experiment:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
         return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
+
+    def begin(self) -> None:
+        """Begins with new episodes in all copies, unless a checkpoint was loaded."""
+        if not self.resumed:
+            self.loop.begin()
 
     def advance(self, should_stop: Callable[[], bool] = lambda: False) -> Metrics | None:
         """One step of every copy, and the updates that it allows; the last one's figures, None where there was none.
@@ -302,7 +307,7 @@ class Experiment:
         assert isinstance(counts, dict)
         self.counter.load_state_dict(counts)
         self.loop.begin(self.environment.current())
-        self._resumed = True
+        self.resumed = True
 
     def close(self) -> None:
         """Closes the environment."""
@@ -316,7 +321,7 @@ class Experiment:
             ("adder", self.adder),
             ("actor", self.actor),
             ("tracker", self._tracker),
-            ("statistics", self._statistics),
+            ("statistics", self.statistics),
         ]
 
 
@@ -350,11 +355,12 @@ def refused_where_unfit(checkpoint: Checkpoint) -> Iterator[None]:
         raise InputError(f"{checkpoint.path} does not fit this experiment: {reason[:300]}") from error
 
 
-def _next(steps: int, every: int | None) -> int | None:
-    return None if every is None else _after(steps, every)
+def next_due(steps: int, every: int | None) -> int | None:
+    """When what is done ``every`` so many steps is due next; None where it never is."""
+    return None if every is None else after(steps, every)
 
 
-def _after(steps: int, every: int) -> int:
+def after(steps: int, every: int) -> int:
     """The first multiple of ``every`` behind ``steps``."""
     return (steps // every + 1) * every
 
