@@ -216,12 +216,25 @@ def draw_opponents(
     Returns:
         (matches,) int64 indices of opponents; those of probability zero never occur.
     """
+    words = Stream(seed, purpose, first_copy=first_match, num_copies=matches).words(0, 2)[0].numpy()
+    return choose_opponents(probabilities, words)
+
+
+def choose_opponents(probabilities: Floats, words: Integers) -> Integers:
+    """Opponents by random words.
+
+    Args:
+        probabilities: (N,), summing to 1.
+        words: (..., 2) uniform in [0, 2³²), see ``Stream.words``.
+
+    Returns:
+        (...) int64 indices of opponents; those of probability zero never occur.
+    """
     weights = np.asarray(probabilities, dtype=np.float64)
     if weights.ndim != 1 or not weights.size or (weights < 0).any() or abs(float(weights.sum()) - 1.0) > 1e-6:
         raise ValueError("probabilities are a list of numbers of at least 0 that sum to 1")
-    words = Stream(seed, purpose, first_copy=first_match, num_copies=matches).words(0, 2)[0].numpy()
     # 53 bits: as many as a float64 holds.
-    uniforms = ((words[:, 0] >> 5) * 2.0**26 + (words[:, 1] >> 6)) * 2.0**-53
+    uniforms = ((words[..., 0] >> 5) * 2.0**26 + (words[..., 1] >> 6)) * 2.0**-53
     limits = np.cumsum(weights)
     drawn = np.searchsorted(limits, uniforms * limits[-1], side="right")
     # Rounding may carry a draw past the last limit.
