@@ -11,6 +11,7 @@ from launchers.text import nearest
 
 COMMANDS: Final = {
     "train": ("launchers.train:train", "train an algorithm on an environment, on one or many ranks"),
+    "league": ("launchers.league:league", "train by self-play, one player or a league of them"),
     "evaluate": ("launchers.commands:evaluate", "play greedy episodes of a run and print their returns"),
     "play": ("launchers.commands:play", "record an episode of a run as a video"),
     "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),

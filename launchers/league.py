@@ -1,0 +1,211 @@
+"""``marl league``: self-play and leagues, from a command line to a run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Generic, Literal
+
+from launchers.catalog import find_algorithm
+from launchers.run_directory import RunDirectory
+from launchers.settings import ConfigT, environment_of, experiment_of, from_json
+from launchers.text import nearest, require_positive
+from launchers.train import Command, Options, run_command
+from marl.actors import Policy
+from marl.checkpoints import load_checkpoint, unflatten_state
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
+from marl.errors import InputError
+from marl.league import Exploiter, MainPlayer, Role, SelfPlayer, make_frozen_policies, read_snapshot
+from marl.league_experiment import LeagueConfig, LeagueExperiment
+from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
+from marl.payoffs import PayoffTable
+from marl.specs import EnvironmentSpec
+
+SNAPSHOTS = "snapshots"
+MatchmakingName = Literal["latest", "uniform", "window", "pfsp", "pfsp-variance", "quality"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
+    """What ``marl league`` can be told."""
+
+    matchmaking: MatchmakingName = "window"
+    """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
+    those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores."""
+    save_steps: int = 20_000
+    """Environment steps of a player between its snapshots."""
+    swap_steps: int | None = None
+    """A copy keeps its opponents for so many environment steps; new ones every episode if not given."""
+    window: int = 10
+    """How many of the newest snapshots ``window`` draws from."""
+    play_against_latest_model_ratio: float = 0.5
+    """Share of matches against itself, with ``window``; with ``quality`` too."""
+    main_exploiters: int = 0
+    """Players that learn to beat the main player, and begin anew once they do."""
+    league_exploiters: int = 0
+    """Players that learn to beat everybody's past, and begin anew once they do."""
+    exploiter_win_rate: float = 0.7
+    """Score at which an exploiter leaves a snapshot and begins anew."""
+    exploiter_max_steps: int = 200_000
+    """Environment steps after which it does so in any case."""
+    sides: str | None = None
+    """Which agents play together, as a JSON object from agent to side. By default every agent is alone where all
+    agents have equal spaces, else those of equal spaces are together."""
+
+
+_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(Options)})
+
+
+def league(words: list[str]) -> int:
+    """Trains one player by self-play, or a league of several; see ``main.main`` for the exit codes."""
+    command = Command(
+        name="league",
+        example="classic/tictactoe-v3",
+        options=LeagueOptions,
+        build=_build,
+        check=_config,
+        more_config=lambda options: {"league": {name: getattr(options, name) for name in _OWN}},
+        curve="main/score",
+    )
+    return run_command(command, words)
+
+
+def _build(
+    algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path
+) -> LeagueExperiment:
+    return LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+
+
+def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:
+    """The league that the options describe; InputError where they make no sense."""
+    require_positive(
+        save_steps=options.save_steps,
+        swap_steps=options.swap_steps,
+        window=options.window,
+        exploiter_max_steps=options.exploiter_max_steps,
+    )
+    for name in ("main_exploiters", "league_exploiters"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
+    if not 0.0 < options.exploiter_win_rate <= 1.0:
+        raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
+    return LeagueConfig(
+        experiment=experiment_of(algorithm, env, options),
+        learners=_learners(options),
+        side_of=_read_sides(options.sides),
+        swap_steps=options.swap_steps,
+        directory=directory,
+    )
+
+
+def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
+    if options.matchmaking == "latest":
+        return Latest()
+    if options.matchmaking == "uniform":
+        return UniformPast()
+    if options.matchmaking == "pfsp":
+        return PFSP()
+    if options.matchmaking == "pfsp-variance":
+        return PFSP(weighting="variance")
+    if options.matchmaking == "quality":
+        return QualityScores(latest_ratio=options.play_against_latest_model_ratio)
+    return Window(
+        save_steps=options.save_steps,
+        window=options.window,
+        play_against_latest_model_ratio=options.play_against_latest_model_ratio,
+    )
+
+
+def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
+    rule = _matchmaking(options)
+    exploiters: dict[str, Role] = {}
+    for kind, target, count in (
+        ("main-exploiter", "main", options.main_exploiters),
+        ("league-exploiter", None, options.league_exploiters),
+    ):
+        for number in range(count):
+            exploiters[f"{kind}-{number}"] = Exploiter(
+                target=target,
+                win_rate=options.exploiter_win_rate,
+                min_steps=options.save_steps,
+                max_steps=options.exploiter_max_steps,
+            )
+    main: Role = SelfPlayer(matchmaking=rule, save_steps=options.save_steps)
+    if exploiters:
+        main = MainPlayer(matchmaking=rule, save_steps=options.save_steps)
+    return {"main": main, **exploiters}
+
+
+def _read_sides(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f'--sides is not JSON ({error}); for instance \'{{"agent_0": "prey"}}\'') from error
+    if not isinstance(value, dict) or not all(isinstance(side, str) for side in value.values()):
+        raise InputError(f"--sides must be a JSON object from agent to side, not {text}")
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedLeague:
+    """A league, read from its run directory."""
+
+    path: Path
+    algorithm: str
+    env: str
+    environment: EnvironmentFactory
+    spec: EnvironmentSpec
+    payoffs: PayoffTable
+    """All games of players that learned."""
+    digests: Mapping[str, str]
+    """Of each snapshot, oldest first."""
+
+    def policies(self, name: str, *, greedy: bool = True) -> Mapping[str, Policy]:
+        """A snapshot's policies, one a group.
+
+        Raises:
+            InputError: there is no such snapshot, or its file is missing or damaged.
+        """
+        if name not in self.digests:
+            raise InputError(f"{self.path} has no snapshot {name!r}{nearest(name, self.digests)}")
+        parameters = read_snapshot(self.path / SNAPSHOTS / f"{self.digests[name]}.safetensors")
+        settings = from_json(RunDirectory.open(self.path).config)
+        builder = find_algorithm(self.algorithm).build(settings.algorithm)
+        return make_frozen_policies(builder, self.spec, parameters, greedy=greedy)
+
+
+def load_league(path: Path | str) -> SavedLeague:
+    """The league in a run directory, as its newest checkpoint knows it.
+
+    Raises:
+        InputError: there is none.
+    """
+    run = RunDirectory.open(Path(path))
+    config = run.config
+    if "league" not in config:
+        raise InputError(f"{run.path} is a run of marl train, not of marl league")
+    settings = from_json(config)
+    algorithm, env = str(config["name"]), str(config["env"])
+    builder = find_algorithm(algorithm).build(settings.algorithm)
+    environment = environment_of(env, settings)
+    probe = environment(
+        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
+    )
+    probe.close()
+    state = unflatten_state(unflatten_state(load_checkpoint(run.checkpoints).tensors)["league"])
+    payoffs = PayoffTable()
+    payoffs.load_state_dict(state["payoffs"])
+    digests = [bytes(row).hex() for row in state["snapshots"]["digests"].tolist()]
+    return SavedLeague(
+        path=run.path,
+        algorithm=algorithm,
+        env=env,
+        environment=environment,
+        spec=probe.spec,
+        payoffs=payoffs,
+        digests=dict(zip(payoffs.players[-len(digests) :], digests, strict=True)),
+    )
