@@ -97,10 +97,8 @@ class Options:
 
 def tournament(words: list[str]) -> int:
     """Holds a tournament; see ``main.main`` for the exit codes."""
-    if words and words[0] not in ("-h", "--help") and words[0].startswith("-"):
-        raise InputError(
-            "which environment? For instance: marl tournament classic/connect_four-v3 --players a=RUN random"
-        )
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        raise InputError("which game? For instance: marl tournament classic/connect_four-v3 --players a=RUN random")
     options: Options = read_options(Options, words, program="marl tournament")
     entries = _check(options)
     if world_size_from_environment() is None and options.ranks is not None:

@@ -64,7 +64,8 @@ def write_picture(path: Path, results: Results, *, title: str, steps: Mapping[st
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    trained = sorted((steps[one.player], one) for one in results.standings if steps.get(one.player) is not None)
+    trained = [(step, one) for one in results.standings if (step := steps.get(one.player)) is not None]
+    trained.sort(key=lambda pair: pair[0])
     curve = len({step for step, _ in trained}) > 1
     names = [one.player for one in results.standings]
     size = max(3.0, 0.45 * len(names) + 1.5)
