@@ -6,25 +6,27 @@ for IPPO. ``centralized_critic`` is the whole difference: the critic reads the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from marl.actors import Decision, Policy
 from marl.advantages import AdvantageEstimator, Estimates, Inputs
 from marl.builders import Builder, Placement
 from marl.checkpoints import flatten_state, unflatten_state
+from marl.compilation import TensorFunction, compiled_gradients, compiled_module
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.distributions import Distribution, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
-from marl.losses import clipped_value_loss, ppo_policy_loss
 from marl.minibatches import assign
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.optimizers import ReplicatedAdam
+from marl.ppo_loss import FIGURES, PPOLoss, Rollout, TensorLoss
 from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
 from marl.trajectories import TrajectoryAdder, TrajectoryDataset
@@ -89,7 +91,6 @@ class MAPPOConfig:
     """Steps over which gradients flow back through a GRU."""
 
 
-_FIGURES = ("samples", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "value_samples")
 _MICROBATCH = 4096
 
 
@@ -161,20 +162,47 @@ class GroupNetworks:
 Networks = dict[str, GroupNetworks]
 
 
+class Sampling(nn.Module):
+    """What a feed-forward policy does in a step: actions and their log-probabilities."""
+
+    def __init__(self, group: GroupSpec, actor: ActorNetwork, *, normalize: bool) -> None:
+        super().__init__()
+        self.actor = actor
+        self._spec = group.observation
+        self._normalize = normalize
+
+    def forward(self, observations: Tensor, uniforms: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(E, A, *) observations, uniform numbers and masks to actions and log-probabilities."""
+        prepared = prepare_input(self._spec, observations, normalize=self._normalize)
+        distribution = self.actor.distribution(self.actor.torso.features([prepared]), masks)
+        actions = distribution.sample(uniforms)
+        return actions, distribution.log_prob(actions)
+
+
 class MAPPOPolicy(Policy):
     """Samples from the actor network's distribution, or takes its mode."""
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MAPPOConfig, *, greedy: bool) -> None:
+    def __init__(
+        self,
+        group: GroupSpec,
+        networks: GroupNetworks,
+        config: MAPPOConfig,
+        *,
+        greedy: bool,
+        compile: bool = False,
+    ) -> None:
         self._networks = networks
         self._config = config
         self._group = group
-        self._greedy = greedy
         self.num_uniforms = 0 if greedy else num_uniforms(group.action)
         self.extras = {}
         if not greedy:
             self.extras = {"log_probs": ArraySpec(shape=())}
             if networks.actor.torso.gru is not None:
                 self.extras["states"] = ArraySpec(shape=(networks.actor.torso.size,))
+        self._sample: TensorFunction | None = None
+        if compile and not greedy:
+            self._sample = compiled_module(Sampling(group, networks.actor, normalize=config.layer_norm), threads=1)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """See Policy."""
@@ -184,6 +212,11 @@ class MAPPOPolicy(Policy):
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         """See Policy."""
         actor = self._networks.actor
+        if self._sample is not None and uniforms is not None:
+            seen = _normalized(self._networks, step.observations)
+            masks = () if step.action_masks is None else (step.action_masks,)
+            actions, log_probs = self._sample(seen, uniforms, *masks)
+            return Decision(actions=actions, extras={"log_probs": log_probs}, state=None)
         features = actor.torso.features([_read(self._group, self._networks, step.observations, self._config)])
         before = state
         if state is not None:
@@ -208,6 +241,8 @@ class MAPPOLearner(Learner):
         dataset: Dataset[Trajectory],
         config: MAPPOConfig,
         placement: Placement,
+        *,
+        compile: bool = False,
     ) -> None:
         self._spec = spec
         self._networks = networks
@@ -228,7 +263,7 @@ class MAPPOLearner(Learner):
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
-            bookkeeping=len(networks) * len(_FIGURES),
+            bookkeeping=len(networks) * len(FIGURES),
         )
         self._values: dict[str, ValueNormalizer | None] = {}
         for name, group in networks.items():
@@ -244,6 +279,21 @@ class MAPPOLearner(Learner):
             lambda_=config.gae_lambda,
             team_reward=config.team_reward,
         )
+        self._losses = {
+            name: PPOLoss(
+                group.actor,
+                group.critic,
+                clip=config.clip,
+                clip_value=config.clip_value,
+                huber_delta=config.huber_delta,
+                value_coefficient=config.value_coefficient,
+                entropy=config.entropy,
+                sparse=spec.turn_based and not config.recurrent,
+            )
+            for name, group in networks.items()
+        }
+        self._compile = compile and not spec.turn_based
+        self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._passes = 0
 
     def step(self) -> Metrics:
@@ -257,16 +307,17 @@ class MAPPOLearner(Learner):
             self._optimizer.set_learning_rate(config.learning_rate * (1.0 - progress))
         inputs = self._read(trajectory)
         estimates = self._estimator.estimate(trajectory, inputs)
+        rollouts = {name: self._rollout(name, trajectory, inputs, estimates[name]) for name in self._networks}
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
         norms: list[float] = []
         for _ in range(config.epochs):
             for units in self._cut(trajectory):
                 self._optimizer.zero()
                 for index, name in enumerate(self._networks):
-                    figures = self._optimizer.tail[index * len(_FIGURES) : (index + 1) * len(_FIGURES)]
-                    self._add_gradients(name, trajectory, inputs, estimates[name], units, figures)
+                    figures = self._optimizer.tail[index * len(FIGURES) : (index + 1) * len(FIGURES)]
+                    self._add_gradients(name, rollouts[name], trajectory, units, figures)
                 self._optimizer.reduce()
-                figures = self._optimizer.tail.view(len(self._networks), len(_FIGURES))
+                figures = self._optimizer.tail.view(len(self._networks), len(FIGURES))
                 # A group without samples has moved nowhere.
                 divergence = figures[:, 4] / figures[:, 0].clamp(min=1.0)
                 if config.target_kl is not None and float(divergence.max()) > config.target_kl:
@@ -313,88 +364,68 @@ class MAPPOLearner(Learner):
         ).flatten()
         return [(numbers == number).nonzero().squeeze(-1) for number in range(config.minibatches)]
 
+    def _rollout(self, name: str, trajectory: Trajectory, inputs: Inputs, estimates: Estimates) -> Rollout:
+        data, recurrent = trajectory.groups[name], self._config.recurrent
+
+        def rows(x: Tensor) -> Tensor:
+            return x[: trajectory.length].flatten(0, 1)
+
+        return Rollout(
+            observations=rows(inputs.observations[name]),
+            actions=rows(data.actions),
+            log_probs=rows(data.extras["log_probs"]),
+            advantages=rows(estimates.advantages),
+            old_values=rows(estimates.old_values),
+            targets=rows(estimates.targets),
+            weights=rows(estimates.weights),
+            value_weights=rows(estimates.value_weights),
+            masks=None if data.action_masks is None else rows(data.action_masks),
+            state=None if inputs.state is None else rows(inputs.state),
+            first=rows(trajectory.first) if recurrent else None,
+            actor_states=rows(data.extras["states"]) if recurrent else None,
+            critic_states=None if estimates.critic_states is None else rows(estimates.critic_states),
+        )
+
     def _add_gradients(
-        self,
-        name: str,
-        trajectory: Trajectory,
-        inputs: Inputs,
-        estimates: Estimates,
-        units: Tensor | None,
-        figures: Tensor,
+        self, name: str, rollout: Rollout, trajectory: Trajectory, units: Tensor | None, figures: Tensor
     ) -> None:
         """Adds the gradient of the loss, summed over a minibatch's samples, and the sums of its figures."""
-        everything = trajectory.length * trajectory.num_envs
-        length = self._config.chunk_length if self._config.recurrent else 1
-        size = max(1, _MICROBATCH // (length * estimates.weights.shape[2]))
+        everything, config = trajectory.length * trajectory.num_envs, self._config
+        agents = rollout.weights.shape[1]
+        if self._compile:
+            add = self._compiled.get(name)
+            if add is None:
+                add = self._compiled[name] = compiled_gradients(TensorLoss(self._losses[name], rollout))
+            fields = [field for field in rollout if field is not None]
+            units = torch.arange(everything) if units is None else units
+            # One shape for all parts of all minibatches, the last part filled up.
+            largest = -(-everything // config.minibatches)
+            size = -(-largest // max(1, -(-largest * agents // _MICROBATCH)))
+            for part in units.split(size):
+                inside = torch.arange(size) < part.numel()
+                figures += add(pad(part, (0, size - part.numel())), inside, *fields)
+            return
+        length = config.chunk_length if config.recurrent else 1
+        size = max(1, _MICROBATCH // (length * agents))
         for start in range(0, everything if units is None else units.numel(), size):
             # Small enough for the processor's cache. Slices are views, indices are gathered.
-            part = slice(start, min(start + size, everything)) if units is None else units[start : start + size]
-            self._loss(name, trajectory, inputs, estimates, part, figures).backward()
+            rows: Tensor | slice
+            rows, inside = slice(start, min(start + size, everything)), None
+            if units is not None:
+                rows = units[start : start + size]
+                if config.recurrent:
+                    rows, inside = self._sequences(rows, trajectory)
+            loss, sums = self._losses[name](rollout, rows, inside)
+            loss.backward()
+            figures += sums
 
-    def _loss(
-        self,
-        name: str,
-        trajectory: Trajectory,
-        inputs: Inputs,
-        estimates: Estimates,
-        units: Tensor | slice,
-        figures: Tensor,
-    ) -> Tensor:
-        config, data, networks = self._config, trajectory.groups[name], self._networks[name]
-        actor, critic = networks.actor, networks.critic
-        rows = units
-        weights, value_weights = estimates.weights.flatten(0, 1), estimates.value_weights.flatten(0, 1)
-        if config.recurrent:
-            assert isinstance(units, Tensor)
-            # Unit u is chunk u // E of copy u % E; the last chunk may reach over the end.
-            times = torch.arange(config.chunk_length).unsqueeze(1) + units // trajectory.num_envs * config.chunk_length
-            rows = times.clamp(max=trajectory.length - 1) * trajectory.num_envs + units % trajectory.num_envs
-            inside = (times < trajectory.length).unsqueeze(-1)
-            weights, value_weights = weights[rows] * inside, value_weights[rows] * inside
-        else:
-            weights, value_weights = weights[rows], value_weights[rows]
-        agents = chosen = None
-        if not config.recurrent and self._spec.turn_based:
-            # Most agents wait for their turn: only the others' rows are worth computing.
-            chosen, agents = weights.nonzero(as_tuple=True)
-            weights = value_weights = weights[chosen, agents]
-
-        def take(x: Tensor) -> Tensor:
-            x = x.flatten(0, 1)[rows]
-            return x if chosen is None else x[chosen, agents]
-
-        state = inputs.state
-        if state is not None:
-            state = state.flatten(0, 1)[rows]
-            state = state.unsqueeze(weights.dim() - 1) if chosen is None else state[chosen]
-        observations = take(inputs.observations[name])
-        features = actor.torso.features([observations], agents)
-        critic_features = critic.features(observations, state, agents)
-        if estimates.critic_states is not None:
-            first = trajectory.first.flatten()[rows].unsqueeze(-1).expand(weights.shape)
-            features = actor.torso.unroll(features, take(data.extras["states"])[0], first)
-            critic_features = critic.torso.unroll(critic_features, take(estimates.critic_states)[0], first)
-        distribution = actor.distribution(features, None if data.action_masks is None else take(data.action_masks))
-        policy = ppo_policy_loss(
-            distribution.log_prob(take(data.actions)),
-            take(data.extras["log_probs"]),
-            take(estimates.advantages),
-            config.clip,
-        )
-        value_loss = clipped_value_loss(
-            critic.values(critic_features),
-            take(estimates.old_values),
-            take(estimates.targets),
-            config.clip if config.clip_value else None,
-            config.huber_delta,
-        )
-        policy_loss, entropy, approx_kl, clipped = (
-            (term * weights).sum() for term in (policy.loss, distribution.entropy(), policy.approx_kl, policy.clipped)
-        )
-        value_loss = (value_loss * value_weights).sum()
-        sums = (weights.sum(), policy_loss, value_loss, entropy, approx_kl, clipped, value_weights.sum())
-        figures += torch.stack(sums).detach()
-        return policy_loss + config.value_coefficient * value_loss - config.entropy * entropy
+    def _sequences(self, chunks: Tensor, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        """Rows (L, B) of chunks (B,), and which of them exist: the last chunk may reach over the end."""
+        length = self._config.chunk_length
+        # Unit u is chunk u // E of copy u % E.
+        times = torch.arange(length).unsqueeze(1) + chunks // trajectory.num_envs * length
+        rows = times.clamp(max=trajectory.length - 1) * trajectory.num_envs + chunks % trajectory.num_envs
+        return rows, times < trajectory.length
 
     def _update_observation_moments(self, trajectory: Trajectory) -> None:
         """After the update, so that a rollout is learned from as it was seen."""
@@ -409,7 +440,7 @@ class MAPPOLearner(Learner):
         metrics: dict[str, float] = {}
         for name, row in zip(self._networks, sums.view(len(self._networks), -1).tolist(), strict=True):
             samples, *values, value_samples = row
-            for figure, value in zip(_FIGURES[1:-1], values, strict=True):
+            for figure, value in zip(FIGURES[1:-1], values, strict=True):
                 metrics[f"{name}/{figure}"] = value / max(value_samples if figure == "value_loss" else samples, 1.0)
         return {
             **metrics,
@@ -459,11 +490,13 @@ class MAPPOLearner(Learner):
         self._estimator.load_copies_state_dict(state)
 
 
+def _normalized(networks: GroupNetworks, observations: Tensor) -> Tensor:
+    return observations if networks.observations is None else networks.observations.normalize(observations)
+
+
 def _read(group: GroupSpec, networks: GroupNetworks, observations: Tensor, config: MAPPOConfig) -> Tensor:
     """Observations as the group's networks take them."""
-    if networks.observations is not None:
-        observations = networks.observations.normalize(observations)
-    return prepare_input(group.observation, observations, normalize=config.layer_norm)
+    return prepare_input(group.observation, _normalized(networks, observations), normalize=config.layer_norm)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,6 +504,12 @@ class MAPPO(Builder[Networks]):
     """Builds MAPPO, or with ``centralized_critic=False`` IPPO."""
 
     config: MAPPOConfig = MAPPOConfig()
+    compile: bool = False
+    """Whether acting and updates run as kernels of torch's compiler; numbers agree up to rounding."""
+
+    def compiled(self) -> MAPPO | None:
+        """See Builder; recurrent networks stay as they are."""
+        return None if self.config.recurrent else replace(self, compile=True)
 
     @property
     def sharing(self) -> Sharing:
@@ -517,7 +556,7 @@ class MAPPO(Builder[Networks]):
     def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
         """See Builder."""
         return {
-            group.name: MAPPOPolicy(group, networks[group.name], self.config, greedy=evaluation)
+            group.name: MAPPOPolicy(group, networks[group.name], self.config, greedy=evaluation, compile=self.compile)
             for group in spec.groups
         }
 
@@ -541,7 +580,7 @@ class MAPPO(Builder[Networks]):
         self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
     ) -> MAPPOLearner:
         """See Builder."""
-        return MAPPOLearner(spec, networks, dataset, self.config, placement)
+        return MAPPOLearner(spec, networks, dataset, self.config, placement, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""

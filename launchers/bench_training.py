@@ -150,9 +150,10 @@ def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Co
 def _experiment(env: str, num_envs: int, communicator: Communicator, *, epochs: int) -> Any:
     from algorithms.mappo import MAPPO, MAPPOConfig
     from envs.factory import make_factory
+    from marl.compilation import can_compile
     from marl.experiment import Experiment, ExperimentConfig
 
-    config = ExperimentConfig(
-        builder=MAPPO(config=MAPPOConfig(epochs=epochs)), environment=make_factory(env), num_envs=num_envs
-    )
+    # As a long run of ``marl train`` has it.
+    builder = MAPPO(config=MAPPOConfig(epochs=epochs), compile=can_compile(torch.device("cpu")))
+    config = ExperimentConfig(builder=builder, environment=make_factory(env), num_envs=num_envs)
     return Experiment(config, communicator)

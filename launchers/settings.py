@@ -7,16 +7,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, Literal, TypeVar
 
+import torch
+
 from envs.factory import make_factory
 from envs.preprocessing import Preprocessing
 from launchers.catalog import find_algorithm, restored
 from launchers.text import require_positive
+from marl.builders import Builder
+from marl.compilation import can_compile
 from marl.core import EnvironmentFactory
 from marl.errors import InputError
 from marl.experiment import ExperimentConfig
 
 ConfigT = TypeVar("ConfigT")
 Backend = Literal["pettingzoo", "batched"]
+_COMPILE_FROM_STEPS = 500_000
+"""Environment steps from which on compiling, twenty seconds the first time, is repaid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,8 @@ class Settings(Generic[ConfigT]):
     """What is done to observations."""
     backend: Backend = "pettingzoo"
     """The unmodified environment, or its equal on tensors where there is one."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether algorithms compute through torch's compiler; auto: in long runs, where there is a C++ compiler."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
     evaluate_every: int | None = None
@@ -102,7 +110,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         if getattr(settings, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
     return ExperimentConfig(
-        builder=find_algorithm(algorithm).build(settings.algorithm),
+        builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
         environment=environment_of(env, settings),
         seed=settings.seed,
         steps=settings.steps,
@@ -112,6 +120,19 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         checkpoint_every=settings.checkpoint_every,
         row_every=settings.row_every,
     )
+
+
+def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[Any]) -> Builder[Any]:
+    if settings.compile == "no" or (settings.compile == "auto" and settings.steps < _COMPILE_FROM_STEPS):
+        return builder
+    able, compiled = can_compile(torch.device("cpu")), builder.compiled()
+    if settings.compile == "yes" and not able:
+        raise InputError("no C++ compiler was found (g++ or clang++); leave out --compile yes")
+    if settings.compile == "yes" and compiled is None:
+        raise InputError(
+            f"{algorithm} with these settings does not go through torch's compiler; leave out --compile yes"
+        )
+    return builder if compiled is None or not able else compiled
 
 
 def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:

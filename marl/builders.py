@@ -52,6 +52,10 @@ class Builder(ABC, Generic[NetworksT]):
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """Raises InputError with the reason if the algorithm cannot learn on this environment or split."""
 
+    def compiled(self) -> Builder[NetworksT] | None:
+        """The same algorithm through torch's compiler; None where it is not written for it."""
+        return None
+
     @abstractmethod
     def make_networks(self, spec: EnvironmentSpec) -> NetworksT:
         """All networks, initialised from torch's global generator, which the caller has seeded."""
@@ -77,3 +81,25 @@ class Builder(ABC, Generic[NetworksT]):
     @abstractmethod
     def load_policies(self, networks: NetworksT, state: State) -> None:
         """Puts what a learner of this builder saved into networks that only act."""
+
+
+class ConfiguredBuilder(Builder[NetworksT]):
+    """A builder whose ``config`` says who shares a policy, and whether critics are centralized.
+
+    The configuration has ``sharing`` and, where ``with_state`` is not overridden, ``centralized_critic``.
+    """
+
+    __slots__ = ()
+
+    config: Any
+
+    @property
+    def sharing(self) -> Sharing:
+        """See Builder."""
+        sharing: Sharing = self.config.sharing
+        return sharing
+
+    @property
+    def with_state(self) -> bool:
+        """See Builder."""
+        return bool(self.config.centralized_critic)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import os
-import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
@@ -16,6 +12,7 @@ from torch import Tensor
 
 from envs.mpe.physics import World, WorldState
 from envs.mpe.task import Task, one_hot
+from marl.compilation import can_compile, compile_function
 from marl.core import EnvironmentRequest, State, VectorEnvironment
 from marl.errors import InputError
 from marl.specs import (
@@ -552,27 +549,8 @@ class BatchedMPE(VectorEnvironment):
             for group in self.spec.groups
         ]
         examples: list[Any] = [*actions, *(tensor.clone() for tensor in self._written)]
-        # Compiling in this process: a pool of helpers would be forked, which MPI does not bear.
-        options: dict[str, Any] = {"compile_threads": 1}
-        if self.num_envs < _ONE_THREAD_BELOW:
-            options["cpp.threads"] = 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
-            from torch import _inductor as inductor
-            from torch.fx.experimental.proxy_tensor import make_fx
-
-            graph = make_fx(self._advance)(*examples)
-            compiled = inductor.compile(graph, examples, options=options)
-            compiled(*examples)
-        return cast("Callable[..., object]", compiled)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether ``torch.compile`` finds what it needs: a C++ compiler, or Triton for a GPU."""
-    if device.type == "cpu":
-        compilers = (os.environ.get("CXX"), "g++", "clang++")
-        return any(shutil.which(compiler) for compiler in compilers if compiler)
-    return importlib.util.find_spec("triton") is not None
+        threads = 1 if self.num_envs < _ONE_THREAD_BELOW else None
+        return cast("Callable[..., object]", compile_function(self._advance, examples, threads=threads))
 
 
 def _rows_first(tensor: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from envs.mpe.environment import BatchedMPE, Compile, can_compile
+from envs.mpe.environment import BatchedMPE, Compile
 from envs.mpe.simple import Simple
 from envs.mpe.simple_adversary import SimpleAdversary
 from envs.mpe.simple_crypto import SimpleCrypto
@@ -21,6 +21,7 @@ from envs.mpe.simple_spread import SimpleSpread
 from envs.mpe.simple_tag import SimpleTag
 from envs.mpe.simple_world_comm import SimpleWorldComm
 from envs.mpe.task import Task
+from marl.compilation import can_compile
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
 

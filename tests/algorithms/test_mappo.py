@@ -25,6 +25,8 @@ from probes import (
 from torch import Tensor
 
 from algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
+from envs.mpe import make_batched
+from marl.compilation import can_compile
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.experiment import Experiment, ExperimentConfig
@@ -477,3 +479,29 @@ def test_policies_are_loaded_into_networks_that_only_act():
     builder = trained.config.builder
     builder.load_policies(acting.networks, trained.learner.get_variables())
     assert torch.equal(greedy_return(acting), greedy_return(trained))
+
+
+@pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
+def test_compiled_acting_and_updates_agree_with_plain_ones():
+    results = []
+    for compile in (False, True):
+        builder = MAPPO(config=MAPPOConfig(minibatches=2, epochs=2, rollout_length=5), compile=compile)
+        experiment = Experiment(
+            ExperimentConfig(builder=builder, environment=make_batched("mpe2.simple_spread_v3", {}), num_envs=3)
+        )
+        experiment.loop.begin()
+        for _ in range(2):
+            while not experiment.dataset.ready():
+                experiment.loop.step()
+            metrics = experiment.learner.step()
+        results.append((experiment.learner.get_variables(), metrics))
+        experiment.close()
+    (plain, plain_metrics), (compiled, compiled_metrics) = results
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-4, atol=1e-5)
+    assert compiled_metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-5)
+
+
+def test_recurrent_networks_are_not_for_the_compiler():
+    assert MAPPO(config=MAPPOConfig(recurrent=True)).compiled() is None
+    assert MAPPO().compiled() == MAPPO(compile=True)

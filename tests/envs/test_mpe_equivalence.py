@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from envs.mpe import TASKS, BatchedMPE, make_task
-from envs.mpe.environment import can_compile
+from marl.compilation import can_compile
 from marl.core import EnvironmentRequest
 
 COPIES = 2
