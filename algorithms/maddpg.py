@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,23 +19,20 @@ from marl.actor_critics import (
     ActorCriticBuilder,
     ActorCriticConfig,
     ActorCriticLearner,
+    ActorCriticPolicy,
     ActorNetwork,
     GroupNetworks,
     Networks,
     Purpose,
-    read_observations,
 )
-from marl.actors import Decision, Policy
 from marl.builders import Placement
-from marl.core import Dataset
+from marl.config_checks import require_above, require_at_least
 from marl.critics import GroupBatch, JointBatch, action_features
-from marl.distributions import make_distribution, num_outputs, num_uniforms, relaxed_sample, standard_normal
-from marl.errors import InputError
+from marl.distributions import make_distribution, num_outputs, relaxed_sample, standard_normal
 from marl.exploration import Exploration, NoiseKind, make_noise
 from marl.replay import TransitionDataset
 from marl.schedules import LinearSchedule
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
-from marl.types import GroupStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +63,16 @@ class MADDPGConfig(ActorCriticConfig):
     """Weight of the actors' mean squared outputs, which keeps them from saturating."""
 
 
-class MADDPGPolicy(Policy):
+class MADDPGPolicy(ActorCriticPolicy):
     """The actor's action with noise, or its sampled choice; greedy without either."""
 
+    _config: MADDPGConfig
+
     def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MADDPGConfig, *, greedy: bool) -> None:
-        self._group = group
-        self._networks = networks
-        self._config = config
+        super().__init__(group, networks, config, greedy=greedy)
         self._noise = None
-        if not greedy:
-            self.num_uniforms = num_uniforms(group.action)
-            if isinstance(group.action, ContinuousActions):
-                self._noise = make_noise(config.noise, deviation=config.noise_deviation, theta=config.noise_theta)
+        if isinstance(group.action, ContinuousActions) and not greedy:
+            self._noise = make_noise(config.noise, deviation=config.noise_deviation, theta=config.noise_theta)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """See Policy."""
@@ -86,20 +81,18 @@ class MADDPGPolicy(Policy):
         state = self._noise.initial_state(num_envs, self._group.size, self.num_uniforms)
         return None if state is None else state.to(self._networks.exploration.scale.device)
 
-    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
-        group, exploration = self._group, self._networks.exploration
-        outputs = self._networks.actor(read_observations(group, step.observations, self._config))
-        random = uniforms is not None and self._config.random_start and not bool(exploration.learning)
-        if isinstance(group.action, ContinuousActions):
+    def choose(
+        self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ActorCriticPolicy."""
+        if isinstance(self._group.action, ContinuousActions):
             actions = torch.tanh(outputs)
-            if uniforms is not None and self._noise is not None:
+            if self._noise is not None and uniforms is not None:
                 noise, state = self._noise.next(standard_normal(uniforms), state, first)
-                actions = 2.0 * uniforms - 1.0 if random else (actions + exploration.scale * noise).clamp(-1.0, 1.0)
-            return Decision(actions=actions, extras={}, state=state)
-        distribution = make_distribution(group.action, 0.0 * outputs if random else outputs, step.action_masks)
-        actions = distribution.mode() if uniforms is None else distribution.sample(uniforms)
-        return Decision(actions=actions, extras={}, state=state)
+                actions = (actions + self._networks.exploration.scale * noise).clamp(-1.0, 1.0)
+            return actions, state
+        distribution = make_distribution(self._group.action, outputs, masks)
+        return distribution.mode() if uniforms is None else distribution.sample(uniforms), state
 
 
 class MADDPGLearner(ActorCriticLearner):
@@ -188,20 +181,16 @@ class MADDPG(ActorCriticBuilder):
     """Builds MADDPG, IDDPG or MATD3."""
 
     config: MADDPGConfig = MADDPGConfig()
+    policy: ClassVar = MADDPGPolicy
+    learner: ClassVar = MADDPGLearner
 
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
-        config = self.config
         super(MADDPG, self).check(spec, placement)
-        if config.policy_delay < 1:
-            raise InputError(f"--algorithm.policy-delay must be at least 1, not {config.policy_delay}")
-        if not config.temperature > 0:
-            raise InputError(f"--algorithm.temperature must be above 0, not {config.temperature}")
-        for field in ("noise_deviation", "final_noise_deviation", "target_noise", "target_noise_clip"):
-            if not getattr(config, field) >= 0:
-                raise InputError(
-                    f"--algorithm.{field.replace('_', '-')} must be at least 0, not {getattr(config, field)}"
-                )
+        require_at_least(1, self.config, "policy_delay")
+        require_above(0, self.config, "temperature")
+        numbers = ("noise_deviation", "final_noise_deviation", "noise_steps", "target_noise", "target_noise_clip")
+        require_at_least(0, self.config, *numbers, "output_penalty")
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
         """See Builder."""
@@ -213,17 +202,3 @@ class MADDPG(ActorCriticBuilder):
             )
             for group in spec.groups
         }
-
-    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
-        """See Builder."""
-        return {
-            group.name: MADDPGPolicy(group, networks[group.name], self.config, greedy=evaluation)
-            for group in spec.groups
-        }
-
-    def make_learner(
-        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
-    ) -> MADDPGLearner:
-        """See Builder."""
-        assert isinstance(dataset, TransitionDataset)
-        return MADDPGLearner(spec, networks, dataset, self.config, placement)

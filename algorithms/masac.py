@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,22 +19,19 @@ from marl.actor_critics import (
     ActorCriticBuilder,
     ActorCriticConfig,
     ActorCriticLearner,
+    ActorCriticPolicy,
     ActorNetwork,
     GroupNetworks,
     Networks,
     Purpose,
-    read_observations,
 )
-from marl.actors import Decision, Policy
 from marl.builders import Placement
-from marl.core import Dataset
+from marl.config_checks import require_above
 from marl.critics import GroupBatch, JointBatch, encode_actions
 from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
 from marl.exploration import Exploration
-from marl.replay import TransitionDataset
 from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
-from marl.types import GroupStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,30 +49,15 @@ class MASACConfig(ActorCriticConfig):
     """Wanted entropy of choices, as a share of that of uniform legal choices."""
 
 
-class MASACPolicy(Policy):
+class MASACPolicy(ActorCriticPolicy):
     """Samples from the actor's distribution, or takes its mode."""
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MASACConfig, *, greedy: bool) -> None:
-        self._group = group
-        self._networks = networks
-        self._config = config
-        if not greedy:
-            self.num_uniforms = num_uniforms(group.action)
-
-    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
-        group, config = self._group, self._config
-        outputs = self._networks.actor(read_observations(group, step.observations, config))
-        if uniforms is None:
-            return Decision(
-                actions=_distribution(group.action, outputs, step.action_masks).mode(), extras={}, state=None
-            )
-        if config.random_start and not bool(self._networks.exploration.learning):
-            if isinstance(group.action, ContinuousActions):
-                return Decision(actions=2.0 * uniforms - 1.0, extras={}, state=None)
-            outputs = torch.zeros_like(outputs)
-        actions = _distribution(group.action, outputs, step.action_masks).sample(uniforms)
-        return Decision(actions=actions, extras={}, state=None)
+    def choose(
+        self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ActorCriticPolicy."""
+        distribution = _distribution(self._group.action, outputs, masks)
+        return distribution.mode() if uniforms is None else distribution.sample(uniforms), state
 
 
 class MASACLearner(ActorCriticLearner):
@@ -183,12 +165,13 @@ class MASAC(ActorCriticBuilder):
     """Builds MASAC, or with ``centralized_critic=False`` ISAC."""
 
     config: MASACConfig = MASACConfig()
+    policy: ClassVar = MASACPolicy
+    learner: ClassVar = MASACLearner
 
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
         super(MASAC, self).check(spec, placement)
-        if not self.config.initial_temperature > 0:
-            raise InputError(f"--algorithm.initial-temperature must be above 0, not {self.config.initial_temperature}")
+        require_above(0, self.config, "initial_temperature")
         for group in spec.groups:
             if isinstance(group.action, MultiDiscreteActions):
                 raise InputError(
@@ -210,17 +193,3 @@ class MASAC(ActorCriticBuilder):
                 log_temperature = torch.tensor(math.log(self.config.initial_temperature))
                 networks[group.name].log_temperature = nn.Parameter(log_temperature)
         return networks
-
-    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
-        """See Builder."""
-        return {
-            group.name: MASACPolicy(group, networks[group.name], self.config, greedy=evaluation)
-            for group in spec.groups
-        }
-
-    def make_learner(
-        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
-    ) -> MASACLearner:
-        """See Builder."""
-        assert isinstance(dataset, TransitionDataset)
-        return MASACLearner(spec, networks, dataset, self.config, placement)

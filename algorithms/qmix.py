@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.actors import Decision, Policy
-from marl.builders import Builder, Placement
+from marl.builders import Placement
 from marl.checkpoints import flatten_state, unflatten_state
-from marl.core import Adder, Dataset, Learner, Metrics, State
+from marl.config_checks import option, require_above, require_at_least, require_share
+from marl.core import Dataset, Learner, Metrics, State
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.losses import td_loss
 from marl.mixers import DuplexDuelingMixer, Mixer, MonotonicMixer, SumMixer
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.normalizers import RunningMoments
+from marl.off_policy import ReplayBuilder
 from marl.optimizers import ReplicatedAdam, TargetParameters
 from marl.replay import (
     Items,
@@ -33,10 +35,8 @@ from marl.replay import (
     ReplayDataset,
     SequenceItems,
     Sequences,
-    TransitionItems,
     Transitions,
 )
-from marl.replay_adders import make_replay_adder
 from marl.returns import n_step_returns
 from marl.schedules import LinearSchedule
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
@@ -553,15 +553,10 @@ def _unroll(network: QNetwork, seen: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QMIX(Builder[Networks]):
+class QMIX(ReplayBuilder[Networks]):
     """Builds QMIX, or with another ``mixer`` QPLEX, VDN or IQL."""
 
     config: QMIXConfig = field(default_factory=QMIXConfig)
-
-    @property
-    def sharing(self) -> Sharing:
-        """See Builder."""
-        return self.config.sharing
 
     @property
     def with_state(self) -> bool:
@@ -571,10 +566,7 @@ class QMIX(Builder[Networks]):
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
         config = self.config
-        if spec.turn_based:
-            raise InputError(
-                "Q-learners of teams need games in which all act at once, but this one is turn-based; use mappo or ippo"
-            )
+        super(QMIX, self).check(spec, placement)
         for group in spec.groups:
             if not isinstance(group.action, DiscreteActions):
                 kind = "continuous" if isinstance(group.action, ContinuousActions) else "multi-discrete"
@@ -584,33 +576,18 @@ class QMIX(Builder[Networks]):
                 )
         if config.mixer != "none" and not config.team_reward:
             raise InputError(
-                f"a mixer decomposes the team's value, so {config.mixer} cannot learn from individual rewards; "
-                "drop --algorithm.no-team-reward, or use iql"
+                f"a mixer decomposes the team's value, so {config.mixer} cannot learn from individual rewards, as in a "
+                "competitive game; drop --algorithm.no-team-reward, or use iql"
             )
-        self._check_numbers()
-
-    def _check_numbers(self) -> None:
-        config = self.config
-        for name in ("n_step", "target_period", "sequence_length", "mixer_embedding", "mixer_hidden", "mixer_heads"):
-            if (value := getattr(config, name)) < 1:
-                raise InputError(f"{_flag(name)} must be at least 1, not {value}")
-        for name in ("discount", "target_rate", "epsilon_initial", "epsilon_final"):
-            if not 0.0 <= (value := getattr(config, name)) <= 1.0:
-                raise InputError(f"{_flag(name)} lies between 0 and 1, unlike {value}")
-        if config.target_rate == 0.0:
-            raise InputError(f"{_flag('target_rate')} must be above 0, or targets would never follow")
-        for name in ("learning_rate", "max_gradient_norm", "huber_delta"):
-            value = getattr(config, name)
-            if value is not None and not value > 0.0:
-                raise InputError(f"{_flag(name)} must be a number above 0, not {value}")
-        if not config.hidden_sizes or min(config.hidden_sizes) < 1:
-            raise InputError(f"{_flag('hidden_sizes')} needs at least one width, each at least 1")
-        if config.epsilon_steps < 0 or config.epsilon_exponent < 0.0:
-            raise InputError(f"{_flag('epsilon_steps')} and {_flag('epsilon_exponent')} must not be negative")
+        positive = ("target_period", "sequence_length", "mixer_embedding", "mixer_hidden", "mixer_heads")
+        require_at_least(1, config, *positive)
+        require_share(config, "epsilon_initial", "epsilon_final")
+        require_above(0, config, "learning_rate", "huber_delta")
+        require_at_least(0, config, "epsilon_steps", "epsilon_exponent")
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:
             raise InputError(
-                f"{_flag('standardize_rewards')} needs single rewards, but replay holds sums of {config.n_step}; "
-                f"use {_flag('n_step')} 1"
+                f"{option('standardize_rewards')} needs single rewards, but replay holds sums of {config.n_step}; "
+                f"use {option('n_step')} 1"
             )
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
@@ -621,23 +598,21 @@ class QMIX(Builder[Networks]):
         """See Builder."""
         return {group.name: QPolicy(group, networks.of(group), self.config, greedy=evaluation) for group in spec.groups}
 
+    def items(self) -> Items:
+        """See ReplayBuilder: sequences where networks have a memory."""
+        config = self.config
+        if config.recurrent:
+            return SequenceItems(length=config.sequence_length, burn_in=config.burn_in)
+        return super(QMIX, self).items()
+
     def make_dataset(
         self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement
     ) -> ReplayDataset[Any]:
         """See Builder. From here on the policies explore as far as the experiment has come."""
-        config = self.config
         for policy in policies.values():
             assert isinstance(policy, QPolicy)
             policy.explore(placement)
-        items: Items = TransitionItems(n_step=config.n_step)
-        if config.recurrent:
-            items = SequenceItems(length=config.sequence_length, burn_in=config.burn_in)
-        return config.replay.make_dataset(spec, items, placement)
-
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
-        """See Builder."""
-        assert isinstance(dataset, ReplayDataset)
-        return make_replay_adder(dataset.replay, discount=self.config.discount)
+        return super(QMIX, self).make_dataset(spec, policies, placement)
 
     def make_learner(
         self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
@@ -649,7 +624,3 @@ class QMIX(Builder[Networks]):
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""
         networks.load_state_dict(unflatten_state(state)["networks"])
-
-
-def _flag(name: str) -> str:
-    return f"--algorithm.{name.replace('_', '-')}"

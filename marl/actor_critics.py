@@ -11,23 +11,27 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from marl.builders import Builder, Placement
+from marl.actors import Decision, Policy
+from marl.builders import Placement
 from marl.checkpoints import flatten_state, unflatten_state
-from marl.core import Adder, Communicator, Dataset, Learner, Metrics, State
+from marl.config_checks import require_above, require_at_least
+from marl.core import Communicator, Dataset, Learner, Metrics, State
 from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, prepare_batch
+from marl.distributions import make_distribution, num_uniforms
 from marl.errors import InputError
 from marl.exploration import Exploration
 from marl.networks import Activation, Head, Torso, prepare_input
+from marl.off_policy import ReplayBuilder
 from marl.optimizers import ReplicatedAdam, TargetParameters
-from marl.replay import ReplayConfig, TransitionDataset, TransitionItems, Transitions
-from marl.replay_adders import make_replay_adder
-from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
+from marl.replay import ReplayConfig, TransitionDataset, Transitions
+from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
+from marl.types import GroupStep
 
 _REPLAY: Final = ReplayConfig(samples_per_insert=10.24)
 """A batch of 1024 every 100 steps, as in the MADDPG paper."""
@@ -437,37 +441,60 @@ def load_policy(group: GroupNetworks, state: State) -> None:
     group.exploration.load_state_dict(saved["exploration"])
 
 
-class ActorCriticBuilder(Builder[Networks], ABC):
+class ActorCriticPolicy(Policy):
+    """Reads observations by the group's actor, and may act uniformly at random until learning begins.
+
+    Args:
+        group: whose policy it is.
+        networks: of the group.
+        config: settings.
+        greedy: whether it never explores.
+    """
+
+    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: ActorCriticConfig, *, greedy: bool) -> None:
+        self._group = group
+        self._networks = networks
+        self._config = config
+        self.num_uniforms = 0 if greedy else num_uniforms(group.action)
+
+    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
+        """See Policy."""
+        group, exploration = self._group, self._networks.exploration
+        if uniforms is not None and self._config.random_start and not bool(exploration.learning):
+            return Decision(actions=_uniform_actions(group.action, step.action_masks, uniforms), extras={}, state=state)
+        observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
+        actions, state = self.choose(self._networks.actor(observations), step.action_masks, first, state, uniforms)
+        return Decision(actions=actions, extras={}, state=state)
+
+    @abstractmethod
+    def choose(
+        self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Actions from the actor's (E, A, outputs), and the state after this step; other arguments as in ``act``."""
+
+
+def _uniform_actions(spec: ActionSpec, masks: Tensor | None, uniforms: Tensor) -> Tensor:
+    """Uniformly random legal actions."""
+    if isinstance(spec, ContinuousActions):
+        return 2.0 * uniforms - 1.0
+    outputs = torch.zeros((*uniforms.shape[:-1], spec.mask_size), device=uniforms.device)
+    return make_distribution(spec, outputs, masks).sample(uniforms)
+
+
+class ActorCriticBuilder(ReplayBuilder[Networks]):
     """What the builders of these algorithms have in common."""
 
     __slots__ = ()
 
     config: ActorCriticConfig
-
-    @property
-    def sharing(self) -> Sharing:
-        """See Builder."""
-        return self.config.sharing
-
-    @property
-    def with_state(self) -> bool:
-        """See Builder."""
-        return self.config.centralized_critic
+    policy: ClassVar[type[ActorCriticPolicy]]
+    learner: ClassVar[type[ActorCriticLearner]]
 
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
-        config = self.config
-        if spec.turn_based:
-            raise InputError("this game is turn-based, but replay holds joint steps; use mappo, ippo or another one")
-        if not 0.0 <= config.discount <= 1.0:
-            raise InputError(f"--algorithm.discount lies between 0 and 1, unlike {config.discount}")
-        if not 0.0 < config.target_rate <= 1.0:
-            raise InputError(f"--algorithm.target-rate is above 0 and at most 1, unlike {config.target_rate}")
-        if config.critics < 1:
-            raise InputError(f"--algorithm.critics must be at least 1, not {config.critics}")
-        for field in ("actor_learning_rate", "critic_learning_rate", "max_gradient_norm"):
-            if not getattr(config, field) > 0:
-                raise InputError(f"--algorithm.{field.replace('_', '-')} must be above 0, not {getattr(config, field)}")
+        super().check(spec, placement)
+        require_at_least(1, self.config, "critics")
+        require_above(0, self.config, "actor_learning_rate", "critic_learning_rate")
         for group in spec.groups:
             action = group.action
             if isinstance(action, ContinuousActions) and not all(map(math.isfinite, (*action.low, *action.high))):
@@ -490,26 +517,22 @@ class ActorCriticBuilder(Builder[Networks], ABC):
             layer_norm=config.layer_norm,
         )
 
-    def make_dataset(
-        self, spec: EnvironmentSpec, policies: Mapping[str, Any], placement: Placement
-    ) -> TransitionDataset:
+    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
         """See Builder."""
-        dataset = self.config.replay.make_dataset(spec, TransitionItems(n_step=self.config.n_step), placement)
-        assert isinstance(dataset, TransitionDataset)
-        return dataset
+        return {
+            group.name: self.policy(group, networks[group.name], self.config, greedy=evaluation)
+            for group in spec.groups
+        }
 
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
+    def make_learner(
+        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
+    ) -> ActorCriticLearner:
         """See Builder."""
         assert isinstance(dataset, TransitionDataset)
-        return make_replay_adder(dataset.replay, discount=self.config.discount)
+        return self.learner(spec, networks, dataset, self.config, placement)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""
         parts = unflatten_state(state)
         for name, group in networks.items():
             load_policy(group, parts[name])
-
-
-def read_observations(group: GroupSpec, observations: Tensor, config: ActorCriticConfig) -> Tensor:
-    """Observations as the group's actor takes them."""
-    return prepare_input(group.observation, observations, normalize=config.layer_norm)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from marl.builders import Placement
+from marl.errors import InputError
 from marl.rate_limiter import SamplesPerInsert
 from marl.replay.datasets import ReplayDataset, SequenceDataset, TransitionDataset
 from marl.replay.items import Items, TransitionItems
@@ -37,8 +38,10 @@ class ReplayConfig:
         """Replay on this rank and its dataset: of transitions or of sequences, as ``items`` says.
 
         Raises:
-            InputError: as ``Replay``, ``SamplesPerInsert`` and ``ReplayDataset``.
+            InputError: as ``Replay``, ``SamplesPerInsert`` and ``ReplayDataset``; or the experiment is too short for
+                learning to begin.
         """
+        self._check_length(items, placement)
         replay = Replay(
             spec,
             items,
@@ -52,6 +55,20 @@ class ReplayConfig:
         kind = TransitionDataset if isinstance(items, TransitionItems) else SequenceDataset
         selector, limiter = self.make_selector(replay, seed=placement.seed), self.make_limiter(replay)
         return kind(replay, selector, limiter, batch_size=self.batch_size, device=placement.device)
+
+    def _check_length(self, items: Items, placement: Placement) -> None:
+        """Refuses an experiment that ends before the first batch."""
+        # Copies step together, so there may be a few steps more than asked for; an item of n steps takes n to finish.
+        rows = -(-placement.total_steps // placement.total_envs)
+        late = items.n_step - 1 if isinstance(items, TransitionItems) else 0
+        most = max(0, rows - late) * placement.total_envs
+        for name, needed in (("min-size", self.min_size), ("batch-size", self.batch_size)):
+            if needed > most:
+                raise InputError(
+                    f"learning would never begin: it waits for {needed:,} items of replay, but "
+                    f"{placement.total_steps:,} steps make {most:,} at most; raise --steps "
+                    f"or lower --algorithm.replay.{name}"
+                )
 
     def make_selector(self, replay: Replay, *, seed: int) -> Selector:
         """The uniform or prioritised selector."""

@@ -47,7 +47,10 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         if batch_size < 1:
             raise InputError(f"batch size must be at least 1, not {batch_size}")
         if batch_size > replay.capacity:
-            raise InputError(f"a batch of {batch_size} never fits into a replay capacity of {replay.capacity}")
+            raise InputError(
+                f"a batch of {batch_size:,} never fits into a replay capacity of {replay.capacity:,}; "
+                "lower the batch size or raise the capacity"
+            )
         if isinstance(selector, FifoSelector):
             if limiter is not None:
                 raise InputError("first-in-first-out replay samples every item once; leave samples per insert out")
@@ -59,7 +62,10 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         elif limiter is None:
             raise InputError("sampling with replacement needs samples per insert, or learning would never pause")
         elif limiter.min_size > replay.capacity:
-            raise InputError(f"learning begins at {limiter.min_size} items, but replay holds {replay.capacity}")
+            raise InputError(
+                f"learning begins at {limiter.min_size:,} items, but replay holds {replay.capacity:,}; "
+                "lower the minimum or raise the capacity"
+            )
         elif (limiter.batch_size, limiter.insert_size) != (batch_size, replay.global_num_envs):
             raise ValueError("the limiter was made for another batch size or number of copies")
         self.replay, self.selector, self.limiter = replay, selector, limiter

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import zlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -28,7 +30,7 @@ class Replay(Saveable):
         num_envs: copies on this rank, E.
         first_copy: global index of the first of them.
         global_num_envs: copies on all ranks; the default is that this rank holds all.
-        communicator: connects the ranks; None for one rank.
+        communicator: connects the ranks, all of which make their replay together; None for one rank.
         save: whether checkpoints hold the records.
 
     Raises:
@@ -65,10 +67,10 @@ class Replay(Saveable):
         self.capacity = self.rows * self.global_num_envs
         self._communicator = communicator
         self.saves = save
-        needed, available = self.rows * num_envs * self.layout.record_bytes, available_memory()
+        needed, available = _memory(self.rows * num_envs * self.layout.record_bytes, communicator)
         if needed > available:
             raise InputError(
-                f"replay of {capacity:,} items needs {needed / 2**30:,.1f} GiB here "
+                f"replay of {capacity:,} items needs {needed / 2**30:,.1f} GiB on one machine "
                 f"({self.layout.record_bytes:,} bytes an item), but {available / 2**30:,.1f} GiB are free; "
                 f"lower the capacity below {int(capacity * available / needed):,}"
             )
@@ -196,6 +198,23 @@ class Replay(Saveable):
         torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
         self.local_counts[:] = state["counts"].numpy()
         self._agreed = False
+
+
+def _memory(needed: int, communicator: Communicator | None) -> tuple[int, int]:
+    """What all ranks of one machine need together, and what it has free; of the machine that has least to spare.
+
+    Collective, and before anything is allocated: ranks of one machine see the same free memory, each of them alone
+    may fit into it, and all must come to the same decision.
+    """
+    if communicator is None:
+        return needed, available_memory()
+    table = torch.zeros((communicator.size, 3), dtype=torch.float64)
+    machine = zlib.crc32(socket.gethostname().encode())
+    table[communicator.rank] = torch.tensor([machine, needed, available_memory()], dtype=torch.float64)
+    communicator.all_reduce(table)
+    machines = (table[table[:, 0] == name] for name in table[:, 0].unique())
+    totals = [(int(rows[:, 1].sum()), int(rows[:, 2].min())) for rows in machines]
+    return min(totals, key=lambda total: total[1] - total[0])
 
 
 def available_memory() -> int:

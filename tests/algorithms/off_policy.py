@@ -48,7 +48,7 @@ def make(
             builder=builder({**quick, **settings}),
             environment=environment,
             seed=seed,
-            steps=max(updates, 1) * num_envs + replay.min_size,
+            steps=(updates or 10) * num_envs + replay.min_size,
             num_envs=num_envs,
             evaluation_episodes=0,
         )

@@ -280,14 +280,14 @@ def test_prioritised_replay_hears_of_errors():
         (Alternating, {}, "turn-based"),
         (anything(agent("a", VECTOR, UNBOUNDED)), {}, "without bounds"),
         (Aim, {"policy_delay": 0}, "policy-delay must be at least 1"),
-        (Aim, {"temperature": 0.0}, "temperature must be above 0"),
+        (Aim, {"temperature": 0.0}, "temperature must be a number above 0"),
         (Aim, {"critics": 0}, "critics must be at least 1"),
         (Aim, {"discount": 1.5}, "discount lies between"),
-        (Aim, {"target_rate": 0.0}, "target-rate is above 0"),
+        (Aim, {"target_rate": 0.0}, "target-rate must be a number above 0"),
         (Aim, {"target_noise": -1.0}, "target-noise must be at least 0"),
-        (Aim, {"actor_learning_rate": 0.0}, "actor-learning-rate must be above 0"),
+        (Aim, {"actor_learning_rate": 0.0}, "actor-learning-rate must be a number above 0"),
         (Aim, {"noise": "ornstein-uhlenbeck", "noise_theta": 0.0}, "theta"),
-        (Aim, {"n_step": 0}, "at least 1 step"),
+        (Aim, {"n_step": 0}, "n-step must be at least 1"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_in_one_line(environment, settings, message):

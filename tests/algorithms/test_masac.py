@@ -197,8 +197,8 @@ def test_it_keeps_what_all_algorithms_promise(settings):
         (Alternating, {}, "turn-based"),
         (anything(agent("a", VECTOR, UNBOUNDED)), {}, "without bounds"),
         (SEVERAL_CHOICES["different spaces"], {}, "several choices at once"),
-        (Aim, {"initial_temperature": 0.0}, "initial-temperature must be above 0"),
-        (Aim, {"max_gradient_norm": 0.0}, "max-gradient-norm must be above 0"),
+        (Aim, {"initial_temperature": 0.0}, "initial-temperature must be a number above 0"),
+        (Aim, {"max_gradient_norm": 0.0}, "max-gradient-norm must be a number above 0"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_in_one_line(environment, settings, message):

@@ -42,7 +42,7 @@ def experiment(environment, *, steps: int, num_envs: int = 8, seed: int = 0, rep
             builder=QMIX(config=config),
             environment=environment,
             seed=seed,
-            steps=max(steps, 1),
+            steps=steps or 100 * num_envs,
             num_envs=num_envs,
             evaluation_episodes=16,
         )
