@@ -638,12 +638,13 @@ class _Block:
         self._stream = Stream(rules.seed, f"{purpose}/decisions", first_copy=first, num_copies=count)
         self._noise: Tensor | None = None
         self._choices = max(_choices(group.action) for group in spec.groups)
-        pairs = sorted({game.pair for game in games})
-        self._pairs = np.array([pairs.index(game.pair) for game in games])
-        self._openings = [
-            Stream(rules.seed, f"{purpose}/opening", first_copy=pair, num_copies=1)
-            for pair in (pairs if rules.opening else [])
-        ]
+        pairs = torch.tensor([game.pair for game in games])
+        self._openings = torch.zeros(0)
+        if rules.opening:
+            low, high = int(pairs.min()), int(pairs.max())
+            stream = Stream(rules.seed, f"{purpose}/opening", first_copy=low, num_copies=high - low + 1)
+            drawn = stream.uniforms(0, len(columns) * self._choices, rows=rules.opening)
+            self._openings = drawn.view(rules.opening, -1, len(columns), self._choices)[:, pairs - low]
 
     def play(self) -> list[PlayedGame]:
         rules, arena, count = self._rules, self._arena, len(self._games)
@@ -678,9 +679,7 @@ class _Block:
         return [self._result(board) for board in range(count)]
 
     def _open(self, step: TimeStep, active: Bools, playing: Integers, time: int) -> None:
-        agents = active.shape[1]
-        drawn = torch.cat([stream.uniforms(time, agents * self._choices) for stream in self._openings], dim=1)[0]
-        uniforms = drawn.view(-1, agents, self._choices)[torch.from_numpy(self._pairs[playing])]
+        uniforms = self._openings[time, torch.from_numpy(playing)]
         turn = self._turn(step, playing, active[playing], time, uniforms)
         write_random(self._arena.spec, turn, uniforms)
 
