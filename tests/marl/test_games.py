@@ -1,0 +1,311 @@
+import numpy as np
+import pettingzoo
+import pytest
+import torch
+import toy_match
+
+from envs.arena import PettingZooArena
+from envs.factory import make_constructor
+from marl.actors import Policy
+from marl.errors import InputError
+from marl.games import (
+    Game,
+    GameRules,
+    ObjectPlayer,
+    PolicyPlayer,
+    RandomPlayer,
+    Side,
+    play_games,
+    sides_are_alike,
+    two_or_more_sides,
+)
+from marl.streams import derive_int
+
+
+def arena(boards=8, **settings):
+    return PettingZooArena(lambda: toy_match.make(**settings), boards)
+
+
+def pairs(first, second, count=8):
+    return [
+        Game(index=index, pair=index // 2, players=(first, second) if index % 2 == 0 else (second, first))
+        for index in range(count)
+    ]
+
+
+def policy_player(boards, kind):
+    return PolicyPlayer(boards.spec, {group.name: kind(group) for group in boards.spec.groups})
+
+
+def play(boards, games, rules=None, **players):
+    sides = two_or_more_sides(boards.spec.agents)
+    made = {
+        name: player(boards.spec)
+        if player is RandomPlayer
+        else policy_player(boards, player)
+        if issubclass(player, Policy)
+        else ObjectPlayer(player)
+        for name, player in players.items()
+    }
+    return play_games(boards, sides, made, games, rules or GameRules(seed=3))
+
+
+def test_the_higher_bidder_wins_in_both_seats_and_returns_are_the_prizes():
+    games = play(arena(), pairs("high", "low"), high=toy_match.High, low=toy_match.Low)
+    for game in games:
+        winner = game.players.index("high")
+        assert (game.ending, game.length, game.places[winner], game.places[1 - winner]) == ("finished", 4, 0, 1)
+        assert 4 <= game.returns[winner] <= 12
+        assert game.returns[1 - winner] == 0
+    # Both games of a pair have the environment's seed in common, other pairs another.
+    for forth, back in zip(games[::2], games[1::2], strict=True):
+        assert forth.returns == back.returns[::-1]
+    assert len({game.returns[game.players.index("high")] for game in games}) > 1
+
+
+def test_games_are_those_of_a_plain_loop_with_the_same_seeds_and_choices():
+    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 6)
+
+    class Lowest:
+        def act(self, agent, observation, action_mask):
+            return int(np.flatnonzero(action_mask)[0])
+
+    class Highest:
+        def act(self, agent, observation, action_mask):
+            return int(np.flatnonzero(action_mask)[-1])
+
+    games = play(boards, pairs("low", "high", 6), low=Lowest, high=Highest)
+    environment = pettingzoo.make("aec", "classic/tictactoe-v3")
+    for game in games:
+        environment.reset(seed=derive_int(3, "game/environment", game.pair))
+        taken = dict(zip(environment.possible_agents, game.players, strict=True))
+        returns, length = dict.fromkeys(environment.possible_agents, 0.0), 0
+        for agent in environment.agent_iter():
+            observation, reward, terminated, truncated, _ = environment.last()
+            returns[agent] += reward
+            legal = np.flatnonzero(observation["action_mask"])
+            move = None if terminated or truncated else int(legal[0] if taken[agent] == "low" else legal[-1])
+            length += move is not None
+            environment.step(move)
+        assert game.returns == tuple(returns.values())
+        assert game.length == length
+
+
+def test_a_block_is_a_function_of_seed_and_indices_alone():
+    everything = {"a": RandomPlayer, "b": toy_match.Slow}
+    once = play(arena(8), pairs("a", "b"), **everything)
+    again = play(arena(11), pairs("a", "b"), **everything)
+    other = play(arena(8), pairs("a", "b"), GameRules(seed=4), **everything)
+    assert once == again
+    assert once != other
+    assert len({game.trace for game in once}) > 4
+
+
+def test_random_numbers_of_a_game_follow_from_its_index_not_from_its_block():
+    sides = two_or_more_sides(arena().spec.agents)
+    boards = arena(8)
+    players = {"a": RandomPlayer(boards.spec), "b": RandomPlayer(boards.spec)}
+    games = pairs("a", "b")
+    together = play_games(boards, sides, players, games, GameRules(seed=1))
+    apart = [
+        played
+        for start in (0, 2, 4, 6)
+        for played in play_games(boards, sides, players, games[start : start + 2], GameRules(seed=1))
+    ]
+    assert together == apart
+
+
+@pytest.mark.parametrize(
+    ("player", "kind", "detail"),
+    [
+        (toy_match.Crash, "crash", "RuntimeError: out of ideas"),
+        (toy_match.Quit, "crash", "SystemExit: 3"),
+        (toy_match.Stillborn, "crash", "OSError: no weights"),
+        (toy_match.Cheat, "illegal", "played 3, which is not legal"),
+        (toy_match.Babble, "illegal", "answered 'two', which is no action"),
+    ],
+)
+def test_a_player_that_fails_forfeits_and_the_game_never_sees_its_move(player, kind, detail):
+    for game in play(arena(), pairs("bad", "low"), bad=player, low=toy_match.Low):
+        bad = game.players.index("bad")
+        assert game.ending == "forfeit"
+        assert (game.places[bad], game.places[1 - bad]) == (1, 0)
+        (forfeit,) = game.forfeits
+        assert (forfeit.player, forfeit.kind) == ("bad", kind)
+        assert detail in forfeit.detail
+        assert game.length == (1 if player is toy_match.Crash else 0)
+
+
+def test_a_player_that_takes_too_long_forfeits_even_if_it_catches_exceptions():
+    rules = GameRules(move_seconds=0.05)
+    games = play(arena(2), pairs("slow", "low", 2), rules, slow=toy_match.Sleeper, low=toy_match.Low)
+    assert [game.forfeits[0].kind for game in games] == ["timeout", "timeout"]
+    assert [game.places[game.players.index("slow")] for game in games] == [1, 1]
+
+
+def test_both_players_may_forfeit_at_once_and_then_nobody_wins():
+    for game in play(arena(), pairs("bad", "worse"), bad=toy_match.Cheat, worse=toy_match.Quit):
+        assert game.places == (0, 0)
+        assert sorted(forfeit.player for forfeit in game.forfeits) == ["bad", "worse"]
+
+
+def test_a_batched_policy_that_fails_forfeits_only_where_it_fails_alone():
+    games = play(arena(32), pairs("brittle", "low", 32), brittle=toy_match.Brittle, low=toy_match.Low)
+    fine = play(arena(32), pairs("fine", "low", 32), fine=toy_match.Batched, low=toy_match.Low)
+    failed = [game for game in games if game.ending == "forfeit"]
+    assert 0 < len(failed) < 32
+    assert all(game.forfeits[0].detail == "ValueError: zero" for game in failed)
+    for game, same in zip(games, fine, strict=True):
+        if game.ending == "finished":
+            assert (game.returns, game.trace) == (same.returns, same.trace)
+
+
+def test_games_without_end_are_draws_at_the_step_limit():
+    rules = GameRules(max_steps=9)
+    games = play(arena(endless=True), pairs("high", "low"), rules, high=toy_match.High, low=toy_match.Low)
+    assert {(game.ending, game.length, game.places) for game in games} == {("step_limit", 9, (0, 0))}
+
+
+def test_recurrent_policies_begin_each_block_anew_and_keep_their_boards_apart():
+    boards = arena(4)
+    first = play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+    assert first == play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+    # Bids 1, 2, 0, 1 against 0: three prizes of four.
+    assert {game.players[game.places.index(0)] for game in first} == {"counting"}
+
+
+def test_recurrent_policies_count_the_turns_of_others_too():
+    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 1)
+    seen = []
+
+    class Watching(Policy):
+        def __init__(self, group):
+            self.size = group.size
+
+        def initial_state(self, num_envs):
+            return torch.zeros(num_envs, self.size, 1)
+
+        def act(self, step, first, state, uniforms):
+            seen.append(int(state[0, 0, 0]))
+            choice = step.action_masks.float().argmax(-1)
+            return toy_match.Decision(actions=choice, extras={}, state=state + 1)
+
+    (game,) = play(boards, pairs("watching", "random", 1), watching=Watching, random=RandomPlayer)
+    assert seen == list(range(game.length))
+
+
+def test_a_policy_is_not_shown_what_other_players_see():
+    boards = arena(1)
+    shown = []
+
+    class Peeking(toy_match.Batched):
+        def act(self, step, first, state, uniforms):
+            shown.append(step.observations.clone())
+            return super().act(step, first, state, uniforms)
+
+    play(boards, pairs("peeking", "low", 1), peeking=Peeking, low=toy_match.Low)
+    assert all(float(rows[0, 0].abs().sum()) > 0 for rows in shown)
+    assert all(float(rows[0, 1].abs().sum()) == 0 for rows in shown)
+
+
+def test_openings_are_random_equal_within_a_pair_and_different_between_pairs():
+    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 20)
+
+    class Lowest:
+        def act(self, agent, observation, action_mask):
+            return int(np.flatnonzero(action_mask)[0])
+
+    plain = play(boards, pairs("a", "b", 20), a=Lowest, b=Lowest)
+    assert len({game.trace for game in plain}) == 1
+    games = play(boards, pairs("a", "b", 20), GameRules(opening=3), a=Lowest, b=Lowest)
+    assert len({game.trace for game in games}) > 5
+    # Equal players and one opening: the same game from both seats.
+    assert all(forth.trace == back.trace for forth, back in zip(games[::2], games[1::2], strict=True))
+
+
+def test_teams_are_played_by_one_player_each():
+    boards = arena(4, teams=True)
+    sides = two_or_more_sides(boards.spec.agents)
+    assert [(side.name, side.agents) for side in sides] == [
+        ("hare", ("hare_0", "hare_1")),
+        ("wolf", ("wolf_0", "wolf_1")),
+    ]
+    assert not sides_are_alike(boards.spec, sides)
+    asked = []
+
+    class Listening(toy_match.Low):
+        def reset(self, agents, seed):
+            asked.append(tuple(agents))
+
+    play(boards, pairs("listening", "high", 2), listening=Listening, high=toy_match.High)
+    assert asked == [("hare_0", "hare_1"), ("wolf_0", "wolf_1")]
+
+
+def test_three_sides_have_places_and_ties():
+    boards = arena(3, bidders=3)
+    names = ("high", "low", "lower")
+    games = [
+        Game(index=index, pair=0, players=tuple(names[(seat + index) % 3] for seat in range(3))) for index in range(3)
+    ]
+    for game in play(boards, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Low):
+        places = dict(zip(game.players, game.places, strict=True))
+        assert places == {"high": 0, "low": 1, "lower": 1}
+    for game in play(boards, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Cheat):
+        places = dict(zip(game.players, game.places, strict=True))
+        assert places == {"high": 0, "low": 0, "lower": 2}
+
+
+def test_random_players_choose_evenly_among_what_is_legal():
+    boards = arena(64, rounds=1)
+    chosen = []
+
+    class Recording(toy_match.Low):
+        def act(self, agent, observation, action_mask):
+            chosen.append(action_mask.sum())
+            return 0
+
+    games = [Game(index=index, pair=index, players=("random", "low")) for index in range(64)]
+    results = play(boards, games, random=RandomPlayer, low=Recording)
+    won = sum(game.places == (0, 1) for game in results)
+    drawn = sum(game.returns == (0.0, 0.0) for game in results)
+    assert won + drawn == 64
+    assert 12 <= drawn <= 32  # 64 / 3, three standard deviations
+
+
+@pytest.mark.parametrize(
+    ("teams", "message"),
+    [
+        ({"a": ["x"], "b": ["z"]}, "a team names z, but the agents are x, y"),
+        ({"a": ["x"]}, "no team has y"),
+        ({"a": ["x", "y"], "b": ["x"]}, "x is in two teams"),
+        ({"a": ["x", "y"]}, "two sides or more"),
+        ({"a": ["x", "y"], "b": []}, "two sides or more"),
+    ],
+)
+def test_teams_that_make_no_sense_are_refused(teams, message):
+    with pytest.raises(InputError, match=message):
+        two_or_more_sides(["x", "y"], teams)
+
+
+def test_sides_follow_from_names():
+    assert two_or_more_sides(["player_0", "player_1"]) == (
+        Side(name="player_0", agents=("player_0",)),
+        Side(name="player_1", agents=("player_1",)),
+    )
+    assert [side.name for side in two_or_more_sides(["red_0", "blue_0", "red_1", "blue_1"])] == ["blue", "red"]
+    with pytest.raises(InputError, match="two sides or more"):
+        two_or_more_sides(["agent_0"])
+
+
+@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"move_seconds": -1.0}, {"opening": -1}])
+def test_rules_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InputError):
+        GameRules(**wrong)
+
+
+def test_blocks_must_fit_and_count():
+    boards = arena(2)
+    with pytest.raises(ValueError, match="3 games do not fit on 2 boards"):
+        play(boards, pairs("a", "b", 3), a=toy_match.High, b=toy_match.Low)
+    with pytest.raises(ValueError, match="consecutive"):
+        play(boards, pairs("a", "b", 3)[::2], a=toy_match.High, b=toy_match.Low)
