@@ -13,24 +13,34 @@ import contextlib
 import ctypes
 import os
 import re
+import secrets
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Final, Literal
+from typing import IO, Any, Final, Literal
 
+from launchers.processes import JOB, Job, Scratch
 from marl.errors import InputError
 
 TERMINAL: Final = "MARL_TERMINAL"
 THREADS: Final = "MARL_THREADS"
 
 _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
-_STATED_CODES: Final = (0, 2, 75)
+STATED_CODES: Final = (0, 2, 75)
 """Exit codes with a meaning of their own; all others become 1."""
+_TICK: Final = 0.2
+_GRACE: Final = 2.0
+"""Seconds that what mpirun left behind may take to end by itself."""
+_PATIENCE: Final = 5.0
+"""Seconds that mpirun may take to end its ranks when it was ordered to."""
 _RULE: Final = re.compile(rb"[\0-]*-{70,}[\0-]*\s*")
 _RULE_AND_WORDS: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
 _NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
@@ -211,6 +221,11 @@ class NoticeFilter:
         self._held += self._notice
         return (self._held if show_notices else b"") + self._rule + self._line
 
+    @property
+    def notices(self) -> bytes:
+        """The notices that were held back, but for those that say no more than that a rank called abort."""
+        return self._held
+
 
 def _die_with_parent() -> None:
     # Where this process is killed, mpirun and with it the ranks must not go on alone (Linux: PR_SET_PDEATHSIG).
@@ -218,14 +233,30 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
 
 
-class _Stop:
-    """Passes signals on to mpirun: first a request to stop at the next update, then an order."""
+class Stop:
+    """Passes signals on to mpirun: first a request to stop at the next update, then an order.
+
+    Installed with ``with``, in the main thread; elsewhere it does nothing. One may serve several jobs in turn.
+    """
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self) -> None:
         self.requests = 0
+        """How often somebody asked."""
+        self.ordered: float | None = None
+        """When the job was ordered to end, on the monotonic clock."""
         self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self) for number in self.signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def attach(self, process: subprocess.Popen[bytes]) -> None:
         """Says which process to tell; a request that came while it was being started is passed on now."""
@@ -233,7 +264,12 @@ class _Stop:
         if self.requests:
             self._pass_on()
 
+    def detach(self) -> None:
+        """Says that the process has ended."""
+        self._process = None
+
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
         self.requests += 1
         if self._process is None:
             return
@@ -243,21 +279,20 @@ class _Stop:
 
     def _pass_on(self) -> None:
         assert self._process is not None
+        if self.requests > 1:
+            self.ordered = self.ordered or time.monotonic()
         # mpirun answers SIGINT and SIGTERM by killing the ranks within seconds; SIGUSR1 it hands on to them.
         self._process.send_signal(signal.SIGUSR1 if self.requests == 1 else signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def _handling(stop: _Stop) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in stop.signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a job ended."""
+
+    code: int
+    """mpirun's exit code, the negative signal number where it was killed."""
+    notices: bytes
+    """What mpirun said itself."""
 
 
 def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
@@ -277,21 +312,52 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
     Raises:
         InputError: where there is no mpirun, the number of ranks is not positive, or this already is a rank.
     """
+    sink = sys.stderr.buffer if stderr is None else stderr
+    with Stop() as stop:
+        ended = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
+    known = ended.code in STATED_CODES
+    if not known and not stop.requests:
+        sink.write(ended.notices)
+        sink.flush()
+    return ended.code if known else 1
+
+
+def run_job(
+    program: list[str],
+    ranks: int,
+    job: Job,
+    stop: Stop,
+    *,
+    stderr: IO[bytes],
+    watch: Callable[[], bool] = lambda: False,
+) -> Ended:
+    """Runs a program under mpirun once; when it returns, no process of the job and nothing in shared memory is left.
+
+    Args:
+        program: the command line of one rank.
+        ranks: how many.
+        job: the mark that all its processes get.
+        stop: passes signals on.
+        stderr: where the ranks' standard error goes, without mpirun's own notices.
+        watch: asked a few times a second; True ends the job.
+
+    Raises:
+        InputError: as in ``launch_program``.
+    """
     if ranks < 1:
         raise InputError(f"--ranks must be at least 1, got {ranks}")
     if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
         raise InputError("this process was started by mpirun already; leave out --ranks, or start it without mpirun")
-    sink = sys.stderr.buffer if stderr is None else stderr
     command = mpirun_command(program, ranks)
     notices = NoticeFilter()
-    stop = _Stop()
+    scratch = Scratch(job)
     sys.stdout.flush()
-    with _handling(stop):
+    try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=rank_environment(ranks),
+            env=rank_environment(ranks) | scratch.renew() | {JOB: job.mark},
             # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
@@ -299,16 +365,39 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
         stop.attach(process)
         assert process.stderr is not None
         with process.stderr as source:
-            while data := os.read(source.fileno(), 65536):
-                sink.write(notices.feed(data))
-                sink.flush()
+            ended: float | None = None
+            while True:
+                readable, _, _ = select.select([source], [], [], _TICK)
+                if readable:
+                    if not (data := os.read(source.fileno(), 65536)):
+                        break
+                    stderr.write(notices.feed(data))
+                    stderr.flush()
+                now = time.monotonic()
+                if ended is None and process.poll() is not None:
+                    ended = now
+                    stop.detach()
+                # What a killed mpirun leaves behind does not end by itself.
+                overdue = ended is not None and (now - ended > _GRACE or process.returncode < 0)
+                disobeyed = stop.ordered is not None and now - stop.ordered > _PATIENCE
+                if overdue or disobeyed or (ended is None and watch()):
+                    process.kill()
+                    job.kill()
         code = process.wait()
-    known = code in _STATED_CODES
-    sink.write(notices.finish(show_notices=not known and not stop.requests))
-    sink.flush()
-    return code if known else 1
+        stop.detach()
+        stderr.write(notices.finish(show_notices=False))
+        stderr.flush()
+        return Ended(code=code, notices=notices.notices)
+    finally:
+        job.kill()
+        scratch.remove()
 
 
 def launch(arguments: list[str], ranks: int) -> int:
     """Runs ``marl`` with these arguments on so many ranks of this machine; see ``launch_program``."""
-    return launch_program([sys.executable, "-m", "launchers.main", *arguments], ranks)
+    return launch_program(marl_command(arguments), ranks)
+
+
+def marl_command(arguments: list[str]) -> list[str]:
+    """The command line of ``marl`` with these arguments, run by this Python."""
+    return [sys.executable, "-m", "launchers.main", *arguments]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +19,10 @@ from marl.errors import InputError
 from marl.files import Json, explain, render_json, write_atomically
 
 RUN_ID: Final = "run_id"
+_UNBORN: Final = re.compile(r"\.config\.json\.\d+\.tmp")
+"""What is left of a run that was killed at the very moment at which it began."""
+_LOCK_PATIENCE: Final = 10.0
+"""Seconds that a killed job's last processes may take to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +49,11 @@ class RunDirectory:
             raise InputError(f"{path} holds a run already; continue it with --resume or choose another --out")
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
-            if path.is_dir() and any(path.iterdir()):
+            if path.is_dir() and any(not _UNBORN.fullmatch(entry.name) for entry in path.iterdir()):
                 raise InputError(f"{path} is not empty; choose another --out")
             path.mkdir(parents=True, exist_ok=True)
+            for unborn in path.iterdir():
+                unborn.unlink()
             write_atomically(path / "config.json", render_json({RUN_ID: secrets.token_hex(4), **config}))
         except OSError as error:
             _remove_empty(made)
@@ -102,6 +111,29 @@ class RunDirectory:
         """What ``summary.json`` says; None while there is none."""
         path = self.path / "summary.json"
         return _read_object(path) if path.exists() else None
+
+    @contextlib.contextmanager
+    def locked(self, *, patience: float = _LOCK_PATIENCE) -> Iterator[None]:
+        """Holds the run for this process: two that write to one run would ruin it.
+
+        The lock is on the folder itself, leaves no file, and goes with the process, however it ends.
+
+        Args:
+            patience: seconds to wait for a process that is about to end.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            deadline = time.monotonic() + patience
+            while not _try_lock(descriptor):
+                if time.monotonic() > deadline:
+                    raise InputError(f"another process is at work on {self.path}; stop it first")
+                time.sleep(0.1)
+            yield
+        finally:
+            os.close(descriptor)
 
     def write_config(self, config: Mapping[str, Json]) -> None:
         """Replaces the configuration (a resumed run may have more steps); the ``run_id`` stays."""
@@ -208,6 +240,16 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it is not a JSON object")
     return value
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems know no such locks
+        return True
+    return True
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import sys
@@ -14,12 +15,14 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import torch
 
 from launchers.catalog import ALGORITHMS, find_algorithm
-from launchers.launch import launch, use_fair_threads
+from launchers.launch import use_fair_threads
 from launchers.mpi import run_on_ranks, world_size_from_environment
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, experiment_of, to_json
+from launchers.supervise import Supervisor, rank_folder
 from launchers.text import describe_evaluation, read_options, require_positive
+from launchers.watchdog import Heartbeat, WatchedCommunicator, make_folder, watched_rank
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, list_checkpoints, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
@@ -57,6 +60,10 @@ class Options(Settings[ConfigT], Generic[ConfigT]):
     """The W&B project."""
     tensorboard: bool = False
     """Whether to write TensorBoard files into the run directory."""
+    max_restarts: int = 0
+    """How often a job that failed is started again from its newest checkpoint."""
+    watchdog: float = 1800.0
+    """Seconds without progress after which the late rank is named and the job ended; 0 for never."""
 
 
 class Trainable(Protocol):
@@ -120,10 +127,20 @@ def run_command(command: Command, words: list[str]) -> int:
     if world_size_from_environment() is not None:
         return run_on_ranks(lambda communicator: _train(command, *_read(command, algorithm, env, rest), communicator))
     name, env, options, recipe = _read(command, algorithm, env, rest)
-    if options.ranks is None:
+    if options.ranks is None and not options.max_restarts:
         return run_on_ranks(lambda communicator: _train(command, name, env, options, recipe, communicator))
-    _check_directory(options)
-    return launch([command.name, algorithm, env, *_without_ranks(rest)], options.ranks)
+    if finished := _check_directory(options):
+        print(finished)
+        return 0
+    supervisor = Supervisor(
+        [command.name, algorithm, env, *_without(rest, "--ranks", "--out", "--max-restarts", "--resume")],
+        options.out or default_run_path(algorithm, env, options.seed),
+        options.ranks or 1,
+        max_restarts=options.max_restarts,
+        watchdog=options.watchdog,
+        resume=options.resume,
+    )
+    return supervisor.supervise()
 
 
 def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
@@ -139,6 +156,9 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     program = f"marl {command.name} {algorithm} {env}"
     options: Options[Any] = read_options(kind, words, program=program, default=default)
     require_positive(keep_checkpoints=options.keep_checkpoints, ranks=options.ranks)
+    for field in ("max_restarts", "watchdog"):
+        if getattr(options, field) < 0:
+            raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(options, field)}")
     if options.checkpoint_replay:
         options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
     command.check(algorithm, env, options)
@@ -166,19 +186,33 @@ def _train(
 ) -> int:
     if options.ranks not in (None, communicator.size):
         raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
+    in_job = world_size_from_environment() is not None
+    if options.max_restarts and in_job:
+        raise InputError("--max-restarts cannot restart the mpirun that it runs under; use it with --ranks")
     use_fair_threads()
     config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
-    _on_root(communicator, lambda: _check_directory(options, config))
+    finished = _on_root(communicator, lambda: _check_directory(options, config))
+    if _any_rank(communicator, bool(finished)):
+        if finished:
+            print(finished)
+        return 0
     path = options.out
     if path is None:
         path = _agreed(communicator, default_run_path(algorithm, env, options.seed))
-    experiment = command.build(algorithm, env, options, communicator, path)
-    try:
-        if options.resume:
-            experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if communicator.rank == 0 else _ignore))
-            if communicator.rank == 0 and _refills(experiment):
+    heartbeat = Heartbeat(communicator.rank)
+    experiment = command.build(algorithm, env, options, WatchedCommunicator(communicator, heartbeat), path)
+    heartbeat.counter = experiment.counter
+    with contextlib.ExitStack() as held:
+        held.callback(experiment.close)
+        root = communicator.rank == 0
+        if options.resume and list_checkpoints(path / "checkpoints"):
+            experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if root else _ignore))
+            if root and _refills(experiment):
                 print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
-        run = _on_root(communicator, lambda: _open(path, options, config))
+        elif options.resume and root:
+            print(f"{path} has no checkpoint yet; it begins anew")
+        watched = in_job or options.watchdog > 0
+        run = _on_root(communicator, lambda: _open(path, options, config, held, watched=watched))
         logger, checkpointer = None, None
         if run is not None:
             title = f"{algorithm} on {env}, {communicator.size} rank{'s' * (communicator.size > 1)}, "
@@ -187,24 +221,29 @@ def _train(
             logger, checkpointer = _sinks(run, options, config, experiment.counter)
         code = 1
         try:
-            with _StopRequest() as stop:
+            with (
+                _StopRequest() as stop,
+                watched_rank(rank_folder(path), heartbeat, communicator.rank, timeout=options.watchdog, in_job=in_job),
+            ):
                 result = experiment.run(logger, checkpointer, stop)
-            if checkpointer is not None:
-                checkpointer.close()
+                if checkpointer is not None:
+                    checkpointer.close()
             code = STOPPED if result.stopped else 0
-        except InputError:
-            code = 2
+        except BaseException as error:
+            code = 2 if isinstance(error, InputError) else 1
+            if checkpointer is not None:
+                _finish_writing(checkpointer)
+            if run is not None and code == 2 and not (not options.resume and _withdraw(run)):
+                _say_how_to_go_on(run, error)
             raise
         finally:
             if logger is not None:
                 _close(logger, run, code)
-            if run is not None and code == 2 and not options.resume:
-                _withdraw(run)
+            if run is not None and code != 1:
+                shutil.rmtree(rank_folder(path), ignore_errors=True)
         if run is not None:
             _report(run, result, communicator, command.curve)
         return code
-    finally:
-        experiment.close()
 
 
 def _sinks(
@@ -270,33 +309,65 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, curve
     print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
 
 
-def _withdraw(run: RunDirectory) -> None:
+def _withdraw(run: RunDirectory) -> bool:
     """Removes a run that was refused before it had anything to show, so that --out can be used again."""
-    if not list_checkpoints(run.checkpoints) and not run.metrics.stat().st_size:
-        shutil.rmtree(run.path, ignore_errors=True)
+    if list_checkpoints(run.checkpoints) or (run.metrics.exists() and run.metrics.stat().st_size):
+        return False
+    shutil.rmtree(run.path, ignore_errors=True)
+    return True
+
+
+def _finish_writing(checkpointer: AsyncCheckpointer) -> None:
+    """Waits for the checkpoint that is being written while the run fails; says so if that fails too."""
+    try:
+        checkpointer.close()
+    except InputError as error:
+        _warn(str(error))
+
+
+def _say_how_to_go_on(run: RunDirectory, error: BaseException) -> None:
+    if not list_checkpoints(run.checkpoints):
+        raise InputError(f"{error}; there is no checkpoint yet, so --resume begins the run anew") from error
 
 
 def _settings(options: Options[Any]) -> Settings[Any]:
     return Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
 
 
-def _check_directory(options: Options[Any], config: dict[str, Any] | None = None) -> None:
-    """Refuses, before anything is started, what would be refused later."""
+def _check_directory(options: Options[Any], config: dict[str, Any] | None = None) -> str | None:
+    """Refuses, before anything is started, what would be refused later; says so where there is nothing left to do."""
     if options.resume:
         if options.out is None:
             raise InputError("--resume needs --out: which run?")
         run = RunDirectory.open(options.out)
         if config is not None:
             refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
+        done = _steps_of_finished(run)
+        if done >= options.steps:
+            return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
     elif options.out is not None and (options.out / "config.json").exists():
         raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
+    return None
 
 
-def _open(path: Path, options: Options[Any], config: dict[str, Any]) -> RunDirectory:
-    if not options.resume:
-        return RunDirectory.create(path, config)
-    run = RunDirectory.open(path)
-    run.write_config(config)
+def _steps_of_finished(run: RunDirectory) -> int:
+    """Environment steps of a run that came to its end; -1 of one that did not."""
+    try:
+        summary = run.summary or {}
+        return int(summary.get("env_steps", -1))
+    except (InputError, TypeError, ValueError):  # a damaged summary is written anew
+        return -1
+
+
+def _open(
+    path: Path, options: Options[Any], config: dict[str, Any], held: contextlib.ExitStack, *, watched: bool
+) -> RunDirectory:
+    run = RunDirectory.open(path) if options.resume else RunDirectory.create(path, config)
+    held.enter_context(run.locked())
+    if options.resume:
+        run.write_config(config)
+    if watched:
+        make_folder(rank_folder(path))
     return run
 
 
@@ -317,6 +388,13 @@ def _on_root(communicator: Communicator, action: Callable[[], T]) -> T | None:
     if int(refused):
         raise SystemExit(2)
     return result
+
+
+def _any_rank(communicator: Communicator, flag: bool) -> bool:
+    """Whether the flag is raised on any rank."""
+    raised = torch.tensor([float(flag)])
+    communicator.all_reduce(raised)
+    return bool(raised > 0)
 
 
 def _agreed(communicator: Communicator, path: Path) -> Path:
@@ -362,15 +440,17 @@ def _peek(words: list[str], option: str) -> str | None:
     return None
 
 
-def _without_ranks(words: list[str]) -> list[str]:
+def _without(words: list[str], *options: str) -> list[str]:
+    """Leaves out options, and the values of those that have one."""
     kept: list[str] = []
     skip = False
     for word in words:
+        name = word.partition("=")[0].replace("_", "-")
         if skip:
             skip = False
-        elif word == "--ranks":
-            skip = True
-        elif not word.startswith("--ranks="):
+        elif name in options:
+            skip = "=" not in word and name != "--resume"
+        else:
             kept.append(word)
     return kept
 

@@ -1,0 +1,249 @@
+"""A supervisor outside of mpirun: restarts a run that died from its newest checkpoint, and says what it died of."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import IO, Final
+
+from launchers.launch import STATED_CODES, Ended, Stop, marl_command, run_job
+from launchers.processes import Job, jobs_named
+from launchers.watchdog import Beat, Observer, Verdict, dump_stacks, read_beats, read_frame
+from marl.errors import InputError
+
+SAME_FAILURE: Final = 3
+"""So many failures of one kind at one update, one after the other, are the update's fault and not the machine's."""
+_FIRST_DELAY: Final = 1.0
+_LONGEST_DELAY: Final = 60.0
+_SIGNALLED: Final = re.compile(rb"process rank (\d+)[^\0]*?exited on\s+signal (\d+)")
+_FATAL: Final = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a job failed, as far as its ranks' files and mpirun tell."""
+
+    update: int
+    """Updates that were done; -1 where training had not begun."""
+    cause: str
+    """The rank, and its signal or exception."""
+    ranks: tuple[str, ...]
+    """A line a rank: what it was doing."""
+
+
+def rank_folder(run: Path) -> Path:
+    """Where the ranks of a run write down what they do; see ``launchers.watchdog``."""
+    return run / "ranks"
+
+
+def explain_failure(ended: Ended, folder: Path, verdict: Verdict | None = None) -> Failure:
+    """Finds out why a job failed.
+
+    Args:
+        ended: what mpirun returned and said.
+        folder: the ranks' files.
+        verdict: the supervisor's own, where it ended the job.
+    """
+    beats = read_beats(folder)
+    verdict = Verdict.load(folder) or verdict
+    return Failure(
+        update=max((beat.updates for beat in beats), default=-1),
+        cause=verdict.reason if verdict is not None else _cause(ended, folder, beats),
+        ranks=tuple(_describe(beat, folder) for beat in beats),
+    )
+
+
+def _cause(ended: Ended, folder: Path, beats: list[Beat]) -> str:
+    killed = _SIGNALLED.search(ended.notices)
+    for beat in beats:
+        stack = folder / f"{beat.rank}.stack"
+        if stack.exists() and (fatal := _FATAL.search(stack.read_text(errors="replace"))):
+            return f"rank {beat.rank} crashed: {fatal[1]}"
+    errors = [(beat.rank, folder / f"{beat.rank}.error") for beat in beats]
+    said = [(rank, path.stat().st_mtime, path.read_text()) for rank, path in errors if path.exists()]
+    if killed is not None:
+        return f"rank {int(killed[1])} was killed by {_signal(int(killed[2]))}"
+    if said:
+        rank, _, error = min(said, key=lambda entry: entry[1])
+        return f"rank {rank} raised {error}"
+    if ended.code < 0:
+        return f"mpirun was killed by {_signal(-ended.code)}"
+    if ended.code > 128:
+        return f"mpirun ended with exit code {ended.code}, as if by {_signal(ended.code - 128)}"
+    return f"mpirun ended with exit code {ended.code}"
+
+
+def _describe(beat: Beat, folder: Path) -> str:
+    done = f"after update {beat.updates}" if beat.updates >= 0 else "before the first update"
+    doing = f", in {beat.collective}" if beat.waits else ""
+    frame = read_frame(folder, beat.rank)
+    return f"rank {beat.rank}: {done}{doing}{f', at {frame}' if frame else ', no stack'}"
+
+
+def _signal(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return f"signal {number} ({Signals(number).name})"
+    return f"signal {number}"
+
+
+class Supervisor:
+    """Runs a training command on several ranks, again and again if need be.
+
+    Args:
+        arguments: of the command, without --ranks, --max-restarts, --out and --resume.
+        run: the run directory.
+        ranks: how many.
+        max_restarts: how many times a failed job is started again.
+        watchdog: seconds without progress after which a job is ended; 0 for never. The ranks' own watchdogs come
+            first; this one sees those that hold Python's lock, or all stopped.
+        resume: whether the first attempt goes on with a run.
+        stderr: where lines go; this process's own standard error by default.
+        first_delay: seconds before the first restart; doubled at each failure without progress.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        run: Path,
+        ranks: int,
+        *,
+        max_restarts: int,
+        watchdog: float,
+        resume: bool,
+        stderr: IO[bytes] | None = None,
+        first_delay: float = _FIRST_DELAY,
+    ) -> None:
+        self._arguments = arguments
+        self._run = run
+        self._ranks = ranks
+        self._max_restarts = max_restarts
+        self._watchdog = watchdog
+        self._resume = resume
+        self._sink = sys.stderr.buffer if stderr is None else stderr
+        self._first_delay = first_delay
+        self._job = Job.of_this_process(str(run.resolve()))
+        self._verdict: Verdict | None = None
+
+    def supervise(self) -> int:
+        """Runs until the job has done its work, is stopped, is refused, or fails too often.
+
+        Returns:
+            0 done, 2 wrong input, 75 stopped on request and resumable, 1 failed.
+
+        Raises:
+            InputError: somebody else is at work on this run.
+        """
+        self._clear_away()
+        failures: list[Failure] = []
+        with Stop() as stop:
+            while True:
+                ended = self._attempt(stop)
+                if ended.code in STATED_CODES:
+                    return ended.code
+                if stop.requests > 1:
+                    return 1
+                failure = explain_failure(ended, rank_folder(self._run), self._verdict)
+                failures.append(failure)
+                again = self._explain(failures, stop, ended)
+                self._put_aside()
+                if not again:
+                    return 1
+                if not self._wait(failures, stop):
+                    return 75 if self._begun else 1
+                self._resume = self._begun
+
+    @property
+    def _begun(self) -> bool:
+        return (self._run / "config.json").exists()
+
+    def _clear_away(self) -> None:
+        """Ends what a killed supervisor of this run left behind."""
+        for job in jobs_named(self._job.name):
+            if job.owner_lives:
+                raise InputError(f"process {job.owner.partition('-')[0]} is at work on {self._run} already")
+            self._say("ending what an earlier job on this run left behind")
+            job.kill()
+
+    def _attempt(self, stop: Stop) -> Ended:
+        self._verdict = None
+        observer = None
+        if self._watchdog > 0:
+            observer = Observer(rank_folder(self._run), self._watchdog * 1.2 + 5)
+        looked = 0.0
+
+        def watch() -> bool:
+            nonlocal looked
+            if observer is None or time.monotonic() - looked < 1:
+                return False
+            looked = time.monotonic()
+            self._verdict = observer.look()
+            if self._verdict is None:
+                return False
+            self._verdict.save(rank_folder(self._run))
+            dump_stacks(read_beats(rank_folder(self._run)))
+            time.sleep(1)
+            return True
+
+        words = [*self._arguments, "--out", str(self._run), *(["--resume"] if self._resume else [])]
+        return run_job(marl_command(words), self._ranks, self._job, stop, stderr=self._sink, watch=watch)
+
+    def _explain(self, failures: list[Failure], stop: Stop, ended: Ended) -> bool:
+        """Says what happened and what comes next; returns whether to start again."""
+        failure, restarts = failures[-1], len(failures) - 1
+        where = f"after update {failure.update}" if failure.update >= 0 else "before the first update"
+        self._say(f"the job failed {where}: {failure.cause}")
+        for line in failure.ranks:
+            self._say(f"  {line}")
+        same = [
+            other
+            for other in failures[-SAME_FAILURE:]
+            if (other.update, other.cause) == (failure.update, failure.cause)
+        ]
+        if stop.requests:
+            self._say("not started again: it was asked to stop")
+        elif restarts >= self._max_restarts:
+            if self._max_restarts:
+                self._say(f"not started again: {restarts} restarts were allowed (--max-restarts)")
+        elif len(same) == SAME_FAILURE:
+            self._say(f"not started again: the same failure {where} came {SAME_FAILURE} times in a row")
+        else:
+            return True
+        return False
+
+    def _wait(self, failures: list[Failure], stop: Stop) -> bool:
+        """Waits before the next attempt; False if it was asked to stop meanwhile."""
+        idle = 0
+        for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
+            if later.update > earlier.update:
+                break
+            idle += 1
+        delay = min(self._first_delay * 2**idle, _LONGEST_DELAY)
+        what = "from its newest checkpoint" if self._begun else "from the beginning"
+        self._say(f"restart {len(failures)} of {self._max_restarts}, {what}, in {delay:g} s")
+        deadline = time.monotonic() + delay
+        while time.monotonic() < deadline:
+            if stop.requests:
+                return False
+            time.sleep(0.05)
+        return not stop.requests
+
+    def _put_aside(self) -> None:
+        """Keeps the ranks' files of a failed attempt in ``failures/NUMBER``."""
+        folder = rank_folder(self._run)
+        if not folder.is_dir():
+            return
+        with contextlib.suppress(OSError):
+            target = self._run / "failures"
+            target.mkdir(exist_ok=True)
+            numbers = [int(path.name) for path in target.iterdir() if path.name.isdigit()]
+            shutil.move(folder, target / str(max(numbers, default=0) + 1))
+
+    def _say(self, line: str) -> None:
+        self._sink.write(f"marl: {line}\n".encode())
+        self._sink.flush()
