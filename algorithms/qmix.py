@@ -113,6 +113,8 @@ class QMIXConfig:
 
 _FIGURES = ("samples", "loss", "absolute_error", "value", "target")
 _MOMENTS = 3
+_PAID_STEPS = 16
+"""So many sampled steps with rewards that cancel make a game a competitive one; in small batches, a quarter of it."""
 _SMALLEST_VARIANCE = 1e-4
 
 
@@ -327,6 +329,8 @@ class QMIXLearner(Learner):
         """One update."""
         sample = self._dataset.sample()
         optimizer, config = self._optimizer, self._config
+        if config.team_reward and self._updates == 0:
+            self._refuse_opponents(sample)
         optimizer.zero()
         table = optimizer.tail.view(len(self._names), -1)
         # A rank whose share is empty brings zeros.
@@ -352,6 +356,19 @@ class QMIXLearner(Learner):
                 for figure, value in zip(_FIGURES[1:], row[:-_MOMENTS], strict=True)
             }
         return metrics
+
+    def _refuse_opponents(self, sample: Transitions | Sequences) -> None:
+        """InputError where the agents' rewards cancel in all of the first sample: then there is no team. Collective."""
+        rewards = torch.cat([group.rewards for group in sample.groups.values()], -1)
+        sums = torch.stack((rewards.sum(-1).abs().sum(), rewards.abs().sum(), (rewards != 0).any(-1).sum()))
+        sums = sums.double().cpu()
+        self._placement.communicator.all_reduce(sums)
+        team, own, paid = sums.tolist()
+        if paid >= min(_PAID_STEPS, sample.global_batch_size // 4) and team <= 1e-6 * own:
+            raise InputError(
+                "the agents' rewards add up to 0 at every step, as in a competitive game, so a team has nothing to "
+                "learn; use iql, ippo or mappo"
+            )
 
     def _add_gradients(self, sample: Transitions | Sequences, table: Tensor) -> Tensor:
         """Adds gradients of summed losses and the sums of figures; returns the items' (B,) priorities."""

@@ -396,7 +396,7 @@ class ActorCriticLearner(Learner, ABC):
         return flatten_state(parts)
 
     def state_dict(self) -> State:
-        """Parameters, targets, optimizers, and the number of updates, from which random numbers follow."""
+        """Parameters, targets, optimizers, the number of updates, from which random numbers follow, and figures."""
         own: dict[str, Any] = {
             "_target_critics": {name: critics.state_dict() for name, critics in self._target_critics.items()},
             "_target_actors": {name: actor.state_dict() for name, actor in self._target_actors.items()},
@@ -405,6 +405,7 @@ class ActorCriticLearner(Learner, ABC):
                 "actors": self._actor_step.optimizer.state_dict(),
             },
             "_progress": {"updates": torch.tensor(self._updates)},
+            "_figures": {name: torch.tensor(value, dtype=torch.float64) for name, value in self._metrics.items()},
         }
         return {**self.get_variables(), **flatten_state(own)}
 
@@ -427,6 +428,7 @@ class ActorCriticLearner(Learner, ABC):
         self._critic_step.optimizer.load_state_dict(optimizers["critics"])
         self._actor_step.optimizer.load_state_dict(optimizers["actors"])
         self._updates = int(parts["_progress"]["updates"])
+        self._metrics = {name: float(value) for name, value in parts.get("_figures", {}).items()}
 
 
 def _followers(networks: Mapping[str, nn.Module], step: GradientStep) -> TargetParameters:
