@@ -557,23 +557,25 @@ class LeagueOpponents:
         drawn = torch.from_numpy(
             choose_opponents(self._league.probabilities(self._me), self._numbers(copies, times).numpy())
         )
-        players = torch.where(drawn == self._row, LEARNER, drawn)
-        sides = learner_sides(copies + self._first_copy, episodes, self._num_sides)
-        players[torch.arange(len(copies)), sides] = LEARNER
-        return players
+        own = learner_sides(copies + self._first_copy, episodes, self._num_sides)
+        players = torch.full((len(copies), self._num_sides), LEARNER)
+        # The k-th opponent sits k seats behind the learner, so that who it is does not depend on the seat.
+        seats = (own.unsqueeze(1) + torch.arange(1, self._num_sides)) % self._num_sides
+        return players.scatter_(1, seats, torch.where(drawn == self._row, LEARNER, drawn))
 
     def record(self, players: Tensor, returns: Tensor) -> None:
         """See Opponents."""
         self.results.add(players, returns)
 
     def _numbers(self, copies: Tensor, times: Tensor) -> Tensor:
-        """(K, S, 2) random words; they are made for many episodes of all copies at once."""
-        words = torch.empty(len(copies), self._num_sides, 2, dtype=torch.int64)
+        """(K, S - 1, 2) random words; they are made for many episodes of all copies at once."""
+        others = self._num_sides - 1
+        words = torch.empty(len(copies), others, 2, dtype=torch.int64)
         blocks = times // _EPISODES_AT_ONCE
         for block in blocks.unique().tolist():
             if block not in self._words:
-                made = self._stream.words(block * _EPISODES_AT_ONCE, 2 * self._num_sides, rows=_EPISODES_AT_ONCE)
-                self._words[block] = made.view(_EPISODES_AT_ONCE, -1, self._num_sides, 2)
+                made = self._stream.words(block * _EPISODES_AT_ONCE, 2 * others, rows=_EPISODES_AT_ONCE)
+                self._words[block] = made.view(_EPISODES_AT_ONCE, -1, others, 2)
                 while len(self._words) > 8:
                     self._words.popitem(last=False)
             self._words.move_to_end(block)
