@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -45,13 +48,35 @@ def compile_function(function: Callable[..., Any], examples: Sequence[Tensor], *
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler uses what torch deprecates
         from torch import _inductor as inductor
+        from torch._guards import TracingContext, tracing
         from torch._inductor.decomposition import select_decomp_table
+        from torch._subclasses.fake_tensor import FakeTensorMode
         from torch.fx.experimental.proxy_tensor import make_fx
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
         graph = make_fx(function, decomposition_table=select_decomp_table())(*examples)
-        compiled = inductor.compile(graph, list(examples), options=options)
+        # Only with a shape environment, though there is nothing dynamic, are results found in the compiler's cache.
+        with _one_at_a_time(), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
+            compiled = inductor.compile(graph, list(examples), options=options)
         compiled(*(example.clone() for example in examples))
     return compiled
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Of a machine's ranks the first one compiles, and the others find the result in the compiler's cache."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    try:
+        folder = Path(cache_dir())
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "marl.lock").open("w")
+    except OSError:  # then everybody compiles
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 class Compiled:
