@@ -47,9 +47,19 @@ def iql_spread(settings: Settings[Any]) -> Settings[Any]:
     return changed(settings, algorithm={"team_reward": False, "replay": replay})
 
 
+def qmix_spread(settings: Settings[Any]) -> Settings[Any]:
+    """Simple spread by QMIX: what its mixing networks read is normalised, or values may run away late in a run."""
+    return changed(q_spread(settings), algorithm={"layer_norm": True})
+
+
 def qplex_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by QPLEX, which diverges at the others' step size."""
     return changed(q_spread(settings), algorithm={"learning_rate": 3e-4})
+
+
+def ddpg_speaker(settings: Settings[Any]) -> Settings[Any]:
+    """Speaker and listener: smaller steps than the paper's 1e-2, with which a policy once found stays."""
+    return changed(settings, algorithm={"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3})
 
 
 RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
@@ -57,9 +67,11 @@ RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("ippo", "mpe2.simple_spread_v3"): ppo_mpe,
     ("mappo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
     ("ippo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
+    ("maddpg", "mpe2.simple_speaker_listener_v4"): ddpg_speaker,
+    ("iddpg", "mpe2.simple_speaker_listener_v4"): ddpg_speaker,
     ("iql", "mpe2.simple_spread_v3"): iql_spread,
     ("vdn", "mpe2.simple_spread_v3"): q_spread,
-    ("qmix", "mpe2.simple_spread_v3"): q_spread,
+    ("qmix", "mpe2.simple_spread_v3"): qmix_spread,
     ("qplex", "mpe2.simple_spread_v3"): qplex_spread,
 }
 
