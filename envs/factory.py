@@ -27,6 +27,7 @@ def make_factory(
     preprocessing: Preprocessing = _NO_PREPROCESSING,
     backend: Backend = "pettingzoo",
     device: str = "cpu",
+    max_failures: int = 0,
 ) -> EnvironmentFactory:
     """A factory of vector environments by name.
 
@@ -38,6 +39,7 @@ def make_factory(
         preprocessing: of image observations.
         backend: ``batched`` for environments that exist on tensors.
         device: where a batched environment lives.
+        max_failures: episodes in a row that a copy may lose to exceptions; see PettingZooVectorEnvironment.
 
     Raises:
         InputError: no such environment (the nearest name is suggested), a package that is missing (with the command
@@ -52,17 +54,19 @@ def make_factory(
         return make_batched(name, arguments, device=device)
     if backend != "pettingzoo":
         raise InputError(f"backend is pettingzoo or batched, not {backend!r}")
-    return vectorize(make_constructor(name, arguments), preprocessing=preprocessing)
+    return vectorize(make_constructor(name, arguments), preprocessing=preprocessing, max_failures=max_failures)
 
 
-def vectorize(make: Callable[[], Any], *, preprocessing: Preprocessing = _NO_PREPROCESSING) -> EnvironmentFactory:
+def vectorize(
+    make: Callable[[], Any], *, preprocessing: Preprocessing = _NO_PREPROCESSING, max_failures: int = 0
+) -> EnvironmentFactory:
     """A factory of vector environments over a callable that returns a PettingZoo environment, Parallel or AEC."""
     make = preprocessed(make, preprocessing)
 
     def factory(request: EnvironmentRequest) -> VectorEnvironment:
         from envs.pettingzoo import PettingZooVectorEnvironment
 
-        return PettingZooVectorEnvironment(make, request)
+        return PettingZooVectorEnvironment(make, request, max_failures=max_failures)
 
     return factory
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.failures import Failures
 from envs.state import StateSource
 from envs.storage import ApiError, Seat, Storage, brief, missing, read_observation, write_rows
 
@@ -39,6 +40,7 @@ class ParallelCopies(Copies):
         storage: where their time steps go.
         state: how their global state is made, or None.
         next_seed: gives the seed of a copy's next episode.
+        failures: counts exceptions of environments; by default the first one passes through.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class ParallelCopies(Copies):
         storage: Storage,
         state: StateSource | None,
         next_seed: Callable[[int], int],
+        failures: Failures | None = None,
     ) -> None:
         self._environments = list(environments)
         self._storage = storage
         self._state = state
         self._next_seed = next_seed
+        self._failures = Failures(storage.num_envs, 0) if failures is None else failures
         seats = storage.seats
         num_envs = storage.num_envs
         self._agents = [seat.agent for seat in seats]
@@ -96,13 +100,21 @@ class ParallelCopies(Copies):
     def _step(self, copy: int, actions: Sequence[Any]) -> None:
         environment = self._environments[copy]
         count = len(self._agents)
-        if self._alive_count[copy] == count:
-            result = environment.step(dict(zip(self._agents, actions)))  # noqa: B905 (equal lengths)
-        else:
+        try:
+            if self._alive_count[copy] == count:
+                result = environment.step(dict(zip(self._agents, actions)))  # noqa: B905 (equal lengths)
+            else:
+                alive = self._alive[copy]
+                result = environment.step(
+                    {agent: action for agent, action, acts in zip(self._agents, actions, alive, strict=True) if acts}
+                )
+        except Exception as error:
+            self._failures.note(copy, error)
             alive = self._alive[copy]
-            result = environment.step(
-                {agent: action for agent, action, acts in zip(self._agents, actions, alive, strict=True) if acts}
-            )
+            self._storage.drop_episode(copy, [s for s, lives in zip(self._storage.seats, alive, strict=True) if lives])
+            self._rewards += [0.0] * count
+            self._begin(copy)
+            return
         try:
             observed, rewards, terminated, truncated, infos = result
             if (
@@ -181,6 +193,7 @@ class ParallelCopies(Copies):
     def _finish(self, copy: int, rows: list[list[Any]], masks: list[list[Any]], everybody: bool) -> None:
         """Keeps the last observations of an episode, before the copy is reset."""
         storage = self._storage
+        self._failures.forget(copy)
         last = len(storage.ended)
         storage.ended.append(copy)
         for index, group in enumerate(storage.groups):
@@ -198,7 +211,7 @@ class ParallelCopies(Copies):
 
     def _begin(self, copy: int) -> None:
         storage, environment = self._storage, self._environments[copy]
-        result = environment.reset(seed=self._next_seed(copy))
+        result = self._failures.until_it_works(copy, lambda: environment.reset(seed=self._next_seed(copy)))
         if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Mapping) for part in result)):
             raise ApiError("reset returns observations and infos", copy=copy, detail=f"it returned {brief(result)}")
         observed, infos = result

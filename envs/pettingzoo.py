@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 from torch import Tensor
 
+from envs.failures import Failures
 from envs.parallel import Copies, ParallelCopies
 from envs.spaces import (
     ACTION_MASK,
@@ -65,6 +66,8 @@ class PettingZooVectorEnvironment(VectorEnvironment):
     Args:
         make: makes one environment; called E + 1 times.
         request: how many copies, their seeds, policy sharing, and whether states are wanted.
+        max_failures: episodes in a row that a copy may lose because the environment raised; such an episode is cut
+            off and marked (``FinalStep.dropped``), and the copy begins its next. With 0, exceptions pass through.
 
     Raises:
         InputError: ``make`` does not return a PettingZoo environment.
@@ -75,7 +78,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
     not_reproduced: int
     """Copies whose episode could not be replayed by ``load_copies_state_dict`` and was begun anew."""
 
-    def __init__(self, make: MakeEnvironment, request: EnvironmentRequest) -> None:
+    def __init__(self, make: MakeEnvironment, request: EnvironmentRequest, *, max_failures: int = 0) -> None:
         if request.num_envs < 1:
             raise InputError(f"an environment needs at least one copy, not {request.num_envs}")
         self._request = request
@@ -111,7 +114,8 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         # The probe is closed with the others: closing one pygame environment may stop pygame for all.
         self._environments = [*environments, probe]
         kind = TurnCopies if description.turn_based else ParallelCopies
-        self._copies: Copies = kind(environments, self._storage, description.state, self._next_seed)
+        failures = Failures(self.num_envs, max_failures, request.first_copy)
+        self._copies: Copies = kind(environments, self._storage, description.state, self._next_seed, failures)
         self._episodes = np.full(self.num_envs, -1, dtype=np.int64)
         self._everyone = slice(0, self.num_envs)
         self._encode = [
@@ -121,7 +125,10 @@ class PettingZooVectorEnvironment(VectorEnvironment):
 
     def reset(self) -> TimeStep:
         """Begins a new episode in every copy."""
-        self._copies.reset(self._everyone)
+        try:
+            self._copies.reset(self._everyone)
+        except ApiError as error:
+            raise error.counted_from(self._request.first_copy) from None
         self._history.restart(self._storage.first)
         return self._storage.timestep()
 
@@ -139,7 +146,11 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             raise ValueError("reset must be called before step")
         arrays = self._arrays(actions)
         self._history.append(arrays)
-        self._copies.step(self._everyone, self._choices(arrays))
+        choices = self._choices(arrays)
+        try:
+            self._copies.step(self._everyone, choices)
+        except ApiError as error:
+            raise error.counted_from(self._request.first_copy) from None
         if self._storage.ended:
             self._history.restart(self._storage.first)
         return self._storage.timestep()

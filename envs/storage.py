@@ -26,12 +26,19 @@ class ApiError(InputError):
         self.rule = rule
         self.agent = agent
         self.copy = copy
+        self.detail = detail
         where = ", ".join(
             text for text in (f"agent {agent}" if agent else "", f"copy {copy}" if copy is not None else "") if text
         )
         super().__init__(
             f"the environment breaks a rule of PettingZoo ({rule}){f' at {where}' if where else ''}: {detail}"
         )
+
+    def counted_from(self, first_copy: int) -> ApiError:
+        """The same error with the copy's global index, on a rank whose copies begin at ``first_copy``."""
+        if self.copy is None or first_copy == 0:
+            return self
+        return ApiError(self.rule, detail=self.detail, agent=self.agent, copy=first_copy + self.copy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +124,8 @@ class Storage:
         self.final_state: Array | None = None if self.final_state_tensor is None else self.final_state_tensor.numpy()
         self.ended: list[int] = []
         """Copies whose episode ended at this step, in the order of their final rows."""
+        self.dropped: set[int] = set()
+        """Those of them whose environment failed, so that the episode counts for nothing."""
         self._flagged = False
         self._steps = {group.spec.name: group.step for group in self.groups}
         self._without_final = TimeStep(groups=self._steps, state=self.state_tensor, first=self.first_tensor, final=None)
@@ -130,6 +139,7 @@ class Storage:
             self.first[...] = False
             self._flagged = False
         self.ended.clear()
+        self.dropped.clear()
 
     def flag(self, copy: int, seat: Seat, *, terminated: bool, truncated: bool) -> None:
         """Notes how an agent's life ended. Where both are set no value remains, so terminated counts."""
@@ -137,6 +147,26 @@ class Storage:
         group.terminated[copy, seat.row] = terminated
         group.truncated[copy, seat.row] = truncated and not terminated
         self._flagged = True
+
+    def drop_episode(self, copy: int, alive: Sequence[Seat]) -> None:
+        """Ends an episode whose environment failed where it was seen last: cut off, with no reward for the step.
+
+        Args:
+            copy: which copy; its rows are still those of the step before.
+            alive: whose lives are cut off.
+        """
+        last = len(self.ended)
+        self.ended.append(copy)
+        self.dropped.add(copy)
+        for group in self.groups:
+            group.rewards[copy] = 0
+            group.final_observations[last] = group.observations[copy]
+            if group.masks is not None and group.final_masks is not None:
+                group.final_masks[last] = group.masks[copy]
+        if self.state is not None and self.final_state is not None:
+            self.final_state[last] = self.state[copy]
+        for seat in alive:
+            self.flag(copy, seat, terminated=False, truncated=True)
 
     def begin_episode(self, copy: int) -> None:
         """Notes that the copy's observations begin an episode."""
@@ -190,6 +220,7 @@ class Storage:
                     for group in self.groups
                 },
                 state=None if self.final_state_tensor is None else self.final_state_tensor[:count],
+                dropped=torch.tensor([copy in self.dropped for copy in self.ended]) if self.dropped else None,
             ),
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from envs.failures import Failures
 from envs.parallel import Copies
 from envs.spaces import Array
 from envs.state import StateSource
@@ -26,6 +27,7 @@ class TurnCopies(Copies):
         storage: where their time steps go.
         state: how their global state is made, or None.
         next_seed: gives the seed of a copy's next episode.
+        failures: counts exceptions of environments; by default the first one passes through.
     """
 
     def __init__(
@@ -34,11 +36,13 @@ class TurnCopies(Copies):
         storage: Storage,
         state: StateSource | None,
         next_seed: Callable[[int], int],
+        failures: Failures | None = None,
     ) -> None:
         self._environments = list(environments)
         self._storage = storage
         self._state = state
         self._next_seed = next_seed
+        self._failures = Failures(storage.num_envs, 0) if failures is None else failures
         num_envs = storage.num_envs
         self._mover: list[Seat] = [storage.seats[0]] * num_envs
         self._alive: list[set[str]] = [set() for _ in range(num_envs)]
@@ -56,7 +60,12 @@ class TurnCopies(Copies):
         self._open(window)
         index = self._storage.index
         for copy, choices in enumerate(actions, window.start):
-            self._turn(copy, choices[index[self._mover[copy].agent]])
+            try:
+                self._turn(copy, choices[index[self._mover[copy].agent]])
+            except ApiError:
+                raise
+            except Exception as error:
+                self._drop(copy, error)
         self._close()
 
     def _open(self, window: slice) -> None:
@@ -67,6 +76,14 @@ class TurnCopies(Copies):
     def _close(self) -> None:
         self._storage.mend_masks()
         self._storage.check_finite()
+
+    def _drop(self, copy: int, error: Exception) -> None:
+        """Ends an episode whose environment failed, and begins the next."""
+        self._failures.note(copy, error)
+        storage = self._storage
+        if copy not in storage.ended:
+            storage.drop_episode(copy, [storage.seats[storage.index[agent]] for agent in sorted(self._alive[copy])])
+        self._begin(copy)
 
     def _turn(self, copy: int, action: Any) -> None:
         environment, alive = self._environments[copy], self._alive[copy]
@@ -160,6 +177,7 @@ class TurnCopies(Copies):
     def _finish(self, copy: int) -> None:
         """Keeps the last observations of an episode, before the copy is reset."""
         storage = self._storage
+        self._failures.forget(copy)
         last = len(storage.ended)
         storage.ended.append(copy)
         for group in storage.groups:
@@ -175,7 +193,7 @@ class TurnCopies(Copies):
 
     def _begin(self, copy: int) -> None:
         environment, storage = self._environments[copy], self._storage
-        environment.reset(seed=self._next_seed(copy))
+        self._failures.until_it_works(copy, lambda: environment.reset(seed=self._next_seed(copy)))
         present = set(environment.agents)
         self._storage.check_known(present, copy)
         if not present:

@@ -45,6 +45,8 @@ class Settings(Generic[ConfigT]):
     """The unmodified environment, or its equal on tensors where there is one."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether algorithms compute through torch's compiler; auto: in long runs, where there is a C++ compiler."""
+    env_failures: int = 10
+    """Episodes in a row that a copy may lose because the environment raised; 0 to end at the first exception."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
     evaluate_every: int | None = None
@@ -95,6 +97,7 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
         env_kwargs=read_env_kwargs(settings.env_kwargs),
         preprocessing=settings.preprocessing,
         backend=settings.backend,
+        max_failures=settings.env_failures,
     )
 
 
@@ -106,7 +109,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         evaluate_every=settings.evaluate_every,
         checkpoint_every=settings.checkpoint_every,
     )
-    for name in ("seed", "evaluation_episodes", "row_every"):
+    for name in ("seed", "evaluation_episodes", "row_every", "env_failures"):
         if getattr(settings, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
     return ExperimentConfig(

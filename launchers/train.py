@@ -34,7 +34,15 @@ from marl.replay import ReplayDataset
 
 STOPPED = 75
 T = TypeVar("T")
-_MAY_DIFFER_ON_RESUME = ("steps", "evaluation_episodes", "evaluate_every", "checkpoint_every", "row_every", "recipe")
+_MAY_DIFFER_ON_RESUME = (
+    "steps",
+    "evaluation_episodes",
+    "evaluate_every",
+    "checkpoint_every",
+    "row_every",
+    "recipe",
+    "env_failures",
+)
 _SAVES_REPLAY = "algorithm.replay.checkpoint"
 
 

@@ -16,8 +16,11 @@ import launchers.train
 from launchers import mpi
 from launchers.main import main
 from launchers.recipes import RECIPES
+from launchers.run_directory import RunDirectory
 from marl.checkpoints import list_checkpoints, load_checkpoint
 from marl.communicators import SerialCommunicator
+from marl.errors import InputError
+from marl.loggers import TerminalLogger
 from marl.loggers.wandb import WandbLogger
 
 CLOCKS = ("wall_seconds", "env_steps_per_second")
@@ -111,7 +114,7 @@ KINDS = {
     "batched": ("mappo", SPREAD, "--backend", "batched"),
     "matrix game": ("mappo", "envs.matrix_games:two_step"),
     "turns and masks": ("mappo", "classic/tictactoe-v3"),
-    "never an illegal action": ("ippo", "toy_game:strict_tictactoe", "--steps", "400"),
+    "never an illegal action": ("ippo", "toy_game:strict_tictactoe", "--steps", "400", "--env-failures", "0"),
     "images": ("mappo", "butterfly/pistonball-v6", *PISTONBALL, "--env-kwargs", '{"n_pistons": 4, "max_cycles": 8}'),
     "agents that die": ("mappo", "butterfly/knights_archers_zombies-v11", "--env-kwargs", '{"max_cycles": 12}'),
     "pursuit": ("mappo", "sisl/pursuit-v5", "--env-kwargs", '{"max_cycles": 8, "n_evaders": 4, "n_pursuers": 3}'),
@@ -312,10 +315,82 @@ def test_an_environment_that_breaks_the_api_is_told_which_rule_and_which_agent(r
 
 
 def test_an_environment_that_raises_ends_the_run_with_its_traceback(marl, tmp_path):
-    words = ("--env-kwargs", '{"fault": "raises"}', "--out", tmp_path / "run")
+    words = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 0, "--out", tmp_path / "run")
     done = marl("train", "ippo", "toy_game:make", *SHORT, *words)
     assert done.code == 1
     assert done.stderr.splitlines()[-1] == "RuntimeError: the game fell over"
+
+
+def test_an_environment_that_raises_in_every_episode_is_told_in_one_line(marl, tmp_path):
+    words = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 2, "--out", tmp_path / "run")
+    done = marl("train", "ippo", "toy_game:make", *SHORT, *words)
+    assert done.code == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("marl: copy 0 of the environment failed")]
+    assert "3 episodes in a row, the last time with RuntimeError: the game fell over" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_a_finished_run_is_one_line(marl, spread_run):
+    before = {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()}
+    words = ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out", spread_run)
+    for ranks in ((), ("--ranks", 2)):
+        done = marl(*words, *ranks)
+        assert (done.code, done.stderr) == (0, "")
+        assert done.stdout == f"{spread_run} is finished: 300 of 300 steps; --steps with more lengthens it\n"
+    assert {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_checkpoint_is_resumed_from_its_beginning(marl, spread_run, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(spread_run / name, run)
+    done = marl("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out", run)
+    assert done.code == 0
+    assert f"{run} has no checkpoint yet; it begins anew" in done.stdout
+    assert same_state(run, spread_run)
+    assert timeless(rows_of(run)) == timeless(rows_of(spread_run))
+
+
+def test_two_processes_do_not_write_to_one_run(refused, spread_run, monkeypatch):
+    monkeypatch.setattr(RunDirectory.locked, "__kwdefaults__", {"patience": 0.2}, raising=False)
+    with RunDirectory.open(spread_run).locked():
+        line = refused("train", "mappo", SPREAD, "--steps", 400, *SHORT, "--resume", "--out", spread_run)
+    assert line == f"another process is at work on {spread_run}; stop it first"
+
+
+def test_the_error_of_a_checkpoint_is_told_when_the_run_fails_of_something_else(marl, tmp_path, monkeypatch):
+    def full(directory, step, tensors, metadata):
+        raise InputError("the disk is full")
+
+    monkeypatch.setattr("marl.checkpoints.save_checkpoint", full)
+    calls = []
+
+    def fail(self, row):
+        calls.append(row)
+        if len(calls) == 2:
+            time.sleep(0.2)
+            raise RuntimeError("the terminal is gone")
+
+    monkeypatch.setattr(TerminalLogger, "write", fail)
+    words = ("--checkpoint-every", 16, "--steps", 64, "--out", tmp_path / "run")
+    done = marl("train", "ippo", "toy_game:make", *SHORT, *TINY, *words)
+    assert done.code == 1
+    lines = done.stderr.splitlines()
+    assert "marl: the disk is full" in lines
+    assert lines[-1] == "RuntimeError: the terminal is gone"
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint_says_how_to_go_on(marl, refused, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--steps", 64, "--out", run)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, run / "checkpoints")
+        line = refused(*words)
+    assert "cannot write the checkpoint of step 64" in line
+    assert line.endswith("there is no checkpoint yet, so --resume begins the run anew")
+    assert marl(*words, "--resume").code == 0
+    assert [row["updates"] for row in rows_of(run)] == [1, 2, 3, 4]
 
 
 @pytest.fixture
