@@ -20,7 +20,7 @@ from marl.builders import Builder, Placement
 from marl.checkpoints import flatten_state, unflatten_state
 from marl.compilation import TensorFunction, compiled_gradients, compiled_module
 from marl.core import Adder, Dataset, Learner, Metrics, State
-from marl.distributions import Distribution, make_distribution, num_outputs, num_uniforms
+from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
 from marl.minibatches import assign
 from marl.networks import Activation, Head, Torso, prepare_input
@@ -211,17 +211,13 @@ class MAPPOPolicy(Policy):
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         """See Policy."""
-        actor = self._networks.actor
         if self._sample is not None and uniforms is not None:
             seen = _normalized(self._networks, step.observations)
             masks = () if step.action_masks is None else (step.action_masks,)
             actions, log_probs = self._sample(seen, uniforms, *masks)
             return Decision(actions=actions, extras={"log_probs": log_probs}, state=None)
-        features = actor.torso.features([_read(self._group, self._networks, step.observations, self._config)])
         before = state
-        if state is not None:
-            state = features = actor.torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
-        distribution = actor.distribution(features, step.action_masks)
+        distribution, state = self._distribution(step, first, state)
         if uniforms is None:
             return Decision(actions=distribution.mode(), extras={}, state=state)
         actions = distribution.sample(uniforms)
@@ -229,6 +225,23 @@ class MAPPOPolicy(Policy):
         if before is not None:
             extras["states"] = before
         return Decision(actions=actions, extras=extras, state=state)
+
+    def probabilities(
+        self, step: GroupStep, first: Tensor, state: Tensor | None, num_actions: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """See Policy."""
+        if not self.num_uniforms:
+            return super().probabilities(step, first, state, num_actions)
+        distribution, state = self._distribution(step, first, state)
+        assert isinstance(distribution, MaskedCategorical)
+        return distribution.probs, state
+
+    def _distribution(self, step: GroupStep, first: Tensor, state: Tensor | None) -> tuple[Distribution, Tensor | None]:
+        actor = self._networks.actor
+        features = actor.torso.features([_read(self._group, self._networks, step.observations, self._config)])
+        if state is not None:
+            state = features = actor.torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
+        return actor.distribution(features, step.action_masks), state
 
 
 class MAPPOLearner(Learner):

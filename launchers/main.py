@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),
     "track": ("launchers.commands:track", "replay a run's journal into W&B"),
     "tournament": ("launchers.tournament:tournament", "let players meet, and rate them with error bars"),
+    "exploitability": ("launchers.exploitability:exploitability", "how much a best response wins, exactly"),
     "doctor": ("launchers.commands:doctor", "check this installation, or an environment"),
     "bench": ("launchers.bench:bench", "measure speed against a reference taken in the same run"),
 }

@@ -19,8 +19,9 @@ from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
-from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
-from marl.types import GroupStep, TimeStep
+from marl.games import blank_step
+from marl.specs import EnvironmentSpec
+from marl.types import TimeStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ class Player:
         """
         if unknown := sorted(set(observations) - set(self.run.spec.agents)):
             raise InputError(f"{self.run.path} knows no agent {', '.join(unknown)}; {', '.join(self.run.spec.agents)}")
-        groups = {group.name: _blank_step(group) for group in self.run.spec.groups}
+        groups = {group.name: blank_step(group, 1) for group in self.run.spec.groups}
         for seat in self.run.seats:
             if seat.agent not in observations:
                 continue
@@ -161,21 +162,6 @@ class Player:
             for seat in self.run.seats
             if seat.agent in observations
         }
-
-
-def _blank_step(group: GroupSpec) -> GroupStep:
-    shape = (1, group.size)
-    masks = None
-    if group.masked and not isinstance(group.action, ContinuousActions):
-        masks = torch.ones((*shape, group.action.mask_size), dtype=torch.bool)
-    return GroupStep(
-        observations=torch.zeros((*shape, *group.observation.shape), dtype=group.observation.dtype),
-        action_masks=masks,
-        active=torch.zeros(shape, dtype=torch.bool),
-        rewards=torch.zeros(shape),
-        terminated=torch.zeros(shape, dtype=torch.bool),
-        truncated=torch.zeros(shape, dtype=torch.bool),
-    )
 
 
 def load_policy(path: Path | str) -> Player:

@@ -6,12 +6,14 @@ import hashlib
 import importlib
 import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from launchers.policies import TrainedRun, load_run
+from launchers.policies import load_run
+from launchers.run_directory import RunDirectory
+from launchers.settings import Settings, from_json
 from launchers.text import nearest
 from marl.actors import Policy
 from marl.checkpoints import list_checkpoints
@@ -32,7 +34,7 @@ class Entry:
     name: str
     kind: Kind
     source: str
-    """``random``, a class as ``module:Class``, or the path of a run or of a checkpoint."""
+    """``random``, a class as ``module:Class``, or whatever ``read_source`` reads."""
 
 
 def read_entries(words: Sequence[str]) -> list[Entry]:
@@ -62,7 +64,10 @@ def read_entries(words: Sequence[str]) -> list[Entry]:
                     "give them names of their own: NAME=RUN"
                 )
     for entry in entries:
-        if entry.kind == "run" and not Path(entry.source).exists():
+        path = Path(entry.source)
+        if entry.kind == "run" and not (
+            path.exists() or (_split_snapshot(entry.source)[0].is_dir() and "@" in path.name)
+        ):
             raise InputError(f"there is no run or snapshot {entry.source} (player {entry.name})")
     return entries
 
@@ -79,15 +84,88 @@ def _default_name(kind: Kind, source: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Policies out of a run or a league."""
+
+    env: str
+    settings: Settings[Any]
+    spec: EnvironmentSpec
+    policies: Mapping[str, Policy]
+    """One a group."""
+    env_steps: int | None
+    """Environment steps of training, where they are known."""
+    file: Path
+    """What is read, so that a tournament that goes on later has the same player: a checkpoint or a snapshot."""
+    digest: str
+    """Of its content."""
+
+
+def read_source(source: str, *, choosing: Choosing = "greedy", env_kwargs: str | None = None) -> Trained:
+    """Policies by the path of a run, of one of its checkpoints, or of a league's snapshot.
+
+    Args:
+        source: ``RUN``, ``RUN/checkpoints/N``, ``LEAGUE@NAME`` or ``LEAGUE/snapshots/FILE``.
+        choosing: whether they take their best action, or draw one as in training.
+        env_kwargs: arguments of the environment other than the run's.
+
+    Raises:
+        InputError: there is nothing like that, or it is damaged.
+    """
+    path = Path(source)
+    if path.suffix == ".safetensors" or (not path.exists() and "@" in source):
+        return _read_snapshot(source, choosing, env_kwargs)
+    run = load_run(path, env_kwargs=env_kwargs, sampled=choosing == "sampled")
+    assert run.checkpoint is not None
+    digest = hashlib.sha256((run.checkpoint / "manifest.json").read_bytes()).hexdigest()
+    return Trained(
+        env=run.env,
+        settings=run.settings,
+        spec=run.spec,
+        policies=run.policies,
+        env_steps=run.env_steps,
+        file=run.checkpoint,
+        digest=digest[:16],
+    )
+
+
+def _read_snapshot(source: str, choosing: Choosing, env_kwargs: str | None) -> Trained:
+    from launchers.league import SNAPSHOTS, load_league
+
+    path = Path(source)
+    folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
+    league = load_league(folder)
+    if not name:
+        found = [name for name, digest in league.digests.items() if digest == path.stem]
+        if not found:
+            raise InputError(f"the league in {folder} has no snapshot {path.name}")
+        name = found[0]
+    policies = league.policies(name, greedy=choosing == "greedy")
+    settings = from_json(RunDirectory.open(folder).config)
+    if env_kwargs is not None:
+        settings = replace(settings, env_kwargs=env_kwargs)
+    digest = league.digests[name]
+    return Trained(
+        env=league.env,
+        settings=settings,
+        spec=league.spec,
+        policies=policies,
+        env_steps=None,
+        file=folder / SNAPSHOTS / f"{digest}.safetensors",
+        digest=digest[:16],
+    )
+
+
+def _split_snapshot(source: str) -> tuple[Path, str]:
+    folder, _, name = source.rpartition("@")
+    return Path(folder), name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contestant:
     """A player that has been loaded."""
 
     entry: Entry
-    checkpoint: str = ""
-    """The very checkpoint of a run, so that a tournament that goes on later has the same player."""
-    digest: str = ""
-    """Of that checkpoint's manifest."""
-    run: TrainedRun | None = None
+    run: Trained | None = None
     make: Callable[..., Any] | None = None
 
     @property
@@ -125,8 +203,8 @@ class Contestant:
         return {
             "kind": self.entry.kind,
             "source": self.entry.source,
-            "checkpoint": self.checkpoint,
-            "digest": self.digest,
+            "checkpoint": "" if self.run is None else str(self.run.file),
+            "digest": "" if self.run is None else self.run.digest,
         }
 
 
@@ -148,19 +226,15 @@ def load_contestant(
         return Contestant(entry=entry)
     if entry.kind == "class":
         return Contestant(entry=entry, make=find_class(entry))
-    path = Path(checkpoint) if checkpoint else Path(entry.source)
-    if not path.exists():
+    path = Path(checkpoint or entry.source)
+    if checkpoint and not path.exists():
         left = ", ".join(other.name for other in list_checkpoints(path.parent)) or "none"
         raise InputError(f"player {entry.name}: the checkpoint {path} is gone; in its folder there are now: {left}")
     try:
-        run = load_run(path, env_kwargs=env_kwargs, sampled=choosing == "sampled")
+        run = read_source(str(path), choosing=choosing, env_kwargs=env_kwargs)
     except InputError as error:
         raise InputError(f"player {entry.name}: {error}") from error
-    found = run.checkpoint
-    digest = ""
-    if found is not None and (found / "manifest.json").exists():
-        digest = hashlib.sha256((found / "manifest.json").read_bytes()).hexdigest()[:16]
-    return Contestant(entry=entry, checkpoint=str(found or ""), digest=digest, run=run)
+    return Contestant(entry=entry, run=run)
 
 
 def find_class(entry: Entry) -> Callable[..., Any]:

@@ -52,6 +52,28 @@ class Policy(ABC):
             uniforms: (E, A, num_uniforms) in (0, 1), or None where ``num_uniforms`` is 0.
         """
 
+    def probabilities(
+        self, step: GroupStep, first: Tensor, state: Tensor | None, num_actions: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """How likely each choice of a single discrete action is; for analysis, not for speed.
+
+        Args:
+            step: as in ``act``.
+            first: as in ``act``.
+            state: as in ``act``.
+            num_actions: K.
+
+        Returns:
+            (E, A, K) that sum to 1, and the new recurrent state.
+
+        Raises:
+            NotImplementedError: the policy draws its actions, and does not tell how.
+        """
+        if self.num_uniforms:
+            raise NotImplementedError(f"{type(self).__name__} does not tell how likely its actions are")
+        decision = self.act(step, first, state, None)
+        return torch.nn.functional.one_hot(decision.actions, num_actions).to(torch.float32), decision.state
+
 
 class ActingNoise(Saveable):
     """The uniform random numbers of all groups' decisions, step by step; made for several steps at once.

@@ -396,6 +396,22 @@ class RandomPlayer(Player):
         return []
 
 
+def blank_step(group: GroupSpec, boards: int) -> GroupStep:
+    """A step at which nobody of the group sees anything or has to act, everything is legal, and nothing is received."""
+    shape = (boards, group.size)
+    masks = None
+    if group.masked and not isinstance(group.action, ContinuousActions):
+        masks = torch.ones((*shape, group.action.mask_size), dtype=torch.bool)
+    return GroupStep(
+        observations=torch.zeros((*shape, *group.observation.shape), dtype=group.observation.dtype),
+        action_masks=masks,
+        active=torch.zeros(shape, dtype=torch.bool),
+        rewards=torch.zeros(shape),
+        terminated=torch.zeros(shape, dtype=torch.bool),
+        truncated=torch.zeros(shape, dtype=torch.bool),
+    )
+
+
 def write_random(spec: EnvironmentSpec, turn: Turn, uniforms: Tensor) -> None:
     """Writes uniformly random legal actions for the agents that must act.
 
