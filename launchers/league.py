@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Final, Generic, Literal
+
+import numpy as np
 
 from launchers.catalog import find_algorithm
 from launchers.run_directory import RunDirectory
@@ -17,14 +19,40 @@ from marl.actors import Policy
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
-from marl.league import Exploiter, MainPlayer, Role, SelfPlayer, make_frozen_policies, read_snapshot
+from marl.league import (
+    Exploiter,
+    MainPlayer,
+    Oracle,
+    Role,
+    SelfPlayer,
+    alpha_rank_mixture,
+    make_frozen_policies,
+    nash_mixture,
+    read_snapshot,
+    uniform_mixture,
+)
 from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
 from marl.payoffs import PayoffTable
 from marl.specs import EnvironmentSpec
 
 SNAPSHOTS = "snapshots"
-MatchmakingName = Literal["latest", "uniform", "window", "pfsp", "pfsp-variance", "quality"]
+MatchmakingName = Literal[
+    "latest",
+    "uniform",
+    "window",
+    "pfsp",
+    "pfsp-variance",
+    "quality",
+    "psro-nash",
+    "psro-alpha-rank",
+    "psro-uniform",
+]
+_META_STRATEGIES: Final = {
+    "psro-nash": nash_mixture,
+    "psro-alpha-rank": alpha_rank_mixture,
+    "psro-uniform": uniform_mixture,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +61,14 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
 
     matchmaking: MatchmakingName = "window"
     """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
-    those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores."""
+    those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores. With psro
+    each snapshot is a best response to a mixture of those before, and the player then begins anew."""
     save_steps: int = 20_000
     """Environment steps of a player between its snapshots."""
+    first_share: float = 0.0
+    """Share of the main player's matches against its first snapshot, which acts almost at random."""
+    measure_games: int | None = None
+    """Games that each new snapshot plays against every earlier one; 100 with psro, else none, if not given."""
     swap_steps: int | None = None
     """A copy keeps its opponents for so many environment steps; new ones every episode if not given."""
     window: int = 10
@@ -91,11 +124,19 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
     if not 0.0 < options.exploiter_win_rate <= 1.0:
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
+    if not 0.0 <= options.first_share <= 1.0:
+        raise InputError(f"--first-share lies between 0 and 1, unlike {options.first_share}")
+    psro = options.matchmaking in _META_STRATEGIES
+    if psro and (options.main_exploiters or options.league_exploiters):
+        raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
+    if options.measure_games is not None and options.measure_games < int(psro):
+        raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
     return LeagueConfig(
         experiment=experiment_of(algorithm, env, options),
         learners=_learners(options),
         side_of=_read_sides(options.sides),
         swap_steps=options.swap_steps,
+        measure_games=(100 if psro else 0) if options.measure_games is None else options.measure_games,
         directory=directory,
     )
 
@@ -119,6 +160,8 @@ def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
 
 
 def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
+    if options.matchmaking in _META_STRATEGIES:
+        return {"main": Oracle(meta_strategy=_META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
     rule = _matchmaking(options)
     exploiters: dict[str, Role] = {}
     for kind, target, count in (
@@ -132,7 +175,7 @@ def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
                 min_steps=options.save_steps,
                 max_steps=options.exploiter_max_steps,
             )
-    main: Role = SelfPlayer(matchmaking=rule, save_steps=options.save_steps)
+    main: Role = SelfPlayer(matchmaking=rule, save_steps=options.save_steps, first_share=options.first_share)
     if exploiters:
         main = MainPlayer(matchmaking=rule, save_steps=options.save_steps)
     return {"main": main, **exploiters}
@@ -163,6 +206,13 @@ class SavedLeague:
     """All games of players that learned."""
     digests: Mapping[str, str]
     """Of each snapshot, oldest first."""
+
+    @property
+    def mixture(self) -> dict[str, float]:
+        """Share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
+        rows = [self.payoffs.index(name) for name in self.digests]
+        shares = nash_mixture(self.payoffs.antisymmetric_payoff()[np.ix_(rows, rows)])
+        return dict(zip(self.digests, shares.tolist(), strict=True))
 
     def policies(self, name: str, *, greedy: bool = True) -> Mapping[str, Policy]:
         """A snapshot's policies, one a group.

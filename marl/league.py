@@ -25,7 +25,8 @@ from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
 from marl.files import write_atomically
 from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, choose_opponents
-from marl.payoffs import WIN, Floats, PayoffTable
+from marl.meta_games import alpha_rank, nash_averaging
+from marl.payoffs import WIN, Floats, Integers, PayoffTable
 from marl.self_play import LEARNER, Policies, learner_sides
 from marl.specs import EnvironmentSpec
 from marl.streams import Stream
@@ -162,10 +163,15 @@ class SelfPlayer:
     """Candidates are the own snapshots, oldest first, and last the player itself."""
     save_steps: int = 20_000
     """Environment steps between snapshots."""
+    first_share: float = 0.0
+    """Share of matches against the first snapshot, which acts almost at random: it tries everything, so that what
+    good players no longer do does not become unknown."""
 
     def opponents(self, league: League, me: str) -> Floats:
         """See Role."""
-        return league.spread(me, self.matchmaking, [*league.past(me), me])
+        past = league.past(me)
+        rule = league.spread(me, self.matchmaking, [*past, me])
+        return (1.0 - self.first_share) * rule + self.first_share * league.spread(me, Latest(), past[:1])
 
     def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
         """See Role."""
@@ -251,6 +257,56 @@ class Exploiter:
         others = [name for name in league.past() if league.owner(name) != me]
         games, rates = league.record_against(me, league.past(self.target)[-1:] if self.target else others)
         return bool(((games >= self.min_games) & (rates >= self.win_rate)).all())
+
+    @property
+    def restarts(self) -> bool:
+        """See Role."""
+        return True
+
+
+MetaStrategy = Callable[[Floats], Floats]
+"""From an antisymmetric payoff (N, N), what the row's player wins from the column's, to a mixture (N,)."""
+
+
+def nash_mixture(payoff: Floats) -> Floats:
+    """The equilibrium of greatest entropy, as in Nash averaging."""
+    return nash_averaging(payoff).mixture
+
+
+def alpha_rank_mixture(payoff: Floats) -> Floats:
+    """The stationary distribution of alpha-rank for one population."""
+    return alpha_rank(payoff, alpha=10.0).distribution
+
+
+def uniform_mixture(payoff: Floats) -> Floats:
+    """Everybody alike: with it PSRO is fictitious self-play."""
+    return np.full(len(payoff), 1.0 / len(payoff))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oracle:
+    """PSRO (Lanctot et al. 2017, arXiv:1711.00832) of a symmetric zero-sum game: seats are drawn by lot.
+
+    The player learns a best response to a mixture of its own past, is left as a snapshot, and begins anew. The
+    mixture solves the game between snapshots, so the league must measure that (``LeagueConfig.measure_games``).
+    """
+
+    meta_strategy: MetaStrategy = nash_mixture
+    """Which mixture of the past is to be beaten."""
+    save_steps: int = 20_000
+    """Environment steps of one best response."""
+
+    def opponents(self, league: League, me: str) -> Floats:
+        """See Role."""
+        past = league.past(me)
+        rows = [league.payoffs.index(name) for name in past]
+        probabilities = np.zeros(len(league.players))
+        probabilities[rows] = self.meta_strategy(league.payoffs.antisymmetric_payoff()[np.ix_(rows, rows)])
+        return probabilities
+
+    def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
+        """See Role."""
+        return env_steps >= self.save_steps
 
     @property
     def restarts(self) -> bool:
@@ -356,6 +412,12 @@ class League(Saveable):
                 candidates = [*self.past(me), me]
                 rule.update(_table(self.players, row, total), me, candidates)
         return total
+
+    def add_games(self, first: Integers, second: Integers, returns: Floats) -> None:
+        """Counts G games between players by number, from (G, 2) returns; the same on all ranks."""
+        outcomes = 1 + np.sign(returns[:, 0] - returns[:, 1]).astype(np.int64)
+        for table in (self.payoffs, self.recent):
+            table.add(first, second, outcomes, returns)
 
     def forget(self, me: str) -> None:
         """A learner that begins anew has no recent games."""

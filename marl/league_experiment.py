@@ -42,6 +42,8 @@ class LeagueConfig:
     new opponents every episode."""
     memory: int = 1000
     """Recent games between two players that matchmaking reads."""
+    measure_games: int = 0
+    """Games that each new snapshot plays against every earlier one, half from each seat; for two sides."""
     directory: Path | None = None
     """Where snapshots are written; None to keep them in memory and in checkpoints."""
 
@@ -104,6 +106,8 @@ class LeagueExperiment:
             self.players[name] = Experiment(experiment, self.communicator, self._actor_factory(name))
             if not isinstance(self.players[name].dataset, TrajectoryDataset):
                 raise InputError("self-play is for algorithms that learn on-policy, such as mappo and ippo")
+        if config.measure_games and len(self.sides) != 2:
+            raise InputError(f"games are measured between two sides, and this game has {len(self.sides)}")
         if getattr(getattr(config.experiment.builder, "config", None), "team_reward", False):
             raise InputError("a team reward adds up what opponents receive; self-play needs each agent's own")
         self.main = names[0]
@@ -308,6 +312,30 @@ class LeagueExperiment:
     def _take_snapshot(self, name: str) -> None:
         player = self.players[name]
         self.league.take_snapshot(name, player.learner.get_variables(), player.counter.env_steps, self.communicator)
+        self._measure(name)
+
+    def _measure(self, name: str) -> None:
+        """Lets the newest snapshot play all the others; results are the same on all ranks. Collective."""
+        newest, games = len(self.league.players) - 1, self.config.measure_games
+        others = torch.arange(len(self.league.learners), newest)
+        if not games or not others.numel():
+            return
+        pairs = torch.stack((torch.full_like(others, newest), others), dim=1)
+        seating = torch.cat((pairs, pairs.flip(1))).repeat(-(-games // 2), 1)
+        player = self.players[name]
+        returns, _ = play_games(
+            seating,
+            self._frozen,
+            player.config.environment,
+            side_of=self.config.side_of,
+            num_envs=player.config.num_envs,
+            seed=derive_int(self.config.experiment.seed, "measure", newest),
+            purpose="measure",
+            communicator=self.communicator,
+            sharing=player.config.builder.sharing,
+            like=self._frozen(newest),
+        )
+        self.league.add_games(seating[:, 0].numpy(), seating[:, 1].numpy(), returns.numpy())
 
     def _make_room(self) -> None:
         for opponents in self._opponents.values():
