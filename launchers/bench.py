@@ -15,6 +15,7 @@ from typing import Any, Final
 from launchers.figures import Figure
 from launchers.launch import launch, use_fair_threads
 from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.settings import Backend
 from launchers.text import nearest, read_options, require_positive
 from marl.core import Communicator
 from marl.errors import InputError
@@ -30,6 +31,8 @@ class Options:
     """For rollout and train: the environment."""
     num_envs: int = 128
     """For rollout and train: environment copies, over all ranks."""
+    backend: Backend = "pettingzoo"
+    """For train and scaling: the unmodified environment, or its equal on tensors."""
     rounds: int = 40
     """How often value and reference take turns."""
     seconds: float = 0.25
@@ -44,8 +47,22 @@ def rollout(options: Options, communicator: Communicator) -> Iterator[Figure]:
 
 
 def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
-    """Training MAPPO (64x64 networks, 4 epochs), against ``env.step`` alone on one core, times the ranks."""
-    yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)
+    """Training, against ``env.step`` alone on one core times the ranks; batched, against its matrix products."""
+    if options.backend == "batched":
+        yield from _training().train_batched(options.env, options.num_envs, options.rounds, communicator)
+    else:
+        yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)
+
+
+def scaling(options: Options, communicator: Communicator) -> Iterator[Figure]:
+    """Training on 2, 4, ... up to --ranks ranks (2 if not given), each against one rank on one core."""
+    words = ["--env", options.env, "--num-envs", str(options.num_envs), "--backend", options.backend]
+    yield from _training().scaling([*words, "--rounds", "10"], options.ranks or 2, max(1, options.rounds // 10))
+
+
+def startup(options: Options, communicator: Communicator) -> Iterator[Figure]:
+    """Seconds until help is shown, and until the first update on two ranks, against Python's and torch's own start."""
+    yield from importlib.import_module("launchers.bench_startup").run(rounds=max(1, options.rounds // 8))
 
 
 def _training() -> Any:
@@ -73,10 +90,14 @@ def update(options: Options, communicator: Communicator) -> Iterator[Figure]:
 BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]] = {
     "rollout": rollout,
     "train": train,
+    "scaling": scaling,
+    "startup": startup,
     "allreduce": allreduce,
     "replay": replay,
     "update": update,
 }
+_OUTSIDE: Final = ("scaling", "startup")
+"""What starts ranks of its own."""
 _RANKS: Final = {"train": 2, "allreduce": 2}
 
 
@@ -92,7 +113,7 @@ def bench(words: list[str]) -> int:
         raise InputError(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
     options: Options = read_options(Options, rest, program=f"marl bench {name}")
     require_positive(ranks=options.ranks, num_envs=options.num_envs, rounds=options.rounds)
-    if world_size_from_environment() is None:
+    if world_size_from_environment() is None and name not in _OUTSIDE:
         ranks = _RANKS.get(name, 1) if options.ranks is None else options.ranks
         if ranks > 1:
             return launch(["bench", *words], ranks)

@@ -6,8 +6,12 @@ beside: turns are short, so that a machine whose speed drifts favours neither.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,6 +149,87 @@ def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Co
     experiment.close()
     raw.close()
     yield figure(f"train/mappo/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+
+
+def train_batched(env: str, num_envs: int, rounds: int, communicator: Communicator) -> Iterator[Figure]:
+    """Training IPPO on the batched environment in JaxMARL's configuration, against its matrix products alone.
+
+    Separate 64x64 actors and critics without normalisation, 128 steps, 4 epochs of 4 minibatches (FLAIROX/JaxMARL,
+    baselines/IPPO). The reference does the products of a whole round of acting and learning on all ranks at once.
+    """
+    from launchers.bench_update import products_of, repeat_products
+
+    plain, fast = (_batched(env, num_envs, communicator, compile=compile) for compile in (False, True))
+
+    def iterate(experiment: Any) -> None:
+        while not experiment.dataset.ready():
+            experiment.loop.step()
+        experiment.learner.step()
+
+    for experiment in (plain, fast):
+        experiment.loop.begin()
+        iterate(experiment)  # allocates, compiles
+    repeat = repeat_products(products_of(lambda: iterate(plain)).products)
+    plain.close()
+    steps = num_envs * fast.dataset.length
+    values, references = [], []
+    for turn in range(rounds + 1):
+        times = []
+        for work in (repeat, lambda: iterate(fast)):
+            communicator.all_reduce(torch.zeros(1))  # all begin together
+            begin = time.perf_counter()
+            work()
+            communicator.all_reduce(torch.zeros(1))
+            times.append(time.perf_counter() - begin)
+        if turn:
+            references.append(steps / times[0])
+            values.append(steps / times[1])
+    fast.close()
+    yield figure(f"train/ippo/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+
+
+def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
+    """``bench train`` on several ranks, each time against one rank of the same work on one core.
+
+    Args:
+        words: of ``marl bench train``, without ranks and rounds.
+        ranks: the most ranks; powers of two up to them are measured.
+        rounds: how often they take turns.
+    """
+    sizes = [1 << power for power in range(1, ranks.bit_length()) if 1 << power <= ranks]
+    rates: dict[int, list[float]] = {size: [] for size in (1, *sizes)}
+    for _ in range(rounds):
+        for size, measured in rates.items():
+            command = [sys.executable, "-m", "launchers.main", "bench", "train", "--ranks", str(size), *words]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+            measured.append(json.loads(done.stdout.splitlines()[-1])["value"])
+    for size in sizes:
+        yield figure(f"scaling/{size}-ranks", rates[size], rates[1], "env steps/s")
+
+
+def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool) -> Any:
+    from algorithms.mappo import MAPPO, MAPPOConfig
+    from envs.factory import make_factory
+    from marl.compilation import can_compile
+    from marl.experiment import Experiment, ExperimentConfig
+
+    config = MAPPOConfig(
+        centralized_critic=False,
+        layer_norm=False,
+        rollout_length=128,
+        epochs=4,
+        minibatches=4,
+        huber_delta=None,
+        value_normalization="none",
+        learning_rate=2.5e-3,
+        anneal_learning_rate=True,
+        max_gradient_norm=0.5,
+        value_coefficient=0.5,
+    )
+    builder = MAPPO(config=config, compile=compile and can_compile(torch.device("cpu")))
+    environment = make_factory(env, backend="batched")
+    return Experiment(ExperimentConfig(builder=builder, environment=environment, num_envs=num_envs), communicator)
 
 
 def _experiment(env: str, num_envs: int, communicator: Communicator, *, epochs: int) -> Any:
