@@ -330,6 +330,7 @@ def run_job(
     *,
     stderr: IO[bytes],
     watch: Callable[[], bool] = lambda: False,
+    last_words: Callable[[], object] = lambda: None,
 ) -> Ended:
     """Runs a program under mpirun once; when it returns, no process of the job and nothing in shared memory is left.
 
@@ -340,6 +341,7 @@ def run_job(
         stop: passes signals on.
         stderr: where the ranks' standard error goes, without mpirun's own notices.
         watch: asked a few times a second; True ends the job.
+        last_words: called before the ranks of an mpirun that was killed are killed too.
 
     Raises:
         InputError: as in ``launch_program``.
@@ -379,6 +381,8 @@ def run_job(
                     stop.detach()
                 # What a killed mpirun leaves behind does not end by itself.
                 overdue = ended is not None and (now - ended > _GRACE or process.returncode < 0)
+                if ended == now and process.returncode < 0:
+                    last_words()
                 disobeyed = stop.ordered is not None and now - stop.ordered > _PATIENCE
                 if overdue or disobeyed or (ended is None and watch()):
                     process.kill()

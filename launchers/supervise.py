@@ -186,12 +186,23 @@ class Supervisor:
             if self._verdict is None:
                 return False
             self._verdict.save(rank_folder(self._run))
-            dump_stacks(read_beats(rank_folder(self._run)))
-            time.sleep(1)
+            self._ask_for_stacks()
             return True
 
         words = [*self._arguments, "--out", str(self._run), *(["--resume"] if self._resume else [])]
-        return run_job(marl_command(words), self._ranks, self._job, stop, stderr=self._sink, watch=watch)
+        return run_job(
+            marl_command(words),
+            self._ranks,
+            self._job,
+            stop,
+            stderr=self._sink,
+            watch=watch,
+            last_words=self._ask_for_stacks,
+        )
+
+    def _ask_for_stacks(self) -> None:
+        dump_stacks(read_beats(rank_folder(self._run)))
+        time.sleep(0.5)
 
     def _explain(self, failures: list[Failure], stop: Stop, ended: Ended) -> bool:
         """Says what happened and what comes next; returns whether to start again."""

@@ -1,0 +1,228 @@
+"""Heartbeats, and the verdict over those that stand still."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from launchers.processes import identity, is_stopped
+from launchers.watchdog import (
+    Beat,
+    Heartbeat,
+    Observer,
+    Verdict,
+    Watchdog,
+    WatchedCommunicator,
+    judge,
+    make_folder,
+    read_beats,
+    read_frame,
+    watched_rank,
+)
+from marl.communicators import SerialCommunicator
+from marl.counters import Counter
+
+
+def beat(rank, *, entered=5, left=None, updates=3, kind="all_reduce", size=64, pid=None, host=None):
+    pid = os.getpid() if pid is None else pid
+    return Beat(
+        rank=rank,
+        host=socket.gethostname() if host is None else host,
+        pid=pid,
+        identity=identity(pid),
+        updates=updates,
+        entered=entered,
+        left=entered - 1 if left is None else left,
+        kind=kind,
+        size=size,
+    )
+
+
+@pytest.fixture
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_heartbeat_tells_updates_and_the_collective_that_a_rank_is_in(tmp_path):
+    heartbeat = Heartbeat(2)
+    heartbeat.open(tmp_path)
+    inside = []
+
+    class Looks(SerialCommunicator):
+        def all_reduce(self, tensor, operation="sum"):
+            inside.extend(read_beats(tmp_path))
+
+    communicator = WatchedCommunicator(Looks(), heartbeat)
+    heartbeat.counter = Counter()
+    heartbeat.counter.updates = 7
+    communicator.all_reduce(torch.zeros(3))
+    (during,) = inside
+    assert (during.rank, during.updates, during.waits) == (2, 7, True)
+    assert during.collective == "all_reduce of 12 bytes"
+    assert during.identity == identity(os.getpid())
+    (after,) = read_beats(tmp_path)
+    assert (after.entered, after.left, after.waits) == (1, 1, False)
+    communicator.broadcast(torch.zeros(2, dtype=torch.float64))
+    assert communicator.gather_rows(torch.ones(2, 1)).tolist() == [[1.0], [1.0]]
+    assert read_beats(tmp_path)[0].entered == 3
+    heartbeat.close()
+
+
+def test_files_that_are_not_written_yet_are_passed_over(tmp_path):
+    (tmp_path / "0.beat").write_bytes(b"")
+    (tmp_path / "1.beat").write_bytes(bytes(40))
+    assert read_beats(tmp_path) == []
+    assert read_beats(tmp_path / "nowhere") == []
+    Heartbeat(0).open(tmp_path / "nowhere")
+
+
+def test_the_rank_that_has_not_come_to_a_collective_is_late():
+    verdict = judge([beat(0), beat(1, entered=4, left=4), beat(2)])
+    assert verdict.late == (1,)
+    assert verdict.reason == (
+        "rank 1 is late, in its own work since update 3; ranks 0, 2 are waiting in all_reduce of 64 bytes"
+    )
+
+
+def test_a_rank_that_left_the_newest_collective_is_late_for_the_next():
+    # Of a broadcast the root may be the first to leave.
+    assert judge([beat(0, left=5), beat(1)]).late == (0,)
+
+
+def test_a_rank_in_an_earlier_collective_is_late_only_where_nobody_works():
+    assert judge([beat(0, entered=6), beat(1, entered=5)]).late == (1,)
+    assert judge([beat(0, entered=6), beat(1, entered=5), beat(2, entered=5, left=5)]).late == (2,)
+
+
+def test_collectives_out_of_step_are_told_apart():
+    verdict = judge([beat(0), beat(1, kind="broadcast", size=8)])
+    assert verdict.late == (0, 1)
+    assert "out of step: rank 0 is in all_reduce of 64 bytes, rank 1 is in broadcast of 8 bytes" in verdict.reason
+    assert "which does not end" in judge([beat(0), beat(1)]).reason
+
+
+def test_a_stopped_rank_is_named_though_all_are_in_the_same_collective(sleeper):
+    beats = [beat(0), beat(1, pid=sleeper.pid)]
+    sleeper.send_signal(signal.SIGSTOP)
+    while not is_stopped(sleeper.pid):
+        time.sleep(0.01)
+    assert judge(beats) == Verdict((1,), "rank 1 is stopped by a signal (SIGSTOP) and did not go on")
+    sleeper.kill()
+    sleeper.wait()
+    assert judge(beats) == Verdict((1,), "rank 1 is gone without a word")
+
+
+def test_processes_of_other_hosts_are_not_looked_up():
+    assert "which does not end" in judge([beat(0), beat(1, pid=1 << 30, host="elsewhere")]).reason
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_rank_that_stands_still_too_long_is_noticed(tmp_path):
+    clock = Clock()
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path)
+    observer = Observer(tmp_path, 10.0, clock)
+    for second in range(30):
+        clock.now = second
+        if second < 15:
+            heartbeat.enter(0, 8)
+        verdict = observer.look()
+        # Since second 14 nothing has changed.
+        assert (verdict is None) == (second <= 24), second
+    heartbeat.close()
+
+
+def test_a_job_that_was_suspended_as_a_whole_is_not_late(tmp_path):
+    clock = Clock()
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path)
+    observer = Observer(tmp_path, 10.0, clock)
+    assert observer.look() is None
+    clock.now = 3600.0
+    assert observer.look() is None
+    for clock.now in range(3601, 3611):
+        assert observer.look() is None
+    clock.now = 3611.0
+    assert observer.look() is not None
+    heartbeat.close()
+
+
+def test_the_watchdog_ends_a_rank_that_is_stuck_and_writes_where_it_was(tmp_path, capfd):
+    make_folder(tmp_path / "ranks")
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path / "ranks")
+    left = threading.Event()
+    codes = []
+
+    def leave(code):
+        codes.append(code)
+        left.set()
+
+    descriptor = os.open(tmp_path / "ranks" / "0.stack", os.O_WRONLY | os.O_CREAT)
+    with Watchdog(tmp_path / "ranks", 0.3, stacks=descriptor, leave=leave):
+        assert left.wait(30)
+    os.close(descriptor)
+    assert codes == [1]
+    assert Verdict.load(tmp_path / "ranks").late == (0,)
+    assert "rank 0 is late, in its own work" in capfd.readouterr().err
+    assert "in wait" in read_frame(tmp_path / "ranks", 0)
+    heartbeat.close()
+
+
+def test_only_the_first_to_notice_speaks(tmp_path):
+    assert Verdict((1,), "first").save(tmp_path)
+    assert not Verdict((0,), "second").save(tmp_path)
+    assert Verdict.load(tmp_path) == Verdict((1,), "first")
+
+
+def test_a_rank_writes_why_it_ended(tmp_path):
+    heartbeat = Heartbeat(1)
+    with (
+        pytest.raises(ZeroDivisionError),
+        watched_rank(tmp_path, heartbeat, 1, timeout=100.0, in_job=False),
+    ):
+        raise ZeroDivisionError("division\nby zero")
+    assert (tmp_path / "1.error").read_text() == "ZeroDivisionError: division by zero"
+
+
+def test_a_folder_that_is_not_there_costs_nothing(tmp_path):
+    with watched_rank(tmp_path / "ranks", Heartbeat(0), 0, timeout=100.0, in_job=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_orphan_of_mpirun_ends_itself(tmp_path):
+    # The middle process starts a rank and ends; the rank must not stay.
+    rank = (
+        "import sys, time; sys.path.insert(0, '.')\n"
+        "from pathlib import Path\n"
+        "from launchers.watchdog import Watchdog\n"
+        f"with Watchdog(Path({str(tmp_path)!r}), 0, follows_parent=True):\n"
+        f"    Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(100)\n"
+    )
+    middle = (
+        "import subprocess, sys, time, pathlib\n"
+        f"process = subprocess.Popen([sys.executable, '-c', {rank!r}]); print(process.pid, flush=True)\n"
+        f"while not pathlib.Path({str(tmp_path / 'ready')!r}).exists(): time.sleep(0.01)\n"
+    )
+    started = subprocess.run([sys.executable, "-c", middle], capture_output=True, text=True, timeout=120, check=True)
+    pid, deadline = int(started.stdout), time.monotonic() + 60
+    while identity(pid) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
