@@ -428,7 +428,8 @@ class ActorCriticLearner(Learner, ABC):
         self._critic_step.optimizer.load_state_dict(optimizers["critics"])
         self._actor_step.optimizer.load_state_dict(optimizers["actors"])
         self._updates = int(parts["_progress"]["updates"])
-        self._metrics = {name: float(value) for name, value in parts.get("_figures", {}).items()}
+        # Files keep no order, and ranks must agree on one.
+        self._metrics = {name: float(value) for name, value in sorted(parts.get("_figures", {}).items())}
 
 
 def _followers(networks: Mapping[str, nn.Module], step: GradientStep) -> TargetParameters:
