@@ -8,7 +8,7 @@ RANKS ?= 2
 STEPS ?= 1000000
 OUT ?= runs/spread
 
-.PHONY: setup train test check format bench learn clean
+.PHONY: setup train test check format bench chaos learn clean
 
 setup: $(VENV)/.ready
 
@@ -39,6 +39,12 @@ bench: setup
 	$(BIN)/marl bench train --ranks 2
 	$(BIN)/marl bench allreduce --ranks 2
 	$(BIN)/marl bench replay
+
+# Kills and damages by the thousand, more than an hour on two cores; what they print is in docs/reliability.md.
+chaos: setup
+	$(BIN)/python tests/chaos/chaos.py kills 400
+	$(BIN)/python tests/chaos/chaos.py writers 10000
+	$(BIN)/python tests/chaos/chaos.py damages 10000
 
 # The figures of docs/results.md: hours on two cores.
 learn: setup

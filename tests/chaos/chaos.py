@@ -1,0 +1,396 @@
+"""The chaos harness: kills, damages, and what must be left of a run afterwards.
+
+``python tests/chaos/chaos.py kills 400`` and the like print one JSON object of figures and end with exit code 1 where
+anything was lost. ``make chaos`` runs the long forms, the tests beside this file short ones.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from launchers.launch import marl_command
+from launchers.processes import Job, jobs_named
+from launchers.supervise import rank_folder
+from launchers.watchdog import read_beats
+from marl.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from marl.errors import InputError
+
+GAME = ("ippo", "envs.matrix_games:two_step", "--recipe", "none")
+QUICK = ("--num-envs", "4", "--algorithm.rollout-length", "4", "--algorithm.epochs", "1")
+TRAIN = (*GAME, *QUICK, "--algorithm.hidden-sizes", "16", "--evaluation-episodes", "0")
+OFTEN = ("--row-every", "32", "--checkpoint-every", "16")
+"""Rows and checkpoints at distances that are no multiples of each other."""
+CLOCKS = ("wall_seconds", "env_steps_per_second")
+VICTIMS = ("any rank", "rank 0", "mpirun", "supervisor and children", "supervisor", "during a checkpoint")
+PATIENCE = 600.0
+
+
+@dataclass
+class Soak:
+    """Figures of a series of kills."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    identical: int = 0
+    problems: list[str] = field(default_factory=list)
+    restart_seconds: list[float] = field(default_factory=list)
+    """From a kill to the first update of the next attempt."""
+
+    def summary(self) -> dict[str, Any]:
+        times = sorted(self.restart_seconds)
+        return {
+            "kills": sum(self.kills.values()),
+            "by victim": dict(self.kills),
+            "runs": self.runs,
+            "bit-identical": self.identical,
+            "problems": self.problems,
+            "restart seconds, median": round(times[len(times) // 2], 2) if times else None,
+            "restart seconds, worst": round(times[-1], 2) if times else None,
+        }
+
+
+class SupervisedRun:
+    """A training run under a supervisor, whose processes can be found and killed.
+
+    Args:
+        run: its directory.
+        words: of ``marl train``.
+        ranks: how many.
+    """
+
+    def __init__(self, run: Path, words: Sequence[str], ranks: int) -> None:
+        self.run = run
+        self._words = list(words)
+        self._ranks = ranks
+        self._log = run.with_suffix(".log").open("ab")
+        self.start()
+
+    def start(self) -> None:
+        """Starts the supervisor, as a user would after a machine went down."""
+        resume = ["--resume"] if (self.run / "config.json").exists() else []
+        command = marl_command(
+            ["train", *self._words, "--ranks", str(self._ranks), "--max-restarts", "1000", "--out", str(self.run)]
+        )
+        self.process = subprocess.Popen(
+            [*command, *resume],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true"},
+            start_new_session=True,
+        )
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Process ids by role: mpirun, rank 0, rank 1, ..."""
+        found: dict[str, int] = {}
+        for job in jobs_named(str(self.run.resolve())):
+            for pid in job.processes():
+                with contextlib.suppress(OSError):
+                    variables = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+                    ranks = [v.partition(b"=")[2] for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")]
+                    found[f"rank {int(ranks[0])}" if ranks else "mpirun"] = pid
+        return found
+
+    @property
+    def updates(self) -> int:
+        """Updates that the job, as it runs now, has done; -1 before its first."""
+        return max((beat.updates for beat in read_beats(rank_folder(self.run))), default=-1)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written."""
+        try:
+            return any(name.startswith(".tmp-") for name in os.listdir(self.run / "checkpoints"))
+        except FileNotFoundError:
+            return False
+
+    def wait(self) -> int | None:
+        """Its exit code; None where it does not end in time."""
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Ends whatever is left."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for job in jobs_named(str(self.run.resolve())):
+            job.kill()
+        self._log.close()
+
+
+def undisturbed(folder: Path, words: Sequence[str], ranks: int) -> Path:
+    """The run that nobody disturbs."""
+    path = folder / "undisturbed"
+    if not (path / "summary.json").exists():
+        run = SupervisedRun(path, words, ranks)
+        try:
+            if run.wait() != 0:
+                raise RuntimeError(f"the undisturbed run failed; see {path.with_suffix('.log')}")
+        finally:
+            run.close()
+    return path
+
+
+def kill_one(run: SupervisedRun, victim: str, chance: random.Random) -> bool:
+    """Waits for a random moment and kills; False if the run came to its end before."""
+    start, began = run.updates, time.monotonic()
+    # One in four comes while the job starts, the others after it has gone on by a few updates.
+    early = chance.random() < 0.25
+    delay, progress = chance.uniform(0.0, 4.0), chance.randint(1, 12)
+    while time.monotonic() - began < PATIENCE:
+        if run.process.poll() is not None:
+            return False
+        now = run.updates
+        if early and time.monotonic() - began > delay:
+            break
+        if not early and now >= 1 and (now >= start + progress or now < start):
+            break
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0.0, 0.05))
+    if victim == "during a checkpoint":
+        end = time.monotonic() + 10
+        while not run.is_writing and time.monotonic() < end and run.process.poll() is None:
+            pass
+    processes = run.processes
+    ranks = sorted(name for name in processes if name.startswith("rank"))
+    if victim in ("rank 0", "during a checkpoint"):
+        chosen = [processes[name] for name in ranks[:1]]
+    elif victim == "any rank":
+        chosen = [processes[chance.choice(ranks)]] if ranks else []
+    elif victim == "mpirun":
+        chosen = [processes["mpirun"]] if "mpirun" in processes else []
+    elif victim == "supervisor":
+        chosen = [run.process.pid]
+    else:
+        chosen = [run.process.pid, *processes.values()]
+    # Nothing is there to be killed between two attempts; the supervisor always is.
+    for pid in chosen or [run.process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if not chosen or run.process.pid in chosen:
+        run.process.wait()
+        run.start()
+    return True
+
+
+def soak(folder: Path, kills: int, *, seed: int = 0, ranks: int = 2, per_run: int = 4, steps: int = 960) -> Soak:
+    """Disturbs run after run until so many processes were killed, and compares each with the undisturbed one."""
+    chance = random.Random(seed)
+    words = [*TRAIN, *OFTEN, "--steps", str(steps)]
+    reference = undisturbed(folder, words, ranks)
+    figures = Soak()
+    victims: list[str] = []
+    while sum(figures.kills.values()) < kills and len(figures.problems) < 5:
+        run = SupervisedRun(folder / f"run-{figures.runs}", words, ranks)
+        figures.runs += 1
+        try:
+            for _ in range(min(per_run, kills - sum(figures.kills.values()))):
+                victims = victims or chance.sample(VICTIMS, len(VICTIMS))
+                victim = victims.pop()
+                if not kill_one(run, victim, chance):
+                    break
+                figures.kills[victim] += 1
+                measure_restart(run, figures)
+            code = run.wait()
+            problems = compare(run, reference, code)
+        finally:
+            run.close()
+        figures.problems += [f"{run.run.name}: {problem}" for problem in problems]
+        sys.stderr.write(f"{run.run.name}: {sum(figures.kills.values())} kills so far, {problems or 'nothing lost'}\n")
+        figures.identical += not problems
+        if not problems:
+            shutil.rmtree(run.run)
+            run.run.with_suffix(".log").unlink()
+    return figures
+
+
+def measure_restart(run: SupervisedRun, figures: Soak) -> None:
+    """Waits for the first update of the next attempt, one time in three, and notes how long it took."""
+    if len(figures.restart_seconds) * 3 > sum(figures.kills.values()):
+        return
+    began, old = time.monotonic(), {beat.identity for beat in read_beats(rank_folder(run.run))}
+    while time.monotonic() - began < PATIENCE and run.process.poll() is None:
+        beats = [beat for beat in read_beats(rank_folder(run.run)) if beat.identity not in old]
+        if any(beat.updates > 0 and beat.entered > 5 for beat in beats):
+            figures.restart_seconds.append(time.monotonic() - began)
+            return
+        time.sleep(0.02)
+
+
+def compare(run: SupervisedRun, reference: Path, code: int | None) -> list[str]:
+    """What is not as it would be, had nobody disturbed the run."""
+    if code != 0:
+        return [f"exit code {code}; see {run.run.with_suffix('.log')}"]
+    problems = []
+    first, second = (load_checkpoint(path / "checkpoints") for path in (reference, run.run))
+    names = [
+        name
+        for name in first.tensors.keys() | second.tensors.keys()
+        if name not in first.tensors
+        or name not in second.tensors
+        or not torch.equal(first.tensors[name], second.tensors[name])
+    ]
+    if names or first.step != second.step:
+        problems.append(f"step {second.step} differs in {', '.join(names[:5]) or 'nothing but its number'}")
+    if rows_of(reference) != rows_of(run.run):
+        problems.append("metrics.jsonl differs")
+    if left := [job.processes() for job in jobs_named(str(run.run.resolve()))]:
+        problems.append(f"processes are left: {left}")
+    problems += [f"{path} is left" for path in leftovers()]
+    if rank_folder(run.run).exists():
+        problems.append("the ranks' files are left")
+    return problems
+
+
+def rows_of(run: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+
+
+def leftovers() -> list[Path]:
+    """Shared memory and temporary folders of jobs whose owner is gone."""
+    prefix = f"marl-{os.getuid()}-"
+    folders = [path for root in (Path("/dev/shm"), Path(tempfile.gettempdir())) for path in root.glob(f"{prefix}*-*")]
+    return [path for path in folders if not Job("", path.name.removeprefix(prefix)).owner_lives]
+
+
+def content_of(step: int) -> dict[str, torch.Tensor]:
+    """Tensors that tell which step they are of."""
+    return {
+        "weights": torch.arange(512, dtype=torch.float32) * step,
+        "moments.mean": torch.full((64,), step / 7, dtype=torch.float64),
+        "steps": torch.tensor(step),
+    }
+
+
+def check_content(folder: Path, least: int) -> str | None:
+    """What is wrong with the newest whole checkpoint, which must be of this step or a later one."""
+    try:
+        checkpoint = load_checkpoint(folder, warn=lambda line: None)
+    except InputError as error:
+        return str(error)
+    expected = content_of(checkpoint.step)
+    if checkpoint.step < least:
+        return f"step {checkpoint.step} was loaded, but {least} was complete"
+    if not all(torch.equal(checkpoint.tensors[name], tensor) for name, tensor in expected.items()):
+        return f"step {checkpoint.step} holds something else"
+    return None
+
+
+def kill_writers(folder: Path, kills: int, *, seed: int = 0) -> dict[str, Any]:
+    """Kills a process that writes checkpoints, again and again, at random points of its writing."""
+    chance = random.Random(seed)
+    torch.set_num_threads(1)
+    step, problems, within = 1, [], 0
+    began = time.monotonic()
+    save_checkpoint(folder, step, content_of(step), {})
+    span = max(0.002, 2.5 * (time.monotonic() - began))
+    for number in range(kills):
+        pid = os.fork()
+        if pid == 0:
+            # The child writes until it is killed.
+            with contextlib.suppress(BaseException):
+                while True:
+                    step += 1
+                    save_checkpoint(folder, step, content_of(step), {})
+            os._exit(1)
+        time.sleep(chance.uniform(0.0, span))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        within += any(name.startswith(".tmp-") for name in os.listdir(folder))
+        if problem := check_content(folder, step):
+            problems.append(f"kill {number}: {problem}")
+        paths = list_checkpoints(folder)
+        step = max(step, int(paths[-1].name[:12]))
+        for path in paths[:-2]:
+            shutil.rmtree(path)
+    return {"kills of the writer": kills, "within a checkpoint": within, "problems": problems}
+
+
+def damage(path: Path, other: Path, chance: random.Random) -> str:
+    """Damages one file of a checkpoint at random; says how, or nothing if it came out as it was."""
+    file = chance.choice(sorted(path.iterdir()))
+    before = file.read_bytes()
+    data = bytearray(before)
+    how = chance.choice(("bit", "cut", "swap", "exchange"))
+    if how == "bit":
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    elif how == "cut":
+        del data[chance.randrange(len(data)) :]
+    elif how == "swap":
+        size = chance.choice((1, 16, 64))
+        first, second = (chance.randrange(max(1, len(data) - size)) for _ in range(2))
+        data[first : first + size], data[second : second + size] = (
+            data[second : second + size],
+            data[first : first + size],
+        )
+    else:
+        data = bytearray((other / file.name).read_bytes())
+    if data == before:
+        return ""
+    file.write_bytes(data)
+    return f"{how} in {file.name}"
+
+
+def damage_checkpoints(folder: Path, damages: int, *, seed: int = 0) -> dict[str, Any]:
+    """Damages the newest of two checkpoints, again and again; the one before must be taken."""
+    chance = random.Random(seed)
+    save_checkpoint(folder, 1, content_of(1), {"counter": 1})
+    newest = save_checkpoint(folder, 2, content_of(2), {"counter": 2})
+    whole = {path.name: path.read_bytes() for path in newest.iterdir()}
+    kinds: Counter[str] = Counter()
+    problems = []
+    while sum(kinds.values()) < damages:
+        if not (how := damage(newest, folder / f"{1:012d}", chance)):
+            continue
+        kinds[how.partition(" ")[0]] += 1
+        loaded = load_checkpoint(folder, warn=lambda line: None)
+        if loaded.step != 1 or not torch.equal(loaded.tensors["weights"], content_of(1)["weights"]):
+            problems.append(f"{how}: step {loaded.step} was loaded")
+        for name, data in whole.items():
+            (newest / name).write_bytes(data)
+    return {"damages": sum(kinds.values()), "by kind": dict(kinds), "problems": problems}
+
+
+def main(words: Sequence[str]) -> int:
+    what, count = words[0], int(words[1])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    seed = int(words[2]) if len(words) > 2 else int(time.time())
+    folder = Path(tempfile.mkdtemp(prefix="marl-chaos."))
+    if what == "kills":
+        figures = soak(folder, count, seed=seed).summary()
+    elif what == "writers":
+        figures = kill_writers(folder, count, seed=seed)
+    elif what == "damages":
+        figures = damage_checkpoints(folder, count, seed=seed)
+    else:
+        raise SystemExit("kills, writers or damages, and how many")
+    print(json.dumps({"chaos": what, "seed": seed, **figures}), flush=True)  # noqa: T201
+    if figures["problems"]:
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
