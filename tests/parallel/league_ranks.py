@@ -1,0 +1,98 @@
+"""Trains leagues on some number of ranks and leaves what came of it; ``test_league_ranks.py`` compares."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mappo_ranks import TURNS, Rows
+from probes import anything
+
+from algorithms.mappo import MAPPO, MAPPOConfig
+from launchers.mpi import MPICommunicator, run_on_ranks
+from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.core import Communicator
+from marl.experiment import ExperimentConfig
+from marl.league import Exploiter, MainPlayer, Oracle
+from marl.league_experiment import LeagueConfig, LeagueExperiment
+from marl.matchmaking import PFSP
+from marl.specs import AgentSpec, ArraySpec, DiscreteActions
+
+COPIES, LENGTH, ROUNDS = 5, 8, 6
+UPDATE = COPIES * LENGTH
+HUNT = anything(
+    AgentSpec(name="hunter_0", observation=ArraySpec(shape=(3,)), action=DiscreteActions(num_actions=3)),
+    AgentSpec(name="hunter_1", observation=ArraySpec(shape=(3,)), action=DiscreteActions(num_actions=3)),
+    AgentSpec(name="prey", observation=ArraySpec(shape=(4,)), action=DiscreteActions(num_actions=2)),
+)
+ROLES = {
+    "main": MainPlayer(matchmaking=PFSP(), save_steps=2 * UPDATE),
+    "exploiter": Exploiter(min_steps=UPDATE, max_steps=3 * UPDATE, min_games=2),
+}
+SCENARIOS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "roles": (TURNS, ROLES, {}),
+    "psro": (HUNT, {"main": Oracle(save_steps=2 * UPDATE)}, {"centralized_critic": True, "recurrent": True}),
+}
+
+
+def make(scenario: str, communicator: Communicator, directory: Path) -> LeagueExperiment:
+    environment, learners, settings = SCENARIOS[scenario]
+    chosen = {"centralized_critic": False, "hidden_sizes": (16,), "rollout_length": LENGTH, "epochs": 2, **settings}
+    experiment = ExperimentConfig(
+        builder=MAPPO(config=MAPPOConfig(**chosen)),
+        environment=environment,
+        seed=3,
+        steps=ROUNDS * UPDATE * len(learners),
+        num_envs=COPIES,
+        evaluation_episodes=7,
+    )
+    measure = 4 if scenario == "psro" else 0
+    config = LeagueConfig(experiment=experiment, learners=learners, directory=directory, measure_games=measure)
+    return LeagueExperiment(config, communicator)
+
+
+def check(scenario: str, communicator: Communicator, folder: Path) -> None:
+    found: dict[str, Any] = {}
+    folder = folder / f"{scenario} {communicator.size}"
+    for name in ("whole", "stopped", "resumed"):
+        saved = folder / f"{name} checkpoints"
+        league = make(scenario, communicator, folder / ("snapshots" if name == "whole" else "stopped snapshots"))
+        asked: list[int] = []
+        if name == "resumed":
+            league.load(load_checkpoint(folder / "stopped checkpoints"))
+        last = communicator.rank == communicator.size - 1
+
+        def stop(name: str = name, last: bool = last, asked: list[int] = asked) -> bool:
+            asked.append(1)
+            return name == "stopped" and last and len(asked) == 3
+
+        logger = Rows()
+        result = league.run(logger, Checkpointer(saved), stop)
+        assert result.stopped == (name == "stopped")
+        found[name] = {
+            "weights": result.learner_state,
+            "payoffs": league.league.payoffs.state_dict(),
+            "snapshots": [(s.name, s.env_steps) for s in league.league.snapshots],
+            "digests": [s.digest for s in league.league.snapshots],
+            "rows": [{k: v for k, v in row.items() if "second" not in k} for row in logger.rows],
+            "summary": None if result.evaluation is None else result.evaluation.summary(),
+        }
+        league.close()
+        communicator.all_reduce(torch.zeros(1))  # Rank 0 has written.
+    if communicator.rank == 0:
+        torch.save(found, folder / "found.pt")
+
+
+def main(_: Communicator) -> int:
+    communicator = MPICommunicator()
+    torch.set_num_threads(1)
+    for scenario in SCENARIOS:
+        check(scenario, communicator, Path(sys.argv[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_on_ranks(main))
