@@ -74,6 +74,10 @@ class Heartbeat:
         self._left += 1
         self._write()
 
+    def refresh(self) -> None:
+        """Writes the newest number of updates, which may have grown since the last collective."""
+        self._write()
+
     def fail(self, reason: str) -> None:
         """Says why this rank ends."""
         if self._folder is not None:
@@ -301,6 +305,7 @@ class Watchdog:
         timeout: seconds; 0 to watch only over what started the rank.
         stacks: where this rank's stacks go; None for standard error.
         follows_parent: whether to end when the parent process is gone, as a rank of mpirun should.
+        heartbeat: this rank's, to be kept fresh.
         leave: ends this process; ``os._exit`` but in tests.
     """
 
@@ -311,6 +316,7 @@ class Watchdog:
         *,
         stacks: int | None = None,
         follows_parent: bool = False,
+        heartbeat: Heartbeat | None = None,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
         self._folder = folder
@@ -318,6 +324,7 @@ class Watchdog:
         self._interval = min(1.0, timeout / 5) if timeout > 0 else 1.0
         self._stacks = stacks
         self._parent = os.getppid() if follows_parent else None
+        self._heartbeat = heartbeat
         self._leave = leave
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -336,6 +343,8 @@ class Watchdog:
                 # mpirun was killed. Nobody else will end this rank, and its collectives may wait for ever.
                 self._leave(1)
                 return
+            if self._heartbeat is not None:
+                self._heartbeat.refresh()
             if self._observer is not None and (verdict := self._observer.look()) is not None:
                 self._end(verdict)
                 return
@@ -390,7 +399,13 @@ def watched_rank(folder: Path, heartbeat: Heartbeat, rank: int, *, timeout: floa
         faulthandler.register(signal.SIGTERM, stacks, all_threads=True, chain=True)
     try:
         if timeout > 0 or in_job:
-            with Watchdog(folder, timeout, stacks=stacks if stacks >= 0 else None, follows_parent=in_job):
+            with Watchdog(
+                folder,
+                timeout,
+                stacks=stacks if stacks >= 0 else None,
+                follows_parent=in_job,
+                heartbeat=heartbeat,
+            ):
                 yield
         else:
             yield
