@@ -14,7 +14,7 @@ from marl.core import EnvironmentRequest
 from marl.games import Arena
 from marl.payoffs import Integers
 from marl.specs import EnvironmentSpec, Sharing
-from marl.types import TimeStep
+from marl.types import FinalStep, TimeStep
 
 _WATCHERS = (AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper)
 
@@ -54,6 +54,10 @@ class PettingZooArena(Arena):
         """See Arena."""
         return self._boards.step_some(boards, actions)
 
+    def final(self) -> FinalStep | None:
+        """What was seen last on the boards whose episodes ended at the last step, if that was one call's boards."""
+        return self._boards.ended_step()
+
     def close(self) -> None:
         """See Arena."""
         self._boards.close()
@@ -74,6 +78,9 @@ class _SeededCopies(PettingZooVectorEnvironment):
             self._copies.step(window, choices[window])
             ended += self._storage.ended
         return ended
+
+    def ended_step(self) -> FinalStep | None:
+        return self._storage.timestep().final
 
     def _next_seed(self, copy: int) -> int:
         return self._seeds[copy] if copy < len(self._seeds) else 0

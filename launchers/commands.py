@@ -71,7 +71,11 @@ class PlayOptions:
     """What ``marl play`` can be told."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A run directory, or one checkpoint in it."""
+    """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
+    human: bool = False
+    """Play a board game against the run, in the terminal, instead of recording an episode."""
+    seat: str | None = None
+    """The agent that you play first; then seats are exchanged."""
     video: Path = Path("episode.gif")
     """Where the pictures go: .gif, or .mp4 where imageio-ffmpeg is installed."""
     seed: int = 0
@@ -83,9 +87,16 @@ class PlayOptions:
 
 
 def play(words: list[str]) -> int:
-    """Records one greedy episode."""
+    """Records one greedy episode, or lets a person play."""
     options: PlayOptions = read_options(PlayOptions, words, program="marl play")
     require_positive(max_steps=options.max_steps, fps=options.fps)
+    if options.human:
+        from launchers.play_human import play_in_terminal
+
+        play_in_terminal(options.run, seat=options.seat, seed=options.seed, max_steps=options.max_steps)
+        return 0
+    if options.seat is not None:
+        raise InputError("--seat is for --human")
     from launchers.video import record
 
     frames, returned = record(

@@ -13,7 +13,7 @@ COMMANDS: Final = {
     "train": ("launchers.train:train", "train an algorithm on an environment, on one or many ranks"),
     "league": ("launchers.league:league", "train by self-play, one player or a league of them"),
     "evaluate": ("launchers.commands:evaluate", "play greedy episodes of a run and print their returns"),
-    "play": ("launchers.commands:play", "record an episode of a run as a video"),
+    "play": ("launchers.commands:play", "record an episode of a run as a video, or play against it"),
     "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),
     "track": ("launchers.commands:track", "replay a run's journal into W&B"),
     "tournament": ("launchers.tournament:tournament", "let players meet, and rate them with error bars"),
