@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers import bench, commands
+from launchers import bench, commands, exploitability, tournament
 from launchers.catalog import find_algorithm
 from launchers.main import COMMANDS, main
 from launchers.text import read_options
@@ -21,6 +21,8 @@ OPTIONS = {
     "track": commands.TrackOptions,
     "doctor": commands.DoctorOptions,
     "bench": bench.Options,
+    "tournament": tournament.Options,
+    "exploitability": exploitability.Options,
 }
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PLACEHOLDERS = re.compile(r"…|\.\.\.|\b[A-Z]{2,}\b(?![\w\"=])")
