@@ -1,0 +1,143 @@
+"""``marl league``: what it leaves, that it goes on as if nothing had happened, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from command_line import rows_of
+from tictactoe import lost_boards
+
+from launchers.league import load_league
+from launchers.policies import load_run
+from marl.checkpoints import load_checkpoint
+from marl.errors import InputError
+
+TICTACTOE = "classic/tictactoe-v3"
+RPS = "envs.matrix_games:rock_paper_scissors"
+CLOCKS = ("wall_seconds", "env_steps_per_second")
+SMALL = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "4", "--algorithm.rollout-length", "10")
+TINY = (*SMALL, "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
+
+
+def timeless(rows):
+    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+
+
+def test_a_league_leaves_a_run_that_other_commands_read(marl, tmp_path):
+    run = tmp_path / "league"
+    words = ("--steps", 480, "--save-steps", 80, "--main-exploiters", 1, "--league-exploiters", 1, *TINY)
+    done = marl("league", "ippo", TICTACTOE, *words, "--matchmaking", "pfsp", "--out", run)
+    assert (done.code, done.stderr) == (0, ""), done
+    rows = rows_of(run)
+    assert rows[-1]["env_steps"] == 480
+    assert {"main/score", "main-exploiter-0/score", "league/players", "player/policy_loss"} <= {
+        key for row in rows for key in row
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"evaluation/return_mean", "evaluation/score", "evaluation/score/player_1"} <= summary.keys()
+    assert json.loads((run / "config.json").read_text())["league"]["matchmaking"] == "pfsp"
+    league = load_league(run)
+    assert [name for name in league.digests if name.startswith("main-0")] == ["main-0000", "main-0001", "main-0002"]
+    assert sum(league.mixture.values()) == pytest.approx(1.0)
+    assert {path.stem for path in (run / "snapshots").iterdir()} == set(league.digests.values())
+    assert len(lost_boards(league.policies("main-0002")["player"], league.spec)) == 2
+    assert load_run(run).env_steps == 480
+    evaluated = marl("evaluate", run, "--episodes", 2, "--json")
+    assert (evaluated.code, evaluated.stderr) == (0, "")
+
+
+def test_a_league_goes_on_as_if_it_had_not_stopped(marl, tmp_path):
+    words = ("league", "mappo", TICTACTOE, "--save-steps", 80, *TINY, "--seed", 3)
+    assert marl(*words, "--steps", 400, "--out", tmp_path / "whole").code == 0
+    assert marl(*words, "--steps", 200, "--out", tmp_path / "parts").code == 0
+    assert marl(*words, "--steps", 400, "--out", tmp_path / "parts", "--resume").code == 0
+    whole, parts = (load_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert timeless(rows_of(tmp_path / "whole")) == timeless(rows_of(tmp_path / "parts"))
+
+
+def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
+    words = ("league", "ippo", TICTACTOE, "--steps", 200, "--save-steps", 80, *TINY)
+    assert marl(*words, "--out", tmp_path / "one").code == 0
+    assert marl(*words, "--ranks", 2, "--out", tmp_path / "two").code == 0
+    one, two = (load_league(tmp_path / name) for name in ("one", "two"))
+    assert torch.equal(one.payoffs.counts, two.payoffs.counts)
+    assert list(one.digests) == list(two.digests)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("ippo", "mpe2.simple_spread_v3", "--sides", "{}"), "nobody else"),
+        (("ippo", TICTACTOE, "--sides", "player_1"), "not JSON"),
+        (("ippo", TICTACTOE, "--sides", '{"player_1": "a", "player_2": "a"}'), "nobody to play against"),
+        (("ippo", TICTACTOE, "--save-steps", 0), "save-steps"),
+        (("ippo", TICTACTOE, "--first-share", 2), "first-share"),
+        (("ippo", TICTACTOE, "--matchmaking", "psro-nash", "--main-exploiters", 1), "psro"),
+        (("ippo", TICTACTOE, "--play-against-latest-model-ratio", 1.5), "play_against_latest_model_ratio"),
+        (("ippo", TICTACTOE, "--matchmaking", "nobody"), "matchmaking"),
+        (("qmix", RPS), "on-policy"),
+        (("ippo", TICTACTOE, "--algorithm.team-reward"), "team reward"),
+        (("ippo", TICTACTOE, "--windows", 3), "did you mean --window"),
+    ],
+)
+def test_what_makes_no_league_is_refused_in_one_line(refused, tmp_path, words, says):
+    assert says in refused("league", *words, *(() if words[0] == "qmix" else SMALL), "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_train_is_no_league(tictactoe_run):
+    with pytest.raises(InputError, match="not of marl league"):
+        load_league(tictactoe_run)
+
+
+def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
+    """Equilibrium (1/3, 1/3, 1/3); the mixture of best responses is held to 0.02 of it."""
+    run = tmp_path / "psro"
+    settings = {"rollout-length": 8, "epochs": 4, "entropy": 0.01, "learning-rate": 0.003, "hidden-sizes": 16}
+    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    words += ["--matchmaking", "psro-nash", "--save-steps", 4096, "--steps", 40_960, "--num-envs", 64]
+    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 2]
+    assert marl("league", "ippo", RPS, *words, "--out", run).code == 0
+    league = load_league(run)
+    frequencies = {name: rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests}
+    played = sum(share * frequencies[name] for name, share in league.mixture.items())
+    np.testing.assert_allclose(played, 1 / 3, atol=0.02)
+
+
+def rock_paper_scissors(policies):
+    """How often a policy chooses each, by a grid of random numbers; the mean over both seats."""
+    from marl.types import GroupStep
+
+    count = 20_000
+    nothing = torch.zeros((count, 2), dtype=torch.bool)
+    step = GroupStep(
+        observations=torch.ones(count, 2, 1),
+        action_masks=None,
+        active=~nothing,
+        rewards=torch.zeros(count, 2),
+        terminated=nothing,
+        truncated=nothing,
+    )
+    grid = (torch.arange(count) + 0.5) / count
+    (policy,) = policies.values()
+    uniforms = grid.view(-1, 1, 1).repeat(1, 2, policy.num_uniforms)
+    with torch.inference_mode():
+        actions = policy.act(step, torch.zeros(count, dtype=torch.bool), None, uniforms).actions
+    return torch.bincount(actions.flatten(), minlength=3).double().numpy() / (2 * count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(5))
+def test_tictactoe_is_learned_until_nobody_can_beat_it(marl, tmp_path, seed):
+    """The greedy policy against every reply, from both seats."""
+    run = tmp_path / "tictactoe"
+    settings = {"discount": 1.0, "rollout-length": 16, "epochs": 4, "minibatches": 4, "entropy": 0.03}
+    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    words += ["--first-share", 0.3, "--steps", 2_000_000, "--seed", seed, "--ranks", 2, "--evaluation-episodes", 0]
+    assert marl("league", "ippo", TICTACTOE, *words, "--out", run).code == 0
+    trained = load_run(run)
+    assert lost_boards(trained.policies["player"], trained.spec) == (set(), set())
