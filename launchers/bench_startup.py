@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from launchers.figures import Figure, figure
@@ -25,10 +25,11 @@ def run(rounds: int) -> Iterator[Figure]:
         ranks is written beside the import of torch.
     """
     _seconds((*_MARL, "--help"))  # Files come from the disk's cache from here on.
-    for name, command, reference, times in (
+    starts: tuple[tuple[str, Callable[[], float], str, int], ...] = (
         ("startup/help", lambda: _seconds((*_MARL, "--help")), "", 2 * rounds),
         ("startup/first-update/2-ranks", _first_update, "import torch", rounds),
-    ):
+    )
+    for name, command, reference, times in starts:
         values, references = [], []
         for _ in range(times):
             values.append(command())

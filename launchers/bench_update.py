@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from envs.factory import make_factory
 from launchers.catalog import ALGORITHMS, find_algorithm
 from launchers.figures import Figure, figure
+from marl.compilation import can_compile
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.experiment import Experiment, ExperimentConfig
@@ -119,43 +120,68 @@ def run(
     if communicator.size > 1:
         raise InputError("an update is measured in one process; leave --ranks out")
     for name in ALGORITHMS if algorithms is None else algorithms:
-        experiment = _experiment(name, communicator)
+        plain, compiled = _experiments(name, communicator)
         try:
-            yield _measure(name, experiment, rounds, seconds)
+            yield from _measure(name, plain, compiled, rounds, seconds)
         finally:
-            experiment.close()
+            for experiment in (plain, compiled):
+                if experiment is not None:
+                    experiment.close()
 
 
-def _experiment(name: str, communicator: Communicator) -> Experiment:
+def _experiments(name: str, communicator: Communicator) -> tuple[Experiment, Experiment | None]:
+    """The algorithm as it is, and through torch's compiler where it is written for that."""
     variant = find_algorithm(name)
-    config = ExperimentConfig(
-        builder=variant.build(variant.default_config()),
-        environment=make_factory(
-            "mpe2.simple_spread_v3", env_kwargs={"continuous_actions": name in _CONTINUOUS}, backend="batched"
-        ),
+    plain = variant.build(variant.default_config())
+    environment = make_factory(
+        "mpe2.simple_spread_v3", env_kwargs={"continuous_actions": name in _CONTINUOUS}, backend="batched"
     )
-    return Experiment(config, communicator)
+    compiled = plain.compiled() if can_compile(torch.device("cpu")) else None
+    first, *second = (
+        Experiment(ExperimentConfig(builder=builder, environment=environment), communicator)
+        for builder in (plain, compiled)
+        if builder is not None
+    )
+    return first, second[0] if second else None
 
 
-def _measure(name: str, experiment: Experiment, rounds: int, seconds: float) -> Figure:
-    def act() -> None:
-        while not experiment.dataset.ready():
-            experiment.loop.step()
+class _Updates:
+    """One learner's updates, each after as much acting as it needs."""
 
-    def update() -> float:
-        act()
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        experiment.loop.begin()
+        for _ in range(_WATCHED):
+            self()  # The first updates allocate memory, and compilers begin here.
+
+    def __call__(self) -> float:
+        """Does one, and returns its milliseconds without the acting."""
+        self.act()
         start = time.perf_counter()
-        experiment.learner.step()
+        self._experiment.learner.step()
         return 1e3 * (time.perf_counter() - start)
 
-    experiment.loop.begin()
-    for _ in range(_WATCHED):
-        update()  # The first updates allocate memory, and compilers begin here.
-    watched: Counter[Product] = Counter()
-    for _ in range(_WATCHED):
-        act()
-        watched += products_of(experiment.learner.step).products
-    repeat = repeat_products(watched)
+    def act(self) -> None:
+        """Steps until an update can be."""
+        while not self._experiment.dataset.ready():
+            self._experiment.loop.step()
+
+    def products(self) -> Counter[Product]:
+        """The matrix products of _WATCHED updates."""
+        watched: Counter[Product] = Counter()
+        for _ in range(_WATCHED):
+            self.act()
+            watched += products_of(self._experiment.learner.step).products
+        return watched
+
+
+def _measure(
+    name: str, plain: Experiment, compiled: Experiment | None, rounds: int, seconds: float
+) -> Iterator[Figure]:
+    updates = {f"update/{name}": _Updates(plain)}
+    if compiled is not None:
+        updates[f"update/{name}/compiled"] = _Updates(compiled)
+    repeat = repeat_products(updates[f"update/{name}"].products())
 
     def floor() -> float:
         start = time.perf_counter()
@@ -163,11 +189,14 @@ def _measure(name: str, experiment: Experiment, rounds: int, seconds: float) -> 
         return 1e3 * (time.perf_counter() - start) / _WATCHED
 
     floor()
-    values, references = [], []
+    values: dict[str, list[float]] = {row: [] for row in updates}
+    references = []
     for _ in range(rounds):
-        values.append(_mean(update, seconds))
+        for row, update in updates.items():
+            values[row].append(_mean(update, seconds))
         references.append(_mean(floor, seconds / 4))
-    return figure(f"update/{name}", values, references, "ms")
+    for row, measured in values.items():
+        yield figure(row, measured, references, "ms")
 
 
 def _mean(call: Callable[[], float], seconds: float) -> float:
