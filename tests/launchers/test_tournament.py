@@ -420,3 +420,18 @@ def test_games_of_another_tournament_are_refused(hold, refused, tmp_path):
     shutil.copy(other / "games.jsonl", path / "games.jsonl")
     line = refused("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
     assert "holds game 0 of another tournament" in line
+
+
+def test_snapshots_of_a_league_play_by_name_and_by_file(hold, marl, refused, tmp_path):
+    league = tmp_path / "league"
+    words = ("--steps", 600, "--num-envs", 4, "--save-steps", 200, "--evaluation-episodes", 0)
+    assert marl("league", "ippo", "toy_game:strict_tictactoe", *words, "--out", league).code == 0
+    file = sorted((league / "snapshots").iterdir())[0]
+    players = (f"now={league}", f"{league}@main-0000", f"file={file}")
+    path = hold("t", "--choosing", "sampled", players=players, env="toy_game:strict_tictactoe")
+    about = results(path)["players"]
+    assert about["league-main-0000"]["checkpoint"].endswith(".safetensors")
+    assert about["file"]["checkpoint"] == str(file)
+    assert results(path)["forfeits"] == 0
+    words = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
+    assert "has no snapshot 'main-0099'" in refused("tournament", *words)
