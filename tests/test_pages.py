@@ -8,6 +8,7 @@ import pytest
 
 from launchers import bench, commands, exploitability, tournament
 from launchers.catalog import find_algorithm
+from launchers.league import LeagueOptions
 from launchers.main import COMMANDS, main
 from launchers.text import read_options
 from launchers.train import Options
@@ -45,10 +46,10 @@ def quoted(page: Path) -> list[str]:
 COMMAND_LINES = [(page.name, line) for page in PAGES for line in quoted(page)]
 
 
-def check_train(words: list[str]) -> None:
+def check_train(words: list[str], kind: type = Options) -> None:
     algorithm, env, *rest = words
     config = find_algorithm(algorithm).default_config()
-    read_options(Options[type(config)], rest, program="marl train", default=Options(algorithm=config))
+    read_options(kind[type(config)], rest, program="marl train", default=kind(algorithm=config))
     if ":" not in env:
         from envs.factory import make_constructor
 
@@ -74,9 +75,9 @@ def test_quoted_commands_exist(page, line):
     if PLACEHOLDERS.search(" ".join(rest)):
         # A form, not a command: its options are checked where it is explained.
         return
-    if command == "train":
+    if command in ("train", "league"):
         if rest:
-            check_train(rest)
+            check_train(rest, {"train": Options, "league": LeagueOptions}[command])
     elif command == "bench":
         if rest:
             assert rest[0] in bench.BENCHMARKS
