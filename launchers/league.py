@@ -206,6 +206,8 @@ class SavedLeague:
     """All games of players that learned."""
     digests: Mapping[str, str]
     """Of each snapshot, oldest first."""
+    env_steps: Mapping[str, int]
+    """Environment steps at which each snapshot was taken."""
 
     @property
     def mixture(self) -> dict[str, float]:
@@ -258,4 +260,5 @@ def load_league(path: Path | str) -> SavedLeague:
         spec=probe.spec,
         payoffs=payoffs,
         digests=dict(zip(payoffs.players[-len(digests) :], digests, strict=True)),
+        env_steps=dict(zip(payoffs.players[-len(digests) :], state["snapshots"]["env_steps"].tolist(), strict=True)),
     )

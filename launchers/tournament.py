@@ -496,5 +496,5 @@ def _conclude(path: Path, hall: Hall, games: list[PlayedGame], seconds: float) -
             "--opening 4 or --choosing sampled gives different games"
         )
     print(
-        f"{results.games} games in {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"
+        f"{results.games} games, {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"
     )

@@ -92,8 +92,8 @@ class Trained:
     spec: EnvironmentSpec
     policies: Mapping[str, Policy]
     """One a group."""
-    env_steps: int | None
-    """Environment steps of training, where they are known."""
+    env_steps: int
+    """Environment steps of training."""
     file: Path
     """What is read, so that a tournament that goes on later has the same player: a checkpoint or a snapshot."""
     digest: str
@@ -149,7 +149,7 @@ def _read_snapshot(source: str, choosing: Choosing, env_kwargs: str | None) -> T
         settings=settings,
         spec=league.spec,
         policies=policies,
-        env_steps=None,
+        env_steps=league.env_steps[name],
         file=folder / SNAPSHOTS / f"{digest}.safetensors",
         digest=digest[:16],
     )

@@ -432,6 +432,7 @@ def test_snapshots_of_a_league_play_by_name_and_by_file(hold, marl, refused, tmp
     about = results(path)["players"]
     assert about["league-main-0000"]["checkpoint"].endswith(".safetensors")
     assert about["file"]["checkpoint"] == str(file)
+    assert about["league-main-0000"]["env_steps"] < about["now"]["env_steps"]
     assert results(path)["forfeits"] == 0
     words = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
     assert "has no snapshot 'main-0099'" in refused("tournament", *words)
