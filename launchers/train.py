@@ -213,7 +213,9 @@ def _train(
     with contextlib.ExitStack() as held:
         held.callback(experiment.close)
         root = communicator.rank == 0
-        if options.resume and list_checkpoints(path / "checkpoints"):
+        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
+        begins_anew = not list_checkpoints(path / "checkpoints") and not (path / "summary.json").exists()
+        if options.resume and not begins_anew:
             experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if root else _ignore))
             if root and _refills(experiment):
                 print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
