@@ -63,8 +63,10 @@ class GameEvaluation(Evaluation):
         """Mean return of the player's side with its 95 % interval, and points a game from each side."""
         figures = super(GameEvaluation, self).summary()
         for number, name in enumerate(self.names):
-            figures[f"evaluation/score/{name}"] = float(self.points[self.sides == number].mean())
-            figures[f"evaluation/losses/{name}"] = float((self.points[self.sides == number] < 0.5).sum())
+            points = self.points[self.sides == number]
+            if len(points):
+                figures[f"evaluation/score/{name}"] = float(points.mean())
+                figures[f"evaluation/losses/{name}"] = float((points < 0.5).sum())
         return figures | {"evaluation/score": float(self.points.mean())}
 
 

@@ -19,10 +19,14 @@ from marl.league import (
     League,
     LeagueOpponents,
     MainPlayer,
+    Oracle,
     Results,
     SelfPlayer,
     SnapshotStore,
+    alpha_rank_mixture,
+    nash_mixture,
     read_snapshot,
+    uniform_mixture,
 )
 from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.matchmaking import PFSP, Latest, QualityScores, UniformPast, Window
@@ -355,6 +359,46 @@ def test_a_run_leaves_snapshots_at_their_times_and_counts_games():
     summary = result.evaluation.summary()
     assert summary["evaluation/episodes"] == 6
     assert 0 <= summary["evaluation/score"] <= 1
+    assert {"evaluation/score/p_0", "evaluation/losses/p_1"} <= summary.keys()
+
+
+def test_one_evaluated_game_has_no_score_from_the_other_side():
+    _, result = trained(config(evaluation_episodes=1, steps=UPDATE))
+    summary = result.evaluation.summary()
+    assert "evaluation/score/p_0" in summary
+    assert "evaluation/score/p_1" not in summary
+
+
+def test_measured_games_fill_the_table_between_snapshots():
+    chosen = dataclasses.replace(config(steps=4 * UPDATE), measure_games=6)
+    experiment, _ = trained(chosen)
+    names = experiment.league.past()
+    rows = [experiment.league.payoffs.index(name) for name in names]
+    between = experiment.league.payoffs.counts[rows][:, rows].sum(-1)
+    expected = torch.full((len(names), len(names)), 3).fill_diagonal_(0)
+    assert torch.equal(between, expected)
+    with pytest.raises(InputError, match="two sides"):
+        LeagueExperiment(dataclasses.replace(config(THREESOME), measure_games=2))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (nash_mixture, [0.0, 1 / 3, 1 / 3, 1 / 3]),
+        (alpha_rank_mixture, [0.0, 1 / 3, 1 / 3, 1 / 3]),
+        (uniform_mixture, [0.25] * 4),
+    ],
+)
+def test_psro_meets_the_mixture_that_solves_the_game_between_snapshots(strategy, expected):
+    """Rock, paper, scissors, and somebody who loses to all of them."""
+    league = League({"main": Oracle(meta_strategy=strategy)}, SnapshotStore())
+    for number in range(4):
+        league.take_snapshot("main", parameters(number), 0, SERIAL)
+    for winner, loser in ((3, 2), (4, 3), (2, 4), (2, 1), (3, 1), (4, 1)):
+        for first, second, result in ((winner, loser, 1.0), (loser, winner, -1.0)):
+            league.add_games(np.array([first]), np.array([second]), np.array([[result, -result]]))
+    league.refresh()
+    np.testing.assert_allclose(league.probabilities("main"), [0.0, *expected], atol=1e-6)
 
 
 LEAGUE = {
@@ -369,7 +413,7 @@ LEAGUE = {
     ("environment", "learners", "settings"),
     [
         (TURNS, lambda: None, {"algorithm": {"recurrent": True, "chunk_length": 4}, "swap_steps": 3 * UPDATE}),
-        (ROLES, lambda: LEAGUE, {"algorithm": {"centralized_critic": True, "minibatches": 2}, "steps": 18 * UPDATE}),
+        (ROLES, lambda: LEAGUE, {"algorithm": {"centralized_critic": True, "minibatches": 2}, "steps": 12 * UPDATE}),
         (
             THREESOME,
             lambda: {"main": SelfPlayer(matchmaking=QualityScores(latest_ratio=0.3), save_steps=UPDATE)},
