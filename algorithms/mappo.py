@@ -16,9 +16,10 @@ from torch.nn.functional import pad
 
 from marl.actors import Decision, Policy
 from marl.advantages import AdvantageEstimator, Estimates, Inputs
-from marl.builders import Builder, Placement
+from marl.builders import ConfiguredBuilder, Placement
 from marl.checkpoints import flatten_state, unflatten_state
 from marl.compilation import TensorFunction, compiled_gradients, compiled_module
+from marl.config_checks import require_above, require_at_least, require_share, require_widths
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
@@ -513,7 +514,7 @@ def _read(group: GroupSpec, networks: GroupNetworks, observations: Tensor, confi
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MAPPO(Builder[Networks]):
+class MAPPO(ConfiguredBuilder[Networks]):
     """Builds MAPPO, or with ``centralized_critic=False`` IPPO."""
 
     config: MAPPOConfig = MAPPOConfig()
@@ -524,25 +525,13 @@ class MAPPO(Builder[Networks]):
         """See Builder; recurrent networks stay as they are."""
         return None if self.config.recurrent else replace(self, compile=True)
 
-    @property
-    def sharing(self) -> Sharing:
-        """See Builder."""
-        return self.config.sharing
-
-    @property
-    def with_state(self) -> bool:
-        """See Builder."""
-        return self.config.centralized_critic
-
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
         config = self.config
-        for field in ("rollout_length", "epochs", "minibatches", "chunk_length"):
-            if (value := getattr(config, field)) < 1:
-                raise InputError(f"--algorithm.{field.replace('_', '-')} must be at least 1, not {value}")
-        for field in ("discount", "gae_lambda"):
-            if not 0.0 <= (value := getattr(config, field)) <= 1.0:
-                raise InputError(f"--algorithm.{field.replace('_', '-')} lies between 0 and 1, unlike {value}")
+        require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length")
+        require_above(0, config, "learning_rate", "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
+        require_share(config, "discount", "gae_lambda")
+        require_widths(config, "hidden_sizes")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
         if config.minibatches > units * placement.total_envs:
             raise InputError(
