@@ -529,7 +529,8 @@ class MAPPO(ConfiguredBuilder[Networks]):
         """See Builder."""
         config = self.config
         require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length")
-        require_above(0, config, "learning_rate", "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
+        require_at_least(0, config, "learning_rate", "entropy", "value_coefficient")
+        require_above(0, config, "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
         require_share(config, "discount", "gae_lambda")
         require_widths(config, "hidden_sizes")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
