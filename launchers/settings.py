@@ -125,17 +125,32 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
     )
 
 
+def decided(algorithm: str, settings: Settings[Any], before: str | None = None) -> Settings[Any]:
+    """Settings in which ``compile`` is yes or no.
+
+    Args:
+        algorithm: its name.
+        settings: of the run.
+        before: how the run that is resumed decided. It stays at that, since compiled numbers are rounded otherwise.
+    """
+    if settings.compile != "auto":
+        return settings
+    if before not in ("yes", "no"):
+        long = settings.steps >= _COMPILE_FROM_STEPS and can_compile(torch.device("cpu"))
+        able = long and find_algorithm(algorithm).build(settings.algorithm).compiled() is not None
+        before = "yes" if able else "no"
+    return changed(settings, compile=before)
+
+
 def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[Any]) -> Builder[Any]:
-    if settings.compile == "no" or (settings.compile == "auto" and settings.steps < _COMPILE_FROM_STEPS):
+    if settings.compile != "yes":
         return builder
-    able, compiled = can_compile(torch.device("cpu")), builder.compiled()
-    if settings.compile == "yes" and not able:
+    if not can_compile(torch.device("cpu")):
         raise InputError("no C++ compiler was found (g++ or clang++); leave out --compile yes")
-    if settings.compile == "yes" and compiled is None:
-        raise InputError(
-            f"{algorithm} with these settings does not go through torch's compiler; leave out --compile yes"
-        )
-    return builder if compiled is None or not able else compiled
+    compiled = builder.compiled()
+    if compiled is None:
+        raise InputError(f"{algorithm} is not written for torch's compiler with these settings; leave out --compile")
+    return compiled
 
 
 def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:

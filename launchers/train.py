@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import torch
 
@@ -19,7 +19,7 @@ from launchers.launch import use_fair_threads
 from launchers.mpi import run_on_ranks, world_size_from_environment
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
-from launchers.settings import ConfigT, Settings, experiment_of, to_json
+from launchers.settings import ConfigT, Settings, decided, experiment_of, to_json
 from launchers.supervise import Supervisor, rank_folder
 from launchers.text import describe_evaluation, read_options, require_positive
 from launchers.watchdog import Heartbeat, WatchedCommunicator, make_folder, watched_rank
@@ -109,6 +109,8 @@ class Command:
     """Refuses options that make no sense, before anything is started."""
     more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
     """What ``config.json`` holds besides the settings."""
+    compiles: bool = True
+    """Whether it can go through torch's compiler, which wants the same shapes at every step."""
     curve: str = "episode_return/mean"
     """The figure whose curve is drawn in the end."""
 
@@ -169,8 +171,22 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
             raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(options, field)}")
     if options.checkpoint_replay:
         options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
+    if options.compile == "yes" and not command.compiles:
+        raise InputError(f"marl {command.name} does not go through torch's compiler; leave out --compile yes")
+    before = "no" if not command.compiles else _compiled_before(options)
+    options = cast("Options[Any]", decided(algorithm, options, before))
     command.check(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__
+
+
+def _compiled_before(options: Options[Any]) -> str | None:
+    """How the run that is resumed decided; None where there is none, or one that cannot be read."""
+    if not options.resume or options.out is None:
+        return None
+    try:
+        return str(RunDirectory.open(options.out).config.get("compile", "no"))
+    except InputError:
+        return None  # which is told where the run is opened
 
 
 def _with_saved_replay(algorithm: str, config: Any) -> Any:

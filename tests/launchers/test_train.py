@@ -184,7 +184,7 @@ def wait_for_rows(run: Path, count: int, seconds: float = 60) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_leads_to_a_checkpoint_and_exit_code_75(marl, tmp_path, number):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--out", run)
+    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--compile", "no", "--out", run)
     before = signal.getsignal(number)
 
     def ask() -> None:
@@ -211,7 +211,7 @@ def test_a_signal_leads_to_a_checkpoint_and_exit_code_75(marl, tmp_path, number)
 
 def test_two_ranks_train_stop_on_request_and_go_on(start, marl, tmp_path):
     run = tmp_path / "run"
-    words = ("train", "mappo", SPREAD, *SHORT, *TINY, "--out", run)
+    words = ("train", "mappo", SPREAD, *SHORT, *TINY, "--compile", "no", "--out", run)
     process = start(*words, "--steps", 10**8, "--ranks", 2)
     wait_for_rows(run, 3, seconds=120)
     process.send_signal(signal.SIGTERM)
@@ -525,3 +525,20 @@ def test_a_disk_that_is_full_at_a_row_leaves_whole_rows(marl, refused, tmp_path,
         line = refused(*words, "--steps", 64, "--resume")
     assert line.startswith(f"cannot write {run / 'metrics.jsonl'}: No space left on device")
     assert [row["updates"] for row in rows_of(run)] == [1, 2]
+
+
+def test_a_resumed_run_goes_through_the_compiler_only_if_it_did_before(tmp_path, marl):
+    words = ("train", "mappo", "mpe2.simple_spread_v3", "--num-envs", 2, "--evaluation-episodes", 0, "--out", tmp_path)
+    assert marl(*words, "--steps", 50).code == 0
+    assert json.loads((tmp_path / "config.json").read_text())["compile"] == "no"
+    # Long enough for the compiler, but the run began without.
+    done = marl(*words, "--steps", 600_000, "--resume", "--compile", "yes")
+    assert done.code == 2
+    assert "compile" in done.stderr
+
+
+def test_what_is_not_written_for_the_compiler_is_refused(refused):
+    words = ("train", "mappo", "mpe2.simple_spread_v3", "--compile", "yes", "--algorithm.recurrent")
+    assert "is not written for torch's compiler with these settings" in refused(*words)
+    league = ("league", "mappo", "classic/tictactoe-v3", "--compile", "yes")
+    assert "does not go through torch's compiler" in refused(*league)
