@@ -98,6 +98,8 @@ BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]
 }
 _OUTSIDE: Final = ("scaling", "startup")
 """What starts ranks of its own."""
+_SMALL: Final = ("rollout", "train", "update")
+"""What works on small networks."""
 _RANKS: Final = {"train": 2, "allreduce": 2}
 
 
@@ -119,7 +121,7 @@ def bench(words: list[str]) -> int:
             return launch(["bench", *words], ranks)
 
     def run(communicator: Communicator) -> int:
-        use_fair_threads()
+        use_fair_threads(small=name in _SMALL)
         for line in BENCHMARKS[name](options, communicator):
             if communicator.rank == 0:
                 print(json.dumps(line), flush=True)

@@ -32,6 +32,8 @@ from marl.errors import InputError
 
 TERMINAL: Final = "MARL_TERMINAL"
 THREADS: Final = "MARL_THREADS"
+_SHARE: Final = "MARL_THREADS_SHARE"
+"""Threads that a job of ours has divided among its ranks, without anybody's asking."""
 
 _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 STATED_CODES: Final = (0, 2, 75)
@@ -53,17 +55,30 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads_for_rank(environment: Mapping[str, str] | None = None) -> int:
-    """This rank's fair share of threads.
+def stated_threads(environment: Mapping[str, str] | None = None) -> int:
+    """The threads that the user, or SLURM, has said explicitly; 0 where nobody has.
 
-    Whatever was said explicitly counts (MARL_THREADS, OMP_NUM_THREADS, SLURM_CPUS_PER_TASK, in this order);
-    otherwise the cores are divided among the ranks that the launcher put on this host, and a process that was
-    started alone takes all of them.
+    MARL_THREADS, OMP_NUM_THREADS and SLURM_CPUS_PER_TASK count, in this order.
     """
     variables = os.environ if environment is None else environment
     for name in (THREADS, "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        # In a job of ours OMP_NUM_THREADS may only repeat what we divided.
+        if name == "OMP_NUM_THREADS" and variables.get(_SHARE) == variables.get(name):
+            continue
         if (stated := _first_number(variables.get(name, ""))) > 0:
             return stated
+    return 0
+
+
+def threads_for_rank(environment: Mapping[str, str] | None = None) -> int:
+    """This rank's fair share of threads.
+
+    What was said explicitly counts (see ``stated_threads``); otherwise the cores are divided among the ranks that
+    the launcher put on this host, and a process that was started alone takes all of them.
+    """
+    variables = os.environ if environment is None else environment
+    if (stated := stated_threads(variables)) > 0:
+        return stated
     for name in _LOCAL_SIZES:
         if (ranks := _first_number(variables.get(name, ""))) > 0:
             return max(1, available_cores() // ranks)
@@ -76,11 +91,16 @@ def _first_number(text: str) -> int:
     return int(found.group()) if found else 0
 
 
-def use_fair_threads() -> int:
-    """Sets torch's threads to this rank's share (see ``threads_for_rank``) and returns it."""
+def use_fair_threads(*, small: bool = False) -> int:
+    """Sets torch's threads to this rank's share (see ``threads_for_rank``) and returns it.
+
+    Args:
+        small: whether networks are small; then one thread is enough unless more were asked for. A second one gains
+            little on small matrices, and costs much as soon as somebody else uses its core.
+    """
     import torch
 
-    threads = threads_for_rank()
+    threads = (small and (stated_threads() or 1)) or threads_for_rank()
     torch.set_num_threads(threads)
     return threads
 
@@ -109,8 +129,8 @@ def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -
     """The environment variables of a job of so many ranks on this machine; what the user has set stays."""
     variables = dict(os.environ if environment is None else environment)
     cores = available_cores()
-    threads = str(_first_number(variables.get(THREADS, "")) or max(1, cores // ranks))
-    threads = str(_first_number(variables.get("OMP_NUM_THREADS", "")) or threads)
+    stated = stated_threads(variables)
+    threads = str(stated or max(1, cores // ranks))
     settings = {
         # The user's own decision elsewhere; in containers and on rented machines root is all there is.
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -119,7 +139,7 @@ def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        THREADS: threads,
+        (THREADS if stated else _SHARE): threads,
         "I_MPI_PIN": "0",
     }
     if ranks > cores:

@@ -30,6 +30,7 @@ from marl.errors import InputError
 from marl.experiment import Experiment, Result
 from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
 from marl.loggers.journal import plain_number
+from marl.networks import is_image
 from marl.replay import ReplayDataset
 
 STOPPED = 75
@@ -195,6 +196,14 @@ def _with_saved_replay(algorithm: str, config: Any) -> Any:
     return replace(config, replay=replace(config.replay, checkpoint=True))
 
 
+def _has_small_networks(experiment: Trainable) -> bool:
+    """Whether networks are too small to gain from threads: those of leagues, and below a million parameters."""
+    if not isinstance(experiment, Experiment):
+        return True
+    images = any(is_image(group.observation) for group in experiment.spec.groups)
+    return not images and sum(tensor.numel() for tensor in experiment.learner.get_variables().values()) < 1_000_000
+
+
 def _refills(experiment: Trainable) -> bool:
     dataset = getattr(experiment, "dataset", None)
     return isinstance(dataset, ReplayDataset) and dataset.refills
@@ -226,6 +235,7 @@ def _train(
     heartbeat = Heartbeat(communicator.rank)
     experiment = command.build(algorithm, env, options, WatchedCommunicator(communicator, heartbeat), path)
     heartbeat.counter = experiment.counter
+    use_fair_threads(small=_has_small_networks(experiment))
     with contextlib.ExitStack() as held:
         held.callback(experiment.close)
         root = communicator.rank == 0

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from launchers import launch as launching
 from launchers.launch import (
@@ -18,7 +19,9 @@ from launchers.launch import (
     launch_program,
     mpirun_command,
     rank_environment,
+    stated_threads,
     threads_for_rank,
+    use_fair_threads,
 )
 from marl.errors import InputError
 
@@ -127,12 +130,28 @@ def test_what_was_said_about_threads_counts():
 
 def test_ranks_get_their_share_of_threads_before_python_starts():
     share = str(max(1, available_cores() // 2))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MARL_THREADS"):
-        assert rank_environment(2, {})[name] == share
+    job = rank_environment(2, {})
+    assert (job["OMP_NUM_THREADS"], job["MKL_NUM_THREADS"]) == (share, share)
+    assert threads_for_rank(job | {"OMPI_COMM_WORLD_LOCAL_SIZE": "2"}) == int(share)
+    # Nobody has asked for this number, so small networks may do with less.
+    assert stated_threads(job) == 0
     said = rank_environment(2, {"OMP_NUM_THREADS": "7"})
     assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"], said["MARL_THREADS"]) == ("7", "7", "7")
+    assert stated_threads(said) == 7
     said = rank_environment(2, {"MARL_THREADS": "7"})
     assert said["OMP_NUM_THREADS"] == "7"
+
+
+def test_small_networks_take_one_thread_unless_more_were_asked_for(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        for name in ("MARL_THREADS", "OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+            monkeypatch.delenv(name, raising=False)
+        assert use_fair_threads(small=True) == torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert use_fair_threads(small=True) == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_waiting_ranks_yield_only_where_there_are_more_than_cores():
