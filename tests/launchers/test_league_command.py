@@ -127,19 +127,3 @@ def rock_paper_scissors(policies):
     with torch.inference_mode():
         actions = policy.act(step, torch.zeros(count, dtype=torch.bool), None, uniforms).actions
     return torch.bincount(actions.flatten(), minlength=3).double().numpy() / (2 * count)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(5))
-def test_tictactoe_is_learned_until_nobody_can_beat_it(marl, tmp_path, seed):
-    """The greedy policy against every reply, from both seats."""
-    run = tmp_path / "tictactoe"
-    settings = {"discount": 1.0, "rollout-length": 16, "epochs": 4, "minibatches": 4, "entropy": 0.03}
-    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    words += ["--algorithm.learning-rate", 0.001, "--algorithm.anneal-learning-rate"]
-    words += ["--algorithm.hidden-sizes", 128, 128, "--first-share", 0.3, "--steps", 3_000_000]
-    words += ["--seed", seed, "--ranks", 2, "--evaluation-episodes", 0]
-    assert marl("league", "ippo", TICTACTOE, *words, "--out", run).code == 0
-    trained = load_run(run)
-    assert lost_boards(trained.policies["player"], trained.spec) == (set(), set())
