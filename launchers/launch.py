@@ -139,7 +139,7 @@ def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        (THREADS if stated else _SHARE): threads,
+        _SHARE: "" if stated else threads,
         "I_MPI_PIN": "0",
     }
     if ranks > cores:
@@ -157,7 +157,8 @@ def mpirun_command(program: list[str], ranks: int) -> list[str]:
     if _implementation(mpirun) == "hydra":
         return [str(mpirun), "-n", str(ranks), "-bind-to", "none", *program]
     # On other hosts only named variables arrive.
-    exports = [word for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", THREADS) for word in ("-x", name)]
+    names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", _SHARE, *([THREADS] if THREADS in os.environ else [])]
+    exports = [word for name in names for word in ("-x", name)]
     return [str(mpirun), "-n", str(ranks), "--bind-to", "none", *exports, *program]
 
 

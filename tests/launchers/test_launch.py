@@ -136,7 +136,7 @@ def test_ranks_get_their_share_of_threads_before_python_starts():
     # Nobody has asked for this number, so small networks may do with less.
     assert stated_threads(job) == 0
     said = rank_environment(2, {"OMP_NUM_THREADS": "7"})
-    assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"], said["MARL_THREADS"]) == ("7", "7", "7")
+    assert (said["OMP_NUM_THREADS"], said["MKL_NUM_THREADS"]) == ("7", "7")
     assert stated_threads(said) == 7
     said = rank_environment(2, {"MARL_THREADS": "7"})
     assert said["OMP_NUM_THREADS"] == "7"
