@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launchers.main import main
+
 HERE = Path(__file__).parent
 SPREAD = "mpe2.simple_spread_v3"
 POLITE = {"OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true"}
@@ -22,3 +24,7 @@ class Finished:
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def quietly(*words: object) -> None:
+    assert main([str(word) for word in words]) == 0

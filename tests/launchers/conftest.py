@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from command_line import HERE, POLITE, SHORT, SPREAD, Finished
+from command_line import HERE, POLITE, SHORT, SPREAD, Finished, quietly
 
 from launchers.main import main
 
@@ -79,11 +79,6 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()
-
-
-def quietly(*words: object) -> None:
-    code = main([str(word) for word in words])
-    assert code == 0
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from command_line import quietly
 
 from launchers.play_human import draw_board, play_in_terminal
 from marl.errors import InputError
@@ -13,8 +14,6 @@ SHORT = ("--num-envs", "4", "--evaluation-episodes", "0", "--steps", "200")
 
 @pytest.fixture(scope="module")
 def connect_four_run(tmp_path_factory):
-    from conftest import quietly
-
     path = tmp_path_factory.mktemp("runs") / "four"
     quietly("train", "mappo", "classic/connect_four-v3", *SHORT, "--out", path)
     return path

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment, run_limited
+from jobs import clean_environment, run_limited
 
 JOB = Path(__file__).with_name("failing_job.py")
 LAUNCH = (

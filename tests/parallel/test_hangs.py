@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment, run_limited
+from jobs import clean_environment, run_limited
 
 from launchers.watchdog import Verdict, read_frame
 
