@@ -57,9 +57,11 @@ def measure(out: Path, name: str, env: str, steps: int, flags: tuple[str, ...], 
         words = ["train", name, env, "--steps", steps, "--ranks", ranks, "--seed", seed, "--backend", "batched"]
         words += [*flags, "--evaluation-episodes", 0, "--out", run]
         subprocess.run([marl, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-    command = [marl, "evaluate", str(run), "--episodes", "100", "--json"]
-    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return float(result["evaluation/return_mean"])
+    result = out / f"{run.name}.json"
+    if not result.exists():
+        command = [marl, "evaluate", str(run), "--episodes", "100", "--json"]
+        result.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(json.loads(result.read_text())["evaluation/return_mean"])
 
 
 def draw(returns: dict[str, list[float]], path: Path) -> None:
