@@ -71,7 +71,14 @@ def draw(returns: dict[str, list[float]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     marks = (("1 rank", "o", 0, -0.12), ("2 ranks", "s", 3, 0.0), ("4 ranks", "^", 4, 0.12))
     for column, values in enumerate(returns.values()):
-        axes.plot([column] * 2, [min(values[:3]), max(values[:3])], color="lightgrey", linewidth=12, zorder=1)
+        axes.plot(
+            [column] * 2,
+            [min(values[:3]), max(values[:3])],
+            color="lightgrey",
+            linewidth=12,
+            solid_capstyle="butt",
+            zorder=1,
+        )
     for color, (label, shape, index, shift) in enumerate(marks):
         places = [column + shift for column in range(len(returns))]
         axes.scatter(
