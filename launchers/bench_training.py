@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from launchers.figures import Figure, figure
+from launchers.settings import Backend
 from marl.core import Communicator
 
 _READY = 256
@@ -209,12 +210,12 @@ def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
 
 
 def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool) -> Any:
-    from algorithms.mappo import MAPPO, MAPPOConfig
-    from envs.factory import make_factory
-    from marl.compilation import can_compile
-    from marl.experiment import Experiment, ExperimentConfig
-
-    config = MAPPOConfig(
+    return _experiment(
+        env,
+        num_envs,
+        communicator,
+        backend="batched",
+        compile=compile,
         centralized_critic=False,
         layer_norm=False,
         rollout_length=128,
@@ -227,18 +228,23 @@ def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bo
         max_gradient_norm=0.5,
         value_coefficient=0.5,
     )
-    builder = MAPPO(config=config, compile=compile and can_compile(torch.device("cpu")))
-    environment = make_factory(env, backend="batched")
-    return Experiment(ExperimentConfig(builder=builder, environment=environment, num_envs=num_envs), communicator)
 
 
-def _experiment(env: str, num_envs: int, communicator: Communicator, *, epochs: int) -> Any:
+def _experiment(
+    env: str,
+    num_envs: int,
+    communicator: Communicator,
+    *,
+    backend: Backend = "pettingzoo",
+    compile: bool = True,
+    **settings: Any,
+) -> Any:
+    """MAPPO with these settings; compiled where that is possible, as a long run of ``marl train`` is."""
     from algorithms.mappo import MAPPO, MAPPOConfig
     from envs.factory import make_factory
     from marl.compilation import can_compile
     from marl.experiment import Experiment, ExperimentConfig
 
-    # As a long run of ``marl train`` has it.
-    builder = MAPPO(config=MAPPOConfig(epochs=epochs), compile=can_compile(torch.device("cpu")))
-    config = ExperimentConfig(builder=builder, environment=make_factory(env), num_envs=num_envs)
-    return Experiment(config, communicator)
+    builder = MAPPO(config=MAPPOConfig(**settings), compile=compile and can_compile(torch.device("cpu")))
+    environment = make_factory(env, backend=backend)
+    return Experiment(ExperimentConfig(builder=builder, environment=environment, num_envs=num_envs), communicator)

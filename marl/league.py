@@ -155,8 +155,25 @@ class Role(Protocol):
         ...
 
 
+class _GoesOn:
+    """A role that leaves a snapshot every ``save_steps`` steps and never begins anew."""
+
+    __slots__ = ()
+
+    save_steps: int
+
+    def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
+        """See Role."""
+        return env_steps >= self.save_steps
+
+    @property
+    def restarts(self) -> bool:
+        """See Role."""
+        return False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfPlayer:
+class SelfPlayer(_GoesOn):
     """Plays itself and its own past, as a matchmaking rule says; alone it makes plain self-play."""
 
     matchmaking: Matchmaking
@@ -173,18 +190,9 @@ class SelfPlayer:
         rule = league.spread(me, self.matchmaking, [*past, me])
         return (1.0 - self.first_share) * rule + self.first_share * league.spread(me, Latest(), past[:1])
 
-    def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
-        """See Role."""
-        return env_steps >= self.save_steps
-
-    @property
-    def restarts(self) -> bool:
-        """See Role."""
-        return False
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MainPlayer:
+class MainPlayer(_GoesOn):
     """AlphaStar's main agent (Vinyals et al. 2019, Methods): itself, everybody's past, and who beats it."""
 
     matchmaking: Matchmaking = field(default_factory=PFSP)
@@ -208,15 +216,6 @@ class MainPlayer:
         shares.append((rest, self.matchmaking, everybody or [me]))
         mixed: Floats = np.sum([share * league.spread(me, rule, names) for share, rule, names in shares], axis=0)
         return mixed
-
-    def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
-        """See Role."""
-        return env_steps >= self.save_steps
-
-    @property
-    def restarts(self) -> bool:
-        """See Role."""
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,8 +242,8 @@ STACK = """Thread 0x1 (most recent call first):
   File "/lib/threading.py", line 1 in wait
 
 Current thread 0x2 (most recent call first):
-  File "/work/game.py", line 42 in step
-  File "/work/envs/parallel.py", line 1 in _step
+  File "/project/game.py", line 42 in step
+  File "/project/envs/parallel.py", line 1 in _step
 """
 
 
@@ -260,7 +260,7 @@ def test_each_rank_is_told_with_its_update_collective_and_place(tmp_path):
     (tmp_path / "0.stack").write_text(STACK + STACK.replace("42", "43"))
     failure = explain_failure(Ended(code=1, notices=b""), tmp_path)
     assert failure.ranks == (
-        "rank 0: after update 5, in all_reduce of 4,096 bytes, at /work/game.py:43 in step",
+        "rank 0: after update 5, in all_reduce of 4,096 bytes, at /project/game.py:43 in step",
         "rank 1: before the first update, no stack",
     )
     assert failure.update == 5
