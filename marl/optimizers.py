@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from marl.agreement import AgreeingCommunicator
 from marl.communicators import FlatParameters
@@ -46,7 +47,9 @@ class ReplicatedAdam(Saveable):
         self._names = tuple(segments)
         self._max_norm = max_gradient_norm
         self._parameter = self._flat.flat_parameter()
-        self._adam = torch.optim.Adam([self._parameter], lr=learning_rate, eps=epsilon, fused=True)
+        self._epsilon = epsilon
+        # Not torch.optim.Adam: the class imports torch's compiler, which takes two seconds and 330 MB of every rank.
+        self._moments: State = {}
         self.learning_rate = learning_rate
         self.skipped = 0
         """Steps skipped so far because a gradient was not finite."""
@@ -78,7 +81,6 @@ class ReplicatedAdam(Saveable):
     def set_learning_rate(self, learning_rate: float) -> None:
         """Changes the step size."""
         self.learning_rate = learning_rate
-        self._adam.param_groups[0]["lr"] = learning_rate
 
     def step(self, counts: Mapping[str, float]) -> float:
         """Averages, clips and applies the reduced gradients; skips the step if one of them is not finite.
@@ -101,14 +103,38 @@ class ReplicatedAdam(Saveable):
         if not largest < float("inf"):
             self.skipped += 1
             return largest
-        self._adam.step()
+        self._apply()
         return largest
+
+    @torch.no_grad()
+    def _apply(self) -> None:
+        if not self._moments:
+            self._moments = {
+                "exp_avg": torch.zeros_like(self._parameter),
+                "exp_avg_sq": torch.zeros_like(self._parameter),
+                "step": torch.zeros((), device=self._parameter.device),
+            }
+        assert self._parameter.grad is not None
+        adam(
+            [self._parameter],
+            [self._parameter.grad],
+            [self._moments["exp_avg"]],
+            [self._moments["exp_avg_sq"]],
+            [],
+            [self._moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self._epsilon,
+            maximize=False,
+        )
 
     def state_dict(self) -> State:
         """Adam's moments and step count, and how many steps were skipped. Parameters are saved by their owners."""
-        state = self._adam.state.get(self._parameter, {})
-        moments = {name: state[name] for name in ("exp_avg", "exp_avg_sq", "step")} if state else {}
-        return {**moments, "skipped": torch.tensor(self.skipped)}
+        return {**self._moments, "skipped": torch.tensor(self.skipped)}
 
     def load_state_dict(self, state: State) -> None:
         """See Saveable."""
@@ -117,10 +143,7 @@ class ReplicatedAdam(Saveable):
         for name in ("exp_avg", "exp_avg_sq"):
             if name in moments and moments[name].shape != self._parameter.shape:
                 raise ValueError(f"optimizer state of {moments[name].numel()} parameters for {self._parameter.numel()}")
-        if moments:
-            self._adam.state[self._parameter] = {name: tensor.clone() for name, tensor in moments.items()}
-        else:
-            self._adam.state.pop(self._parameter, None)
+        self._moments = {name: tensor.clone() for name, tensor in moments.items()}
 
 
 class TargetParameters:

@@ -1,5 +1,8 @@
 """One step on several replicas: sums divided by global counts, clipping by network, and bad gradients refused."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -167,3 +170,16 @@ def test_the_learning_rate_can_be_changed():
     optimizer.step({"actor": 1.0, "critic": 1.0})
     assert optimizer.learning_rate == 0.0
     assert torch.equal(optimizer.parameters, before)
+
+
+def test_a_step_does_not_load_the_compiler():
+    script = (
+        "import sys, torch\n"
+        "from marl.communicators import SerialCommunicator\n"
+        "from marl.optimizers import ReplicatedAdam\n"
+        "weights = {'weights': [torch.nn.Parameter(torch.ones(2))]}\n"
+        "options = dict(learning_rate=0.1, epsilon=1e-5, max_gradient_norm=1.0, bookkeeping=0)\n"
+        "ReplicatedAdam(weights, SerialCommunicator(), **options).step({'weights': 1.0})\n"
+        "assert not {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
