@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from launchers.figures import Figure
-from launchers.launch import launch, use_fair_threads
-from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.launch import launch, use_fair_threads, world_size_from_environment
+from launchers.mpi import run_on_ranks
 from launchers.settings import Backend
 from launchers.text import nearest, read_options, require_positive
 from marl.core import Communicator

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from launchers.text import nearest
-from marl.builders import Builder
 from marl.errors import InputError
+
+if TYPE_CHECKING:  # names are looked up where torch is not loaded
+    from marl.builders import Builder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ THREADS: Final = "MARL_THREADS"
 _SHARE: Final = "MARL_THREADS_SHARE"
 """Threads that a job of ours has divided among its ranks, without anybody's asking."""
 
+_WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
 _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 STATED_CODES: Final = (0, 2, 75)
 """Exit codes with a meaning of their own; all others become 1."""
@@ -53,6 +55,14 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def world_size_from_environment() -> int | None:
+    """How many ranks the launcher says it started; None where no launcher did."""
+    for name in _WORLD_SIZES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return None
 
 
 def stated_threads(environment: Mapping[str, str] | None = None) -> int:

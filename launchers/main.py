@@ -10,8 +10,8 @@ from typing import Final
 from launchers.text import nearest
 
 COMMANDS: Final = {
-    "train": ("launchers.train:train", "train an algorithm on an environment, on one or many ranks"),
-    "league": ("launchers.league:league", "train by self-play, one player or a league of them"),
+    "train": ("launchers.start:train", "train an algorithm on an environment, on one or many ranks"),
+    "league": ("launchers.start:league", "train by self-play, one player or a league of them"),
     "evaluate": ("launchers.commands:evaluate", "play greedy episodes of a run and print their returns"),
     "play": ("launchers.commands:play", "record an episode of a run as a video, or play against it"),
     "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from launchers.launch import world_size_from_environment
 from marl.communicators import SerialCommunicator, check_collective
 from marl.core import Communicator
 from marl.errors import InputError
@@ -26,19 +27,9 @@ from marl.errors import InputError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-_WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _PATIENCE: Final = {75: 60.0, 2: 5.0}
 """Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
-
-
-def world_size_from_environment() -> int | None:
-    """How many ranks the launcher says it started; None where no launcher did."""
-    for name in _WORLD_SIZES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
 
 
 def _world_rank_from_environment() -> int:

@@ -32,8 +32,17 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
     return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}"
 
 
-def read_options(kind: type[OptionsT] | Any, words: Sequence[str], *, program: str, **settings: Any) -> OptionsT:
+def read_options(
+    kind: type[OptionsT] | Any, words: Sequence[str], *, program: str, others: bool = False, **settings: Any
+) -> OptionsT:
     """Reads a dataclass from command-line words; ``--help`` prints and exits.
+
+    Args:
+        kind: the dataclass.
+        words: of the command line.
+        program: what they follow.
+        others: whether words that the dataclass has no use for are somebody else's, and passed over.
+        settings: of ``tyro.cli``.
 
     Raises:
         InputError: an option is unknown (the nearest is named) or its value cannot be read; one line.
@@ -49,7 +58,7 @@ def read_options(kind: type[OptionsT] | Any, words: Sequence[str], *, program: s
         if error.code in (0, None):
             raise
         raise InputError(_one_line(said.getvalue())) from None
-    if unknown:
+    if unknown and not others:
         if not unknown[0].startswith("-"):
             raise InputError(f"{program} has no use for {unknown[0]!r}; its options begin with --")
         word = unknown[0].partition("=")[0]

@@ -16,8 +16,8 @@ import tyro
 from envs.arena import PettingZooArena
 from envs.factory import make_constructor
 from envs.preprocessing import Preprocessing, preprocessed
-from launchers.launch import launch
-from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.launch import launch, world_size_from_environment
+from launchers.mpi import run_on_ranks
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import read_env_kwargs
 from launchers.text import read_options, require_positive

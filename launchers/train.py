@@ -15,14 +15,16 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 import torch
 
 from launchers.catalog import ALGORITHMS, find_algorithm
-from launchers.launch import use_fair_threads
-from launchers.mpi import run_on_ranks, world_size_from_environment
+from launchers.launch import use_fair_threads, world_size_from_environment
+from launchers.mpi import run_on_ranks
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, decided, experiment_of, to_json
-from launchers.supervise import Supervisor, rank_folder
+from launchers.start import JobOptions
+from launchers.supervise import rank_folder
 from launchers.text import describe_evaluation, read_options, require_positive
-from launchers.watchdog import Heartbeat, WatchedCommunicator, make_folder, watched_rank
+from launchers.watchdog import Heartbeat, make_folder, watched_rank
+from launchers.watched_communicator import WatchedCommunicator
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, list_checkpoints, load_checkpoint
 from marl.core import Communicator, Logger
 from marl.counters import Counter
@@ -48,15 +50,9 @@ _SAVES_REPLAY = "algorithm.replay.checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Settings[ConfigT], Generic[ConfigT]):
+class Options(Settings[ConfigT], JobOptions, Generic[ConfigT]):
     """What ``marl train`` can be told."""
 
-    ranks: int | None = None
-    """Start that many MPI ranks on this machine."""
-    out: Path | None = None
-    """The run directory; a new one under runs/ if not given."""
-    resume: bool = False
-    """Go on with the run in --out from its newest checkpoint."""
     recipe: str | None = None
     """Settings tuned for the pair: a recipe's name, or none for plain defaults. The pair's own if not given."""
     keep_checkpoints: int = 3
@@ -69,10 +65,6 @@ class Options(Settings[ConfigT], Generic[ConfigT]):
     """The W&B project."""
     tensorboard: bool = False
     """Whether to write TensorBoard files into the run directory."""
-    max_restarts: int = 0
-    """How often a job that failed is started again from its newest checkpoint."""
-    watchdog: float = 1800.0
-    """Seconds without progress after which the late rank is named and the job ended; 0 for never."""
 
 
 class Trainable(Protocol):
@@ -128,30 +120,14 @@ def train(words: list[str]) -> int:
 
 
 def run_command(command: Command, words: list[str]) -> int:
-    """Runs a command that trains, here or on as many ranks as it says; see ``main.main`` for the exit codes."""
+    """Runs a command that trains on this rank; see ``main.main`` for the exit codes."""
     if not words or words[0].startswith("-"):
         return _explain(command, words)
     if len(words) < 2 or words[1].startswith("-"):
         find_algorithm(words[0])
         raise InputError(f"which environment? For instance: marl {command.name} {words[0]} {command.example}")
     algorithm, env, rest = words[0], words[1], words[2:]
-    if world_size_from_environment() is not None:
-        return run_on_ranks(lambda communicator: _train(command, *_read(command, algorithm, env, rest), communicator))
-    name, env, options, recipe = _read(command, algorithm, env, rest)
-    if options.ranks is None and not options.max_restarts:
-        return run_on_ranks(lambda communicator: _train(command, name, env, options, recipe, communicator))
-    if finished := _check_directory(options):
-        print(finished)
-        return 0
-    supervisor = Supervisor(
-        [command.name, algorithm, env, *_without(rest, "--ranks", "--out", "--max-restarts", "--resume")],
-        options.out or default_run_path(algorithm, env, options.seed),
-        options.ranks or 1,
-        max_restarts=options.max_restarts,
-        watchdog=options.watchdog,
-        resume=options.resume,
-    )
-    return supervisor.supervise()
+    return run_on_ranks(lambda communicator: _train(command, *_read(command, algorithm, env, rest), communicator))
 
 
 def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
@@ -166,10 +142,8 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     kind: Any = command.options[type(config)]  # the algorithm's own options
     program = f"marl {command.name} {algorithm} {env}"
     options: Options[Any] = read_options(kind, words, program=program, default=default)
-    require_positive(keep_checkpoints=options.keep_checkpoints, ranks=options.ranks)
-    for field in ("max_restarts", "watchdog"):
-        if getattr(options, field) < 0:
-            raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(options, field)}")
+    options.check()
+    require_positive(keep_checkpoints=options.keep_checkpoints)
     if options.checkpoint_replay:
         options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
     if options.compile == "yes" and not command.compiles:
@@ -370,14 +344,12 @@ def _settings(options: Options[Any]) -> Settings[Any]:
     return Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
 
 
-def _check_directory(options: Options[Any], config: dict[str, Any] | None = None) -> str | None:
+def _check_directory(options: Options[Any], config: dict[str, Any]) -> str | None:
     """Refuses, before anything is started, what would be refused later; says so where there is nothing left to do."""
     if options.resume:
-        if options.out is None:
-            raise InputError("--resume needs --out: which run?")
+        assert options.out is not None, "options were checked"
         run = RunDirectory.open(options.out)
-        if config is not None:
-            refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
+        refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
         done = _steps_of_finished(run)
         if done >= options.steps:
             return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
@@ -474,21 +446,6 @@ def _peek(words: list[str], option: str) -> str | None:
         if word.startswith(f"{option}="):
             return word.partition("=")[2]
     return None
-
-
-def _without(words: list[str], *options: str) -> list[str]:
-    """Leaves out options, and the values of those that have one."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        name = word.partition("=")[0].replace("_", "-")
-        if skip:
-            skip = False
-        elif name in options:
-            skip = "=" not in word and name != "--resume"
-        else:
-            kept.append(word)
-    return kept
 
 
 def _explain(command: Command, words: list[str]) -> int:

@@ -23,13 +23,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Final
 
 from launchers.processes import identity, is_stopped
-from marl.core import Communicator
-from marl.counters import Counter
+
+if TYPE_CHECKING:  # the supervisor reads along without loading torch
+    from marl.counters import Counter
 
 DUMP_SIGNAL: Final = signal.SIGUSR2
 _RECORD: Final = struct.Struct("<5q")
@@ -97,45 +96,6 @@ class Heartbeat:
             # A full disk or a file server that is away must not end the run that this only watches.
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, record, 0)
-
-
-class WatchedCommunicator(Communicator):
-    """Another communicator's collectives, written down in a heartbeat.
-
-    Args:
-        communicator: the ranks.
-        heartbeat: this rank's.
-    """
-
-    def __init__(self, communicator: Communicator, heartbeat: Heartbeat) -> None:
-        self._inner = communicator
-        self._heartbeat = heartbeat
-        self.rank = communicator.rank
-        self.size = communicator.size
-
-    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
-        self._heartbeat.enter(0, tensor.nbytes)
-        self._inner.all_reduce(tensor, operation)
-        self._heartbeat.leave()
-
-    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
-        self._heartbeat.enter(1, tensor.nbytes)
-        self._inner.broadcast(tensor, root)
-        self._heartbeat.leave()
-
-    def gather_rows(self, tensor: Tensor) -> Tensor:
-        """See Communicator."""
-        # Row counts differ between ranks; a size that is the same everywhere tells nothing wrong.
-        self._heartbeat.enter(2, 0)
-        rows = self._inner.gather_rows(tensor)
-        self._heartbeat.leave()
-        return rows
-
-    def abort(self, code: int) -> None:
-        """See Communicator."""
-        self._inner.abort(code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,3 +50,15 @@ def test_train_and_bench_explain_themselves_before_and_after_their_names(marl):
     assert "--num-envs" in marl("train", "ippo", "mpe2.simple_spread_v3", "--help").stdout
     assert "allreduce" in marl("bench").stdout
     assert "--ranks" in marl("bench", "rollout", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["train", "league"])
+def test_what_only_starts_ranks_loads_no_torch(command):
+    program = (
+        "import sys, launchers.start as start\n"
+        "start.Supervisor.supervise = lambda self: 0\n"
+        f"assert start.{command}(['ippo', 'mpe2.simple_spread_v3', '--ranks', '2', '--steps', '100']) == 0\n"
+        f"print(sorted((set({HEAVY}) - {{'tyro'}}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines() == ["[]"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from launchers.mpi import communicator_from_environment, run_on_ranks, world_size_from_environment
+from launchers.launch import world_size_from_environment
+from launchers.mpi import communicator_from_environment, run_on_ranks
 from marl.communicators import SerialCommunicator
 from marl.errors import InputError
 

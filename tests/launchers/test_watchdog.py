@@ -18,13 +18,13 @@ from launchers.watchdog import (
     Observer,
     Verdict,
     Watchdog,
-    WatchedCommunicator,
     judge,
     make_folder,
     read_beats,
     read_frame,
     watched_rank,
 )
+from launchers.watched_communicator import WatchedCommunicator
 from marl.communicators import SerialCommunicator
 from marl.counters import Counter
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from launchers.mpi import run_on_ranks
-from launchers.watchdog import Heartbeat, WatchedCommunicator, watched_rank
+from launchers.watchdog import Heartbeat, watched_rank
+from launchers.watched_communicator import WatchedCommunicator
 from marl.core import Communicator
 from marl.counters import Counter
 
