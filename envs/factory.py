@@ -49,6 +49,12 @@ def make_factory(
     if backend == "batched":
         if not preprocessing.nothing:
             raise InputError("the batched backend has no images, so there is nothing to preprocess")
+        suite, _, rest = name.partition("/")
+        if suite == "openspiel" and rest:
+            _resolve(name)  # says which package is missing, or which game was meant
+            from envs.game_tree import make_batched_game
+
+            return make_batched_game(rest, arguments, device=device)
         from envs.mpe import make_batched
 
         return make_batched(name, arguments, device=device)
