@@ -23,12 +23,13 @@ from marl.config_checks import require_above, require_at_least, require_share, r
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
+from marl.magnet import Magnet
 from marl.minibatches import assign
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.optimizers import ReplicatedAdam
 from marl.ppo_loss import FIGURES, PPOLoss, Rollout, TensorLoss
-from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
+from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
 from marl.trajectories import TrajectoryAdder, TrajectoryDataset
 from marl.types import GroupStep, Trajectory
@@ -70,6 +71,9 @@ class MAPPOConfig:
     """Weight of the value loss."""
     entropy: float = 0.01
     """Weight of the entropy bonus."""
+    magnet_updates: int | None = None
+    """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
+    after so many updates. Self-play then settles at an equilibrium (see ``marl.magnet``). For single choices."""
     max_gradient_norm: float = 10.0
     """Norm to which each network's gradient is clipped, after the all-reduce."""
     target_kl: float | None = None
@@ -306,6 +310,9 @@ class MAPPOLearner(Learner):
             )
             for name, group in networks.items()
         }
+        self._magnet: Magnet | None = None
+        if config.magnet_updates is not None:
+            self._magnet = Magnet({name: group.actor for name, group in networks.items()}, config.magnet_updates)
         self._compile = compile and not spec.turn_based
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._passes = 0
@@ -321,6 +328,8 @@ class MAPPOLearner(Learner):
             self._optimizer.set_learning_rate(config.learning_rate * (1.0 - progress))
         inputs = self._read(trajectory)
         estimates = self._estimator.estimate(trajectory, inputs)
+        if self._magnet is not None:
+            self._magnet.advance()
         rollouts = {name: self._rollout(name, trajectory, inputs, estimates[name]) for name in self._networks}
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
         norms: list[float] = []
@@ -384,16 +393,19 @@ class MAPPOLearner(Learner):
         def rows(x: Tensor) -> Tensor:
             return x[: trajectory.length].flatten(0, 1)
 
+        observations, weights = rows(inputs.observations[name]), rows(estimates.weights)
+        masks = None if data.action_masks is None else rows(data.action_masks)
         return Rollout(
-            observations=rows(inputs.observations[name]),
+            observations=observations,
             actions=rows(data.actions),
             log_probs=rows(data.extras["log_probs"]),
             advantages=rows(estimates.advantages),
             old_values=rows(estimates.old_values),
             targets=rows(estimates.targets),
-            weights=rows(estimates.weights),
+            weights=weights,
             value_weights=rows(estimates.value_weights),
-            masks=None if data.action_masks is None else rows(data.action_masks),
+            magnet=None if self._magnet is None else self._magnet.log_probs(name, observations, masks, weights > 0),
+            masks=masks,
             state=None if inputs.state is None else rows(inputs.state),
             first=rows(trajectory.first) if recurrent else None,
             actor_states=rows(data.extras["states"]) if recurrent else None,
@@ -483,6 +495,8 @@ class MAPPOLearner(Learner):
             "optimizer": self._optimizer.state_dict(),
             "minibatches": {"passes": torch.tensor(self._passes)},
         }
+        if self._magnet is not None:
+            own["magnet"] = self._magnet.state_dict()
         return {**self.get_variables(), **flatten_state(own)}
 
     def load_state_dict(self, state: State) -> None:
@@ -494,6 +508,8 @@ class MAPPOLearner(Learner):
                 values.load_state_dict(unflatten_state(parts[name])["values"])
         self._optimizer.load_state_dict(parts["optimizer"])
         self._passes = int(parts["minibatches"]["passes"])
+        if self._magnet is not None:
+            self._magnet.load_state_dict(parts["magnet"])
 
     def copies_state_dict(self) -> State:
         """The critics' recurrent states."""
@@ -528,7 +544,7 @@ class MAPPO(ConfiguredBuilder[Networks]):
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
         """See Builder."""
         config = self.config
-        require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length")
+        require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length", "magnet_updates")
         require_at_least(0, config, "learning_rate", "entropy", "value_coefficient")
         require_above(0, config, "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
         require_share(config, "discount", "gae_lambda")
@@ -540,6 +556,12 @@ class MAPPO(ConfiguredBuilder[Networks]):
                 f"{'chunks' if config.recurrent else 'steps'}; lower --algorithm.minibatches"
             )
         for group in spec.groups:
+            if config.magnet_updates is not None and (
+                config.recurrent or not isinstance(group.action, DiscreteActions)
+            ):
+                raise InputError(
+                    "--algorithm.magnet-updates is for networks without memory that choose one action out of several"
+                )
             if config.normalize_observations and not group.observation.dtype.is_floating_point:
                 raise InputError(
                     f"{group.name} observes images of bytes: --algorithm.normalize-observations is not for them"

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from marl.distributions import Distribution
+from marl.distributions import Distribution, MaskedCategorical
 from marl.losses import clipped_value_loss, ppo_policy_loss
 from marl.networks import Torso
 
@@ -30,6 +30,9 @@ class Rollout(NamedTuple):
     """1 where the actor learns, else 0."""
     value_weights: Tensor
     """1 where the critic learns, else 0."""
+    magnet: Tensor | None
+    """(T · E, A, K) log-probabilities of another policy, for single choices: it takes the uniform policy's place, so
+    that the bonus is minus the divergence from it."""
     masks: Tensor | None
     state: Tensor | None
     """(T · E, *), prepared."""
@@ -151,7 +154,12 @@ class PPOLoss(nn.Module):
         )
         value_loss = (value_loss * value_weights).sum()
         sums = (weights.sum(), policy_loss, value_loss, entropy, approx_kl, clipped, value_weights.sum())
-        loss = policy_loss + self._value_coefficient * value_loss - self._entropy * entropy
+        bonus = entropy
+        if rollout.magnet is not None:
+            assert isinstance(distribution, MaskedCategorical)
+            # Entropy and this are minus the divergence of the policy from the magnet.
+            bonus = entropy + ((distribution.probs * take(rollout.magnet)).sum(-1) * weights).sum()
+        loss = policy_loss + self._value_coefficient * value_loss - self._entropy * bonus
         return loss, torch.stack(sums).detach()
 
 

@@ -448,6 +448,8 @@ def test_a_bad_reward_skips_the_update_and_keeps_the_weights():
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"recurrent": True, "chunk_length": 0}, "chunk-length must be at least 1"),
         ({"discount": 1.5}, "discount lies between 0 and 1"),
+        ({"magnet_updates": 0}, "magnet-updates must be at least 1"),
+        ({"magnet_updates": 1, "recurrent": True}, "magnet-updates is for networks without memory"),
     ],
     ids=str,
 )
@@ -460,7 +462,9 @@ def test_senseless_settings_are_refused_in_one_line(settings, message):
 # --- saving -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"recurrent": True, "value_normalization": "popart"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"recurrent": True, "value_normalization": "popart"}, {"magnet_updates": 2}], ids=str
+)
 def test_a_learner_takes_back_what_it_saved(settings):
     settings = {"normalize_observations": True, "minibatches": 2, **settings}
     trained = experiment(DelayedCredit, updates=3, **settings)

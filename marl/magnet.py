@@ -1,0 +1,83 @@
+"""A past policy towards which a policy is pulled, so that self-play settles instead of going in circles.
+
+Magnetic mirror descent (Sokota et al. 2023, "A unified approach to reinforcement learning, quantal response equilibria,
+and two-player zero-sum games", section 4) improves a policy with a penalty of alpha KL(policy, magnet). With the
+uniform policy as magnet that is an entropy bonus, and self-play comes to rest at a quantal response equilibrium, alpha
+away from the game's own. A magnet that is now and then put where the policy is takes that distance away; Perolat et
+al. 2021, "From Poincaré recurrence to convergence in imperfect information games", show that the sequence converges.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from marl.core import Saveable, State
+from marl.distributions import MaskedCategorical
+from marl.ppo_loss import Actor
+
+
+class Magnet(Saveable):
+    """Copies of actors as they were a while ago; equal on all ranks, as the actors are.
+
+    Args:
+        actors: one a group, feed-forward nn.Modules that choose one action out of several.
+        period: updates between copies, at least 1. The first copy is of the actors as they begin.
+    """
+
+    def __init__(self, actors: Mapping[str, Actor], period: int) -> None:
+        self._actors = actors
+        self._copies = {name: copy.deepcopy(actor) for name, actor in actors.items()}
+        self._period = period
+        self._updates = 0
+
+    def advance(self) -> None:
+        """To be called before each update: puts the magnet where the policy is, if that is due."""
+        if self._updates % self._period == 0:
+            for name, actor in self._actors.items():
+                _module(self._copies[name]).load_state_dict(_module(actor).state_dict())
+        self._updates += 1
+
+    @torch.no_grad()
+    def log_probs(self, name: str, observations: Tensor, masks: Tensor | None, wanted: Tensor) -> Tensor:
+        """What the magnet would do.
+
+        Args:
+            name: of the group.
+            observations: (B, A, *), as its network takes them.
+            masks: (B, A, K) bool, or None.
+            wanted: (B, A) bool, the rows that matter.
+
+        Returns:
+            (B, A, K) log-probabilities; zeros in the other rows.
+        """
+        actor = self._copies[name]
+        rows, agents = wanted.nonzero(as_tuple=True)
+        features = actor.torso.features([observations[rows, agents]], agents)
+        distribution = actor.distribution(features, None if masks is None else masks[rows, agents])
+        assert isinstance(distribution, MaskedCategorical)
+        result = observations.new_zeros((*wanted.shape, distribution.log_probs.shape[-1]), dtype=torch.float32)
+        result[rows, agents] = distribution.log_probs
+        return result
+
+    def state_dict(self) -> State:
+        """The magnet's parameters, and the number of updates."""
+        state: State = {"updates": torch.tensor(self._updates)}
+        for name, actor in self._copies.items():
+            state |= {f"{name}/{key}": tensor for key, tensor in _module(actor).state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._updates = int(state["updates"])
+        for name, actor in self._copies.items():
+            module = _module(actor)
+            module.load_state_dict({key: state[f"{name}/{key}"] for key in module.state_dict()})
+
+
+def _module(actor: Actor) -> nn.Module:
+    assert isinstance(actor, nn.Module)
+    return actor
