@@ -161,15 +161,27 @@ def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -
     return settings | variables
 
 
-def mpirun_command(program: list[str], ranks: int) -> list[str]:
-    """The mpirun command line that starts ``program`` on so many ranks; InputError where mpirun is missing."""
+def mpirun_command(program: list[str], ranks: int, *, elastic: bool = False) -> list[str]:
+    """The mpirun command line that starts ``program`` on so many ranks.
+
+    Args:
+        program: the command line of one rank.
+        ranks: how many.
+        elastic: whether ranks are to outlive each other (ULFM).
+
+    Raises:
+        InputError: there is no mpirun, or none with ULFM where that is needed.
+    """
     mpirun = find_mpirun()
+    if elastic and not (mpirun.parent / "prterun").exists():
+        raise InputError(f"--elastic needs Open MPI 5 with ULFM, and {mpirun} is of another MPI; leave it out")
     if _implementation(mpirun) == "hydra":
         return [str(mpirun), "-n", str(ranks), "-bind-to", "none", *program]
     # On other hosts only named variables arrive.
     names = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", _SHARE, *([THREADS] if THREADS in os.environ else [])]
     exports = [word for name in names for word in ("-x", name)]
-    return [str(mpirun), "-n", str(ranks), "--bind-to", "none", *exports, *program]
+    ulfm = ["--with-ft", "ulfm"] if elastic else []
+    return [str(mpirun), *ulfm, "-n", str(ranks), "--bind-to", "none", *exports, *program]
 
 
 class NoticeFilter:
@@ -360,6 +372,7 @@ def run_job(
     stop: Stop,
     *,
     stderr: IO[bytes],
+    elastic: bool = False,
     watch: Callable[[], bool] = lambda: False,
     last_words: Callable[[], object] = lambda: None,
 ) -> Ended:
@@ -371,6 +384,7 @@ def run_job(
         job: the mark that all its processes get.
         stop: passes signals on.
         stderr: where the ranks' standard error goes, without mpirun's own notices.
+        elastic: whether ranks are to outlive each other.
         watch: asked a few times a second; True ends the job.
         last_words: called before the ranks of an mpirun that was killed are killed too.
 
@@ -381,7 +395,7 @@ def run_job(
         raise InputError(f"--ranks must be at least 1, got {ranks}")
     if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
         raise InputError("this process was started by mpirun already; leave out --ranks, or start it without mpirun")
-    command = mpirun_command(program, ranks)
+    command = mpirun_command(program, ranks, elastic=elastic)
     notices = NoticeFilter()
     scratch = Scratch(job)
     sys.stdout.flush()

@@ -100,6 +100,7 @@ def league(words: list[str]) -> int:
         build=_build,
         check=_config,
         more_config=lambda options: {"league": {name: getattr(options, name) for name in _OWN}},
+        survives=False,
         compiles=False,
         curve="main/score",
     )

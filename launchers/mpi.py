@@ -5,15 +5,16 @@ The only module that imports mpi4py, and only where a job was started by MPI.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,10 @@ from marl.errors import InputError
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+T = TypeVar("T")
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_FAULT_TOLERANCE: Final = "OMPI_MCA_mpi_ft_enable"
+"""What mpirun --with-ft ulfm sets to 1 in every rank."""
 _PATIENCE: Final = {75: 60.0, 2: 5.0}
 """Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
 
@@ -49,9 +53,7 @@ class MPICommunicator(Communicator):
     def __init__(self, comm: MPI.Intracomm | None = None) -> None:
         from mpi4py import MPI
 
-        self.comm = MPI.COMM_WORLD if comm is None else comm
-        self.rank = self.comm.Get_rank()
-        self.size = self.comm.Get_size()
+        self._adopt(MPI.COMM_WORLD if comm is None else comm)
         self.in_place = MPI.IN_PLACE
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self._byte = MPI.BYTE
@@ -64,6 +66,11 @@ class MPICommunicator(Communicator):
             torch.uint8: MPI.UINT8_T,
             torch.bool: MPI.UINT8_T,
         }
+
+    def _adopt(self, comm: MPI.Comm) -> None:
+        self.comm = comm
+        self.rank = comm.Get_rank()
+        self.size = comm.Get_size()
 
     def _memory(self, tensor: Tensor) -> MPI.buffer:
         # Ten times faster than a numpy view, which matters where a collective takes microseconds.
@@ -90,6 +97,13 @@ class MPICommunicator(Communicator):
 
         Raises ValueError, on all ranks, where the rows of two ranks differ in size.
         """
+        return self._gather(tensor, everywhere=False)
+
+    def gather_rows_everywhere(self, tensor: Tensor) -> Tensor:
+        """As ``gather_rows``, but complete on all ranks."""
+        return self._gather(tensor, everywhere=True)
+
+    def _gather(self, tensor: Tensor, *, everywhere: bool) -> Tensor:
         check_collective(tensor)
         if tensor.dim() == 0:
             raise ValueError("a scalar has no rows to gather")
@@ -100,14 +114,17 @@ class MPICommunicator(Communicator):
         if (sizes[:, 1] != sizes[0, 1]).any():
             raise ValueError(f"ranks gather rows of different sizes: {sizes[:, 1].tolist()} bytes")
         counts = sizes[:, 0].tolist()
-        rows = torch.empty((sum(counts) if self.rank == 0 else 0, *row_shape), dtype=tensor.dtype)
+        rows = torch.empty((sum(counts) if everywhere or self.rank == 0 else 0, *row_shape), dtype=tensor.dtype)
         if row_bytes == 0:
             return rows
         # A datatype of one row keeps counts small: MPI counts are 32 bits wide.
         row = self._byte.Create_contiguous(row_bytes).Commit()
         try:
-            receive = [self._memory(rows), (counts, None), row] if self.rank == 0 else None
-            self.comm.Gatherv([self._memory(tensor), tensor.shape[0], row], receive, 0)
+            send = [self._memory(tensor), tensor.shape[0], row]
+            if everywhere:
+                self.comm.Allgatherv(send, [self._memory(rows), (counts, None), row])
+            else:
+                self.comm.Gatherv(send, [self._memory(rows), (counts, None), row] if self.rank == 0 else None, 0)
         finally:
             row.Free()
         return rows
@@ -117,6 +134,112 @@ class MPICommunicator(Communicator):
         sys.stdout.flush()
         sys.stderr.flush()
         self.comm.Abort(code)
+
+
+class RankLossError(Exception):
+    """A rank died, and the others cannot go on as they were."""
+
+
+class ElasticCommunicator(MPICommunicator):
+    """Collectives that raise RankLossError where a rank has died; what is left of the ranks can then go on as fewer.
+
+    For a job that was started with ULFM (``mpirun --with-ft ulfm``). After a loss the ranks' ways part: some find
+    their collective done, others do not. So what ranks do together is tried until they agree that it is done; see
+    ``together``.
+
+    Source: W. Bland, A. Bouteiller, T. Herault, G. Bosilca, J. Dongarra, "Post-failure recovery of MPI
+    communication capability", IJHPCA 27(3), 2013.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mpi4py import MPI
+
+        self._error = MPI.Exception
+        self._lost = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+        self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.aside = self.comm.Dup()
+        """The same ranks once more, for messages that must not meet those of training."""
+
+    @contextlib.contextmanager
+    def noticing(self) -> Iterator[None]:
+        """Turns MPI's word for a lost rank into RankLossError."""
+        try:
+            yield
+        except self._error as error:
+            if error.Get_error_class() in self._lost:
+                raise RankLossError(str(error)) from error
+            raise
+
+    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
+        """See MPICommunicator."""
+        with self.noticing():
+            super().all_reduce(tensor, operation)
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """See MPICommunicator."""
+        with self.noticing():
+            super().broadcast(tensor, root)
+
+    def _gather(self, tensor: Tensor, *, everywhere: bool) -> Tensor:
+        with self.noticing():
+            return super()._gather(tensor, everywhere=everywhere)
+
+    def together(
+        self,
+        attempt: Callable[[], T],
+        *,
+        noticed: Callable[[], object] = lambda: None,
+        survived: Callable[[int], object] = lambda lost: None,
+    ) -> T:
+        """Does something that needs all ranks; where some die, again with those that are left, until it is done.
+
+        Args:
+            attempt: what to do, the same on all ranks.
+            noticed: called as soon as this rank knows of a loss.
+            survived: called with the number of lost ranks, when ``rank`` and ``size`` are those of the survivors.
+
+        Returns:
+            What the last attempt returned.
+        """
+        while True:
+            result: list[T] = []
+            try:
+                result.append(attempt())
+            except RankLossError:
+                noticed()
+                # Whoever still waits for the dead, or for us, is woken.
+                self.comm.Revoke()
+                self.aside.Revoke()
+            # One agreement an attempt on every rank, however the attempt ended there: it is never revoked.
+            try:
+                done = bool(self.comm.Agree(int(bool(result))))
+            except self._error:
+                done = False
+            if done:
+                return result[0]
+            noticed()
+            before = self.size
+            self._adopt(self.comm.Shrink())
+            with contextlib.suppress(self._error):  # a rank that dies just now is noticed by the next attempt
+                self.aside = self.comm.Dup()
+            survived(before - self.size)
+
+
+def check_fault_tolerance() -> None:
+    """Raises InputError where this job cannot go on when a rank dies."""
+    how = "--elastic needs Open MPI 5 with ULFM, as `marl train … --ranks N --elastic` or `mpirun --with-ft ulfm` start"
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        raise InputError(f"{how} it; srun and other launchers cannot, so leave out --elastic")
+    if os.environ.get(_FAULT_TOLERANCE) != "1":
+        raise InputError(f"{how} it; this mpirun was started without")
+    from mpi4py import MPI
+
+    try:
+        MPI.COMM_WORLD.Is_revoked()
+    except (AttributeError, NotImplementedError) as error:
+        library = MPI.Get_library_version().split(",")[0].strip()
+        raise InputError(f"{how} it; {library} was built without, so leave out --elastic") from error
 
 
 def communicator_from_environment() -> Communicator:
@@ -129,7 +252,7 @@ def communicator_from_environment() -> Communicator:
     if expected is None:
         return SerialCommunicator()
     try:
-        communicator = MPICommunicator()
+        communicator = ElasticCommunicator() if os.environ.get(_FAULT_TOLERANCE) == "1" else MPICommunicator()
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -170,7 +293,14 @@ class _Farewell:
 
     def __init__(self, communicator: MPICommunicator) -> None:
         self._communicator = communicator
-        self._comm = communicator.comm.Dup()
+        self._own = None if isinstance(communicator, ElasticCommunicator) else communicator.comm.Dup()
+
+    @property
+    def _comm(self) -> MPI.Comm:
+        if self._own is not None:
+            return self._own
+        assert isinstance(self._communicator, ElasticCommunicator)
+        return self._communicator.aside
 
     def leave(self, code: int, report: str, key: str) -> int:
         """Ends this rank.
@@ -183,6 +313,32 @@ class _Farewell:
         Returns:
             The highest exit code of all ranks; does not return where some rank does not come.
         """
+        communicator = self._communicator
+        if not isinstance(communicator, ElasticCommunicator):
+            return self._leave(code, report, key)
+        if code not in (0, 75):
+            # The others may be anywhere, and this is no death to be survived.
+            with contextlib.suppress(RankLossError):
+                return self._leave(code, report, key)
+            communicator.abort(code)
+        first = communicator.rank == 0
+
+        def attempt() -> int:
+            nonlocal code, first
+            with communicator.noticing():
+                self._everybody_comes(None)
+                seen = torch.tensor([first])
+                communicator.all_reduce(seen, "max")
+                if not seen:
+                    # Nobody else knows whether it had written its summary.
+                    code, first = 1, communicator.rank == 0
+                    if first:
+                        _say("marl: rank 0 died before it had put the results down\n")
+                return self._leave(code, report, key)
+
+        return communicator.together(attempt)
+
+    def _leave(self, code: int, report: str, key: str) -> int:
         rank = self._communicator.rank
         if rank == 0 and report:
             _say(report)
@@ -212,7 +368,9 @@ class _Farewell:
                 if deadline is not None and time.monotonic() > deadline:
                     return False
                 time.sleep(0.005)
-        except Exception:
+        except Exception as error:
+            if isinstance(self._communicator, ElasticCommunicator):
+                raise RankLossError(str(error)) from error
             return False
         return True
 

@@ -29,6 +29,8 @@ class JobOptions:
     """The run directory; a new one under runs/ if not given."""
     resume: bool = False
     """Go on with the run in --out from its newest checkpoint."""
+    elastic: bool = False
+    """Whether ranks go on when one of them dies (Open MPI 5 with ULFM)."""
     max_restarts: int = 0
     """How often a job that failed is started again from its newest checkpoint."""
     watchdog: float = 1800.0
@@ -83,6 +85,7 @@ def _supervise(command: str, algorithm: str, env: str, said: _Said, words: list[
         max_restarts=said.max_restarts,
         watchdog=said.watchdog,
         resume=said.resume,
+        elastic=said.elastic,
     )
     return supervisor.supervise()
 

@@ -103,6 +103,7 @@ class Supervisor:
         watchdog: seconds without progress after which a job is ended; 0 for never. The ranks' own watchdogs come
             first; this one sees those that hold Python's lock, or all stopped.
         resume: whether the first attempt goes on with a run.
+        elastic: whether ranks are to outlive each other.
         stderr: where lines go; this process's own standard error by default.
         first_delay: seconds before the first restart; doubled at each failure without progress.
     """
@@ -116,6 +117,7 @@ class Supervisor:
         max_restarts: int,
         watchdog: float,
         resume: bool,
+        elastic: bool = False,
         stderr: IO[bytes] | None = None,
         first_delay: float = _FIRST_DELAY,
     ) -> None:
@@ -125,6 +127,7 @@ class Supervisor:
         self._max_restarts = max_restarts
         self._watchdog = watchdog
         self._resume = resume
+        self._elastic = elastic
         self._sink = sys.stderr.buffer if stderr is None else stderr
         self._first_delay = first_delay
         self._job = Job.of_this_process(str(run.resolve()))
@@ -196,6 +199,7 @@ class Supervisor:
             self._job,
             stop,
             stderr=self._sink,
+            elastic=self._elastic,
             watch=watch,
             last_words=self._ask_for_stacks,
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -15,8 +16,9 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 import torch
 
 from launchers.catalog import ALGORITHMS, find_algorithm
+from launchers.elastic import Survival
 from launchers.launch import use_fair_threads, world_size_from_environment
-from launchers.mpi import run_on_ranks
+from launchers.mpi import ElasticCommunicator, check_fault_tolerance, run_on_ranks
 from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, decided, experiment_of, to_json
@@ -30,7 +32,7 @@ from marl.core import Communicator, Logger
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiment import Experiment, Result
-from marl.loggers import JournalLogger, MultiLogger, TensorBoardLogger, TerminalLogger, WandbLogger
+from marl.loggers import JournalLogger, MultiLogger, OnlyNewer, TensorBoardLogger, TerminalLogger, WandbLogger
 from marl.loggers.journal import plain_number
 from marl.networks import is_image
 from marl.replay import ReplayDataset
@@ -65,6 +67,8 @@ class Options(Settings[ConfigT], JobOptions, Generic[ConfigT]):
     """The W&B project."""
     tensorboard: bool = False
     """Whether to write TensorBoard files into the run directory."""
+    elastic_deadline: float = 30.0
+    """Seconds in which they must be ready to go on; else the job ends, for --max-restarts to start it again."""
 
 
 class Trainable(Protocol):
@@ -102,6 +106,8 @@ class Command:
     """Refuses options that make no sense, before anything is started."""
     more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
     """What ``config.json`` holds besides the settings."""
+    survives: bool = True
+    """Whether what is built can go on from a snapshot of its ranks' memory."""
     compiles: bool = True
     """Whether it can go through torch's compiler, which wants the same shapes at every step."""
     curve: str = "episode_return/mean"
@@ -144,6 +150,12 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     options: Options[Any] = read_options(kind, words, program=program, default=default)
     options.check()
     require_positive(keep_checkpoints=options.keep_checkpoints)
+    if options.elastic and not command.survives:
+        raise InputError(f"marl {command.name} cannot go on with fewer ranks; leave out --elastic")
+    if options.elastic and options.ranks is None and world_size_from_environment() is None:
+        raise InputError("--elastic is for several ranks: --ranks N, or mpirun --with-ft ulfm")
+    if options.elastic_deadline <= 0:
+        raise InputError(f"--elastic-deadline must be positive, got {options.elastic_deadline:g}")
     if options.checkpoint_replay:
         options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
     if options.compile == "yes" and not command.compiles:
@@ -196,6 +208,8 @@ def _train(
     in_job = world_size_from_environment() is not None
     if options.max_restarts and in_job:
         raise InputError("--max-restarts cannot restart the mpirun that it runs under; use it with --ranks")
+    if options.elastic:
+        check_fault_tolerance()
     use_fair_threads()
     config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
     finished = _on_root(communicator, lambda: _check_directory(options, config))
@@ -206,91 +220,220 @@ def _train(
     path = options.out
     if path is None:
         path = _agreed(communicator, default_run_path(algorithm, env, options.seed))
-    heartbeat = Heartbeat(communicator.rank)
-    experiment = command.build(algorithm, env, options, WatchedCommunicator(communicator, heartbeat), path)
-    heartbeat.counter = experiment.counter
-    use_fair_threads(small=_has_small_networks(experiment))
+    title = f"{algorithm} on {env}, recipe {recipe}" if recipe else f"{algorithm} on {env}, no recipe (plain defaults)"
     with contextlib.ExitStack() as held:
-        held.callback(experiment.close)
-        root = communicator.rank == 0
-        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
-        begins_anew = not list_checkpoints(path / "checkpoints") and not (path / "summary.json").exists()
-        if options.resume and not begins_anew:
-            experiment.load(load_checkpoint(path / "checkpoints", warn=_warn if root else _ignore))
-            if root and _refills(experiment):
-                print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
-        elif options.resume and root:
-            print(f"{path} has no checkpoint yet; it begins anew")
-        watched = in_job or options.watchdog > 0
-        run = _on_root(communicator, lambda: _open(path, options, config, held, watched=watched))
-        logger, checkpointer = None, None
-        if run is not None:
-            title = f"{algorithm} on {env}, {communicator.size} rank{'s' * (communicator.size > 1)}, "
-            title += f"recipe {recipe}" if recipe else "no recipe (plain defaults)"
-            print(f"{title}, into {path}", flush=True)
-            logger, checkpointer = _sinks(run, options, config, experiment.counter)
+        books = _Books(path, options, config, title, held, watched=in_job or options.watchdog > 0)
+        work = _Work(
+            build=lambda watched: command.build(algorithm, env, options, watched, path),
+            options=options,
+            path=path,
+            books=books,
+            communicator=communicator,
+            in_job=in_job,
+        )
         code = 1
         try:
-            with (
-                _StopRequest() as stop,
-                watched_rank(rank_folder(path), heartbeat, communicator.rank, timeout=options.watchdog, in_job=in_job),
-            ):
-                result = experiment.run(logger, checkpointer, stop)
-                if checkpointer is not None:
-                    checkpointer.close()
+            result = work.survive() if options.elastic else work.train()
             code = STOPPED if result.stopped else 0
         except BaseException as error:
             code = 2 if isinstance(error, InputError) else 1
-            if checkpointer is not None:
-                _finish_writing(checkpointer)
-            if run is not None and code == 2 and not (not options.resume and _withdraw(run)):
-                _say_how_to_go_on(run, error)
+            books.fail(error, refused=code == 2)
             raise
         finally:
-            if logger is not None:
-                _close(logger, run, code)
-            if run is not None and code != 1:
-                shutil.rmtree(rank_folder(path), ignore_errors=True)
-        if run is not None:
-            _report(run, result, communicator, command.curve)
+            books.close(code)
+        if books.run is not None:
+            _report(books.run, result, communicator, command.curve)
         return code
 
 
-def _sinks(
-    run: RunDirectory, options: Options[Any], config: dict[str, Any], counter: Counter
-) -> tuple[MultiLogger, AsyncCheckpointer]:
-    journal = JournalLogger(run.metrics)
-    journal.truncate_after(counter.updates)
-    sinks: list[Logger] = [journal]
-    if options.tensorboard:
-        sinks.append(TensorBoardLogger(run.path / "tensorboard", resume_at=counter.env_steps or None))
-    if options.wandb != "disabled":
-        sinks.append(
-            WandbLogger(
+class _Books:
+    """What the first rank writes: the run directory, which it holds, the journal, trackers and checkpoints.
+
+    Where the first rank dies and others go on, the next one opens them; where it lives, they stay open.
+
+    Args:
+        path: the run directory.
+        options: of the command.
+        config: what ``config.json`` holds.
+        title: said at the beginning.
+        held: takes the lock of the run directory.
+        watched: whether ranks write down what they do.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: Options[Any],
+        config: dict[str, Any],
+        title: str,
+        held: contextlib.ExitStack,
+        *,
+        watched: bool,
+    ) -> None:
+        self._path, self._options, self._config, self._title = path, options, config, title
+        self._held, self._watched = held, watched
+        self._journal: JournalLogger | None = None
+        self._wandb: WandbLogger | None = None
+        self.run: RunDirectory | None = None
+        self.logger: MultiLogger | None = None
+        self.checkpointer: AsyncCheckpointer | None = None
+
+    def open(self, communicator: Communicator, counter: Counter, *, again: bool) -> None:
+        """Opens everything on the first rank, or cuts it back to where the experiment is. Collective.
+
+        Args:
+            communicator: the ranks.
+            counter: where the experiment is.
+            again: whether some rank has opened the run before.
+        """
+        run = _on_root(communicator, lambda: self._open(again=again))
+        if run is None:
+            return
+        if self._journal is not None:
+            self._journal.truncate_after(counter.updates)
+            return
+        ranks = f"{communicator.size} rank{'s' * (communicator.size > 1)}"
+        print(f"{self._title}, {ranks}, into {run.path}", flush=True)
+        self.run = run
+        self._journal = JournalLogger(run.metrics)
+        self._journal.truncate_after(counter.updates)
+        # Trackers cannot take a row back, so what is done once more is told to them once.
+        trackers = [OnlyNewer(tracker, "env_steps") for tracker in self._trackers(run, counter, again=again)]
+        self.logger = MultiLogger([self._journal, *trackers, TerminalLogger(self._options.steps)])
+        self.checkpointer = AsyncCheckpointer(
+            Checkpointer(run.checkpoints, keep=self._options.keep_checkpoints, before=self._journal.sync)
+        )
+
+    def _trackers(self, run: RunDirectory, counter: Counter, *, again: bool) -> Iterator[Logger]:
+        options = self._options
+        if options.tensorboard:
+            yield TensorBoardLogger(run.path / "tensorboard", resume_at=counter.env_steps or None)
+        if options.wandb != "disabled":
+            online = options.wandb == "online"
+            self._wandb = WandbLogger(
                 options.wandb_project,
                 run.path.resolve().name,
                 mode=options.wandb,
-                config=config,
+                config=self._config,
                 directory=run.path,
                 # Offline, a second run of the same identity would overwrite the first.
-                run_id=run.run_id if options.wandb == "online" else None,
-                resume=options.resume and options.wandb == "online",
-                group=f"{config['name']} {config['env']}",
+                run_id=run.run_id if online else None,
+                resume=(options.resume or again) and online,
+                group=f"{self._config['name']} {self._config['env']}",
             )
-        )
-    sinks.append(TerminalLogger(options.steps))
-    checkpoints = Checkpointer(run.checkpoints, keep=options.keep_checkpoints, before=journal.sync)
-    return MultiLogger(sinks), AsyncCheckpointer(checkpoints)
+            yield self._wandb
 
+    def _open(self, *, again: bool) -> RunDirectory:
+        run = self.run
+        if run is None:
+            resume = self._options.resume or again
+            run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
+            self._held.enter_context(run.locked())
+            if resume:
+                run.write_config(self._config)
+        if self._watched:
+            make_folder(rank_folder(self._path))
+        return run
 
-def _close(logger: MultiLogger, run: RunDirectory | None, code: int) -> None:
-    for sink in logger.loggers:
-        if isinstance(sink, WandbLogger):
-            newest = Checkpointer(run.checkpoints).latest if run is not None else None
+    def fail(self, error: BaseException, *, refused: bool) -> None:
+        """Finishes the checkpoint that is being written; says how to go on, where there was a reason to end.
+
+        Raises:
+            InputError: there is no checkpoint yet; says so, and why the run ended.
+        """
+        if self.checkpointer is not None:
+            _finish_writing(self.checkpointer)
+        if self.run is not None and refused and not (not self._options.resume and _withdraw(self.run)):
+            _say_how_to_go_on(self.run, error)
+
+    def close(self, code: int) -> None:
+        """Closes everything that is open, with the exit code."""
+        if self._wandb is not None and self.run is not None:
+            newest = Checkpointer(self.run.checkpoints).latest
             if newest is not None and code == 0:
-                sink.log_artifact(newest, f"{run.path.resolve().name}" if run is not None else "run")
-            sink.close(code)
-    logger.close()
+                self._wandb.log_artifact(newest, self.run.path.resolve().name)
+            self._wandb.close(code)
+        if self.logger is not None:
+            self.logger.close()
+        if self.run is not None and code != 1:
+            shutil.rmtree(rank_folder(self._path), ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A rank's part in training: parts are put together once, or again by those that are left when a rank dies."""
+
+    build: Callable[[Communicator], Trainable]
+    options: Options[Any]
+    path: Path
+    books: _Books
+    communicator: Communicator
+    in_job: bool
+
+    def survive(self) -> Result:
+        """Trains, and goes on when ranks die."""
+        assert isinstance(self.communicator, ElasticCommunicator)
+        survival = Survival(self.communicator, self.options.elastic_deadline, _warn)
+        with _StopRequest() as stop:
+            return survival.together(lambda snapshot: self.train(snapshot, survival, stop))
+
+    def train(
+        self,
+        snapshot: Checkpoint | None = None,
+        survival: Survival | None = None,
+        stop: _StopRequest | None = None,
+    ) -> Result:
+        """Puts the experiment together and trains.
+
+        Args:
+            snapshot: where to go on; None for where the options say.
+            survival: told of every update, where the run is to survive.
+            stop: whether somebody asks to stop, where it is heard already; else it is while training.
+        """
+        communicator, options, books = self.communicator, self.options, self.books
+        heartbeat = Heartbeat(communicator.rank)
+        experiment = self.build(WatchedCommunicator(communicator, heartbeat))
+        heartbeat.counter = experiment.counter
+        use_fair_threads(small=_has_small_networks(experiment))
+        with contextlib.closing(experiment):
+            if snapshot is None:
+                self._resume(experiment)
+            else:
+                experiment.load(snapshot)
+                if communicator.rank == 0 and _refills(experiment):
+                    _warn("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
+            books.open(communicator, experiment.counter, again=snapshot is not None)
+            with (
+                _StopRequest() if stop is None else contextlib.nullcontext(stop) as should_stop,
+                watched_rank(
+                    rank_folder(self.path),
+                    heartbeat,
+                    communicator.rank,
+                    timeout=options.watchdog,
+                    in_job=self.in_job,
+                ),
+            ):
+                if survival is None:
+                    result = experiment.run(books.logger, books.checkpointer, should_stop)
+                else:
+                    assert isinstance(experiment, Experiment)
+                    at_boundary = functools.partial(survival.at_boundary, experiment)
+                    result = experiment.run(books.logger, books.checkpointer, should_stop, at_boundary)
+                if books.checkpointer is not None:
+                    books.checkpointer.close()
+        return result
+
+    def _resume(self, experiment: Trainable) -> None:
+        root = self.communicator.rank == 0
+        checkpoints = self.path / "checkpoints"
+        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
+        begins_anew = not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
+        if self.options.resume and not begins_anew:
+            experiment.load(load_checkpoint(checkpoints, warn=_warn if root else _ignore))
+            if root and _refills(experiment):
+                print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
+        elif self.options.resume and root:
+            print(f"{self.path} has no checkpoint yet; it begins anew")
 
 
 def _report(run: RunDirectory, result: Result, communicator: Communicator, curve: str) -> None:

@@ -165,6 +165,7 @@ class Experiment:
         logger: Logger | None = None,
         checkpointer: Checkpointer | AsyncCheckpointer | None = None,
         should_stop: Callable[[], bool] = lambda: False,
+        at_boundary: Callable[[], object] = lambda: None,
     ) -> Result:
         """Trains until all steps are done, or until some rank wants to stop.
 
@@ -175,6 +176,8 @@ class Experiment:
             logger: takes a row of metrics an update, on rank 0.
             checkpointer: saves on rank 0; None to save nothing.
             should_stop: asked before every update; it is enough that one rank says yes.
+            at_boundary: called on all ranks before the first update and after each, where ``gather_state`` gives
+                everything that decides the future.
         """
         config, counter, communicator = self.config, self.counter, self.communicator
         logger = NullLogger() if logger is None or communicator.rank else logger
@@ -188,6 +191,7 @@ class Experiment:
         next_row = after(counter.env_steps, config.row_every or 1)
         next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
         row_start = (counter.env_steps, counter.wall_seconds)
+        at_boundary()
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
         while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not communicator.agreed:
             metrics = self.advance(should_stop)
@@ -217,6 +221,7 @@ class Experiment:
                 if saving:
                     self.save(checkpointer)
                     saved = counter.env_steps
+            at_boundary()
         stopped = communicator.agreed
         if saving and saved != counter.env_steps:
             self.save(checkpointer)
@@ -285,9 +290,15 @@ class Experiment:
         with refused_where_unfit(checkpoint):
             self.restore(unflatten_state(checkpoint.tensors), checkpoint.metadata["counter"])
 
-    def gather_state(self) -> dict[str, Any]:
-        """Every part's state, and under ``copies`` all ranks' copies; complete on rank 0. Collective."""
-        copies = {name: _gather(self.communicator, part.copies_state_dict()) for name, part in self._parts()}
+    def gather_state(self, communicator: Communicator | None = None) -> dict[str, Any]:
+        """Every part's state, and under ``copies`` all ranks' copies. Collective.
+
+        Args:
+            communicator: gathers the copies, to wherever its ``gather_rows`` does; the experiment's own, which
+                gathers them on rank 0, by default.
+        """
+        communicator = communicator or self.communicator
+        copies = {name: _gather(communicator, part.copies_state_dict()) for name, part in self._parts()}
         return {**{name: part.state_dict() for name, part in self._parts()}, "copies": copies}
 
     def restore(self, parts: Mapping[str, State], counts: Any) -> None:

@@ -1,6 +1,6 @@
 """Where figures go: the journal, the terminal, W&B, TensorBoard, and small decorators around them."""
 
-from marl.loggers.base import AtMostEvery, EveryNth, MultiLogger, NullLogger
+from marl.loggers.base import AtMostEvery, EveryNth, MultiLogger, NullLogger, OnlyNewer
 from marl.loggers.journal import JournalLogger, read_journal
 from marl.loggers.tensorboard import TensorBoardLogger
 from marl.loggers.terminal import TerminalLogger
@@ -12,6 +12,7 @@ __all__ = [
     "JournalLogger",
     "MultiLogger",
     "NullLogger",
+    "OnlyNewer",
     "TensorBoardLogger",
     "TerminalLogger",
     "WandbLogger",

@@ -87,3 +87,28 @@ class AtMostEvery(Logger):
     def _hand_on(self) -> None:
         row, self._waiting = self._waiting, {}
         self._logger.write(row)
+
+
+class OnlyNewer(Logger):
+    """Hands on rows in which one figure is greater than in all before; a row without it counts as newer.
+
+    Args:
+        logger: takes them.
+        key: the figure's name.
+    """
+
+    def __init__(self, logger: Logger, key: str) -> None:
+        self._logger = logger
+        self._key = key
+        self._greatest = float("-inf")
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Hands the row on, unless its like was there before."""
+        value = row.get(self._key)
+        if value is None or value > self._greatest:
+            self._greatest = self._greatest if value is None else value
+            self._logger.write(row)
+
+    def close(self) -> None:
+        """Closes the logger behind."""
+        self._logger.close()
