@@ -73,7 +73,7 @@ class MAPPOConfig:
     """Weight of the entropy bonus."""
     magnet_updates: int | None = None
     """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
-    after so many updates. Self-play then settles at an equilibrium (see ``marl.magnet``). For single choices."""
+    after so many updates at the full step size. Self-play then settles at an equilibrium (see ``marl.magnet``)."""
     max_gradient_norm: float = 10.0
     """Norm to which each network's gradient is clipped, after the all-reduce."""
     target_kl: float | None = None
@@ -329,7 +329,7 @@ class MAPPOLearner(Learner):
         inputs = self._read(trajectory)
         estimates = self._estimator.estimate(trajectory, inputs)
         if self._magnet is not None:
-            self._magnet.advance()
+            self._magnet.advance(self._optimizer.learning_rate / config.learning_rate if config.learning_rate else 1.0)
         rollouts = {name: self._rollout(name, trajectory, inputs, estimates[name]) for name in self._networks}
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
         norms: list[float] = []

@@ -25,21 +25,27 @@ class Magnet(Saveable):
 
     Args:
         actors: one a group, feed-forward nn.Modules that choose one action out of several.
-        period: updates between copies, at least 1. The first copy is of the actors as they begin.
+        period: updates at full step size between copies, at least 1. The first copy is of the actors as they begin.
     """
 
     def __init__(self, actors: Mapping[str, Actor], period: int) -> None:
         self._actors = actors
         self._copies = {name: copy.deepcopy(actor) for name, actor in actors.items()}
         self._period = period
-        self._updates = 0
+        self._left = 0.0
 
-    def advance(self) -> None:
-        """To be called before each update: puts the magnet where the policy is, if that is due."""
-        if self._updates % self._period == 0:
+    def advance(self, share: float = 1.0) -> None:
+        """To be called before each update: puts the magnet where the policy is, if that is due.
+
+        Args:
+            share: of the full step size, that the update will take. With smaller steps a policy takes longer to come
+                to rest; a magnet that does not wait for that holds nothing back.
+        """
+        if self._left <= 0.0:
+            self._left += self._period
             for name, actor in self._actors.items():
                 _module(self._copies[name]).load_state_dict(_module(actor).state_dict())
-        self._updates += 1
+        self._left -= share
 
     @torch.no_grad()
     def log_probs(self, name: str, observations: Tensor, masks: Tensor | None, wanted: Tensor) -> Tensor:
@@ -64,15 +70,15 @@ class Magnet(Saveable):
         return result
 
     def state_dict(self) -> State:
-        """The magnet's parameters, and the number of updates."""
-        state: State = {"updates": torch.tensor(self._updates)}
+        """The magnet's parameters, and how long it stays where it is."""
+        state: State = {"left": torch.tensor(self._left, dtype=torch.float64)}
         for name, actor in self._copies.items():
             state |= {f"{name}/{key}": tensor for key, tensor in _module(actor).state_dict().items()}
         return state
 
     def load_state_dict(self, state: State) -> None:
         """See Saveable."""
-        self._updates = int(state["updates"])
+        self._left = float(state["left"])
         for name, actor in self._copies.items():
             module = _module(actor)
             module.load_state_dict({key: state[f"{name}/{key}"] for key in module.state_dict()})

@@ -53,6 +53,19 @@ def test_a_magnet_is_the_policy_as_it_was_at_the_last_of_each_period(actor):
     assert (ask(magnet)[0] - first).abs().max() > 0.1
 
 
+def test_a_magnet_stays_longer_where_steps_are_smaller(actor):
+    magnet = Magnet({"player": actor}, 2)
+    moves, before = [], None
+    for update in range(12):
+        move(actor)
+        magnet.advance(1.0 if update < 4 else 0.5)
+        now = ask(magnet)[0]
+        if before is not None and not torch.equal(now, before):
+            moves.append(update)
+        before = now
+    assert moves == [2, 4, 8]
+
+
 def test_rows_that_nobody_wants_are_zero(actor):
     magnet = Magnet({"player": actor}, 1)
     magnet.advance()
