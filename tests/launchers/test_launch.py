@@ -142,6 +142,13 @@ def test_ranks_get_their_share_of_threads_before_python_starts():
     assert said["OMP_NUM_THREADS"] == "7"
 
 
+def test_memory_stays_with_a_rank_unless_the_user_said_how():
+    assert "glibc.malloc.hugetlb=1" in rank_environment(2, {})["GLIBC_TUNABLES"].split(":")
+    said = "glibc.malloc.perturb=1"
+    assert rank_environment(2, {"GLIBC_TUNABLES": said})["GLIBC_TUNABLES"] == said
+    assert "GLIBC_TUNABLES" in mpirun_command(["marl"], 2)
+
+
 def test_small_networks_take_one_thread_unless_more_were_asked_for(monkeypatch):
     before = torch.get_num_threads()
     try:
