@@ -1,7 +1,7 @@
 """Settings tuned for an algorithm on an environment: plain functions from the defaults to what works better.
 
-``marl train`` takes the recipe of its pair, says so in its first line, and writes its name into ``config.json``.
-``--recipe none`` keeps the defaults; single options override either.
+``marl train`` and ``marl league`` take the recipe of their pair, say so in their first line, and write its name into
+``config.json``. ``--recipe none`` keeps the defaults; single options override either.
 """
 
 from __future__ import annotations
@@ -62,11 +62,54 @@ def ddpg_speaker(settings: Settings[Any]) -> Settings[Any]:
     return changed(settings, algorithm={"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3})
 
 
+def kuhn(settings: Settings[Any]) -> Settings[Any]:
+    """Kuhn poker by self-play on the game's table, held by a magnet; the newest player plays itself in both seats.
+
+    Seed 0, 2 M steps, exploitability: 0.16 with an entropy bonus of 0.02 in the end, 0.06 with one of 0.3, 0.01 to
+    0.03 with a magnet.
+    """
+    algorithm = {
+        "discount": 1.0,
+        "rollout_length": 8,
+        "epochs": 4,
+        "minibatches": 4,
+        "learning_rate": 1e-3,
+        "anneal_learning_rate": True,
+        "entropy": 0.5,
+        "magnet_updates": 8,
+    }
+    # What marl league has besides.
+    league = {"matchmaking": "latest", "save_steps": 200_000} if hasattr(settings, "matchmaking") else {}
+    return changed(
+        settings,
+        algorithm=algorithm,
+        backend="batched",
+        num_envs=1024,
+        steps=4_000_000,
+        row_every=50_000,
+        checkpoint_every=1_000_000,
+        exploitability_every=100_000,
+        **league,
+    )
+
+
+def leduc(settings: Settings[Any]) -> Settings[Any]:
+    """Leduc poker as Kuhn poker, with longer rollouts and a stronger and slower magnet."""
+    return changed(
+        kuhn(settings),
+        algorithm={"rollout_length": 16, "entropy": 1.0, "magnet_updates": 25},
+        steps=20_000_000,
+        exploitability_every=500_000,
+    )
+
+
 RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("mappo", "mpe2.simple_spread_v3"): ppo_mpe,
     ("ippo", "mpe2.simple_spread_v3"): ppo_mpe,
     ("mappo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
     ("ippo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
+    ("ippo", "openspiel/kuhn_poker"): kuhn,
+    ("ippo", "openspiel/leduc_poker"): leduc,
     ("maddpg", "mpe2.simple_speaker_listener_v4"): ddpg_speaker,
     ("iddpg", "mpe2.simple_speaker_listener_v4"): ddpg_speaker,
     ("iql", "mpe2.simple_spread_v3"): iql_spread,

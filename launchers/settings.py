@@ -51,6 +51,9 @@ class Settings(Generic[ConfigT]):
     """Greedy episodes at the end; 0 for none."""
     evaluate_every: int | None = None
     """Also evaluate each time that many environment steps have passed."""
+    exploitability_every: int | None = None
+    """Measure how exploitable the policies are each time that many environment steps have passed, and at the end; for
+    OpenSpiel's games of hidden cards."""
     checkpoint_every: int | None = 200_000
     """Save each time that many environment steps have passed; at the end in any case."""
     row_every: int = 2000
@@ -107,11 +110,17 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         steps=settings.steps,
         num_envs=settings.num_envs,
         evaluate_every=settings.evaluate_every,
+        exploitability_every=settings.exploitability_every,
         checkpoint_every=settings.checkpoint_every,
     )
     for name in ("seed", "evaluation_episodes", "row_every", "env_failures"):
         if getattr(settings, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
+    measure = None
+    if settings.exploitability_every is not None:
+        from launchers.exploitability import measure_of
+
+        measure = measure_of(env, settings.env_kwargs)
     return ExperimentConfig(
         builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
         environment=environment_of(env, settings),
@@ -120,6 +129,8 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         num_envs=settings.num_envs,
         evaluation_episodes=settings.evaluation_episodes,
         evaluate_every=settings.evaluate_every,
+        measure=measure,
+        measure_every=settings.exploitability_every,
         checkpoint_every=settings.checkpoint_every,
         row_every=settings.row_every,
     )

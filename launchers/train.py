@@ -43,6 +43,7 @@ _MAY_DIFFER_ON_RESUME = (
     "steps",
     "evaluation_episodes",
     "evaluate_every",
+    "exploitability_every",
     "checkpoint_every",
     "row_every",
     "recipe",
@@ -444,7 +445,7 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, curve
     summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
     run.write_summary(
         {
-            **{key: plain_number(value) for key, value in summary.items()},
+            **{key: plain_number(value) for key, value in (summary | dict(result.measured)).items()},
             "env_steps": counter.env_steps,
             "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
             "wall_seconds": counter.wall_seconds,
@@ -456,9 +457,15 @@ def _report(run: RunDirectory, result: Result, communicator: Communicator, curve
     from launchers.plot import plot_runs
 
     if counter.episodes:
-        plot_runs([run.path], run.learning_curve, key=curve)
+        for key in (*result.measured, curve, "episode_return/mean"):
+            # A league whose player only ever met itself has no scores.
+            with contextlib.suppress(InputError):
+                plot_runs([run.path], run.learning_curve, key=key)
+                break
     if summary:
         print(f"evaluation: {describe_evaluation(summary)}", flush=True)
+    if result.measured:
+        print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
     print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
 
 

@@ -40,6 +40,10 @@ _QUESTION_STEPS: Final = 100
 """Steps of every copy without an update after which ranks agree on stopping by a collective of its own."""
 
 
+Measure = Callable[[EnvironmentSpec, Mapping[str, Policy]], Metrics]
+"""From the spec and the policies as they act while they learn to figures, such as their exploitability."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperimentConfig:
     """What to train, where, and for how long. All counts are global: over all copies and ranks."""
@@ -58,6 +62,10 @@ class ExperimentConfig:
     """Greedy episodes at the end; 0 for none."""
     evaluate_every: int | None = None
     """Also evaluate each time that many environment steps have passed."""
+    measure: Measure | None = None
+    """What to measure, on rank 0, between updates and at the end; None for nothing."""
+    measure_every: int | None = None
+    """Measure each time that many environment steps have passed."""
     checkpoint_every: int | None = None
     """Save each time that many environment steps have passed; at the end in any case."""
     row_every: int = 0
@@ -75,6 +83,8 @@ class Result:
     """The final evaluation; complete on rank 0."""
     stopped: bool
     """Whether it stopped on request, before all its steps were done."""
+    measured: Metrics = field(default_factory=dict)
+    """What ``ExperimentConfig.measure`` said last; on rank 0."""
 
 
 ActorFactory = Callable[[EnvironmentSpec, Mapping[str, Policy], Placement, Adder], Actor]
@@ -150,6 +160,10 @@ class Experiment:
             self.networks = builder.make_networks(self.spec)
         policies = builder.make_policies(self.spec, self.networks, evaluation=False)
         self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
+        self._policies = policies
+        self._next_measure: int | None = None
+        self.measured: Metrics = {}
+        """What was measured last; on rank 0."""
         self.dataset = builder.make_dataset(self.spec, policies, self.placement)
         self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
         self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
@@ -203,7 +217,8 @@ class Experiment:
                 continue
             next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
             evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
-            if evaluates or counter.env_steps >= min(next_row, config.steps):
+            measures = self.measure_if_due()
+            if evaluates or measures or counter.env_steps >= min(next_row, config.steps):
                 next_row = after(counter.env_steps, config.row_every or 1)
                 next_evaluation = next_due(counter.env_steps, config.evaluate_every)
                 episodes, returns = self.statistics.reduce(communicator)
@@ -211,6 +226,7 @@ class Experiment:
                 rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
                 row_start = (counter.env_steps, counter.wall_seconds)
                 row = {**counter.row(), "env_steps_per_second": rate, **returns, **metrics}
+                row |= self.measured if measures else {}
                 if evaluates:
                     current = self.evaluate()
                     if communicator.rank == 0:
@@ -226,12 +242,30 @@ class Experiment:
         if saving and saved != counter.env_steps:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
-        return Result(counter=counter, learner_state=self.learner.state_dict(), evaluation=evaluation, stopped=stopped)
+        return Result(
+            counter=counter,
+            learner_state=self.learner.state_dict(),
+            evaluation=evaluation,
+            stopped=stopped,
+            measured=self.measured,
+        )
 
     def begin(self) -> None:
         """Begins with new episodes in all copies, unless a checkpoint was loaded."""
         if not self.resumed:
             self.loop.begin()
+        self._next_measure = next_due(self.counter.env_steps, self.config.measure_every)
+
+    def measure_if_due(self) -> bool:
+        """Measures, on rank 0, where it is due by the environment steps done; whether it was, the same on all ranks."""
+        config, done = self.config, self.counter.env_steps
+        due = config.steps if self._next_measure is None else min(self._next_measure, config.steps)
+        if config.measure is None or done < due:
+            return False
+        self._next_measure = next_due(done, config.measure_every)
+        if self.communicator.rank == 0:
+            self.measured = config.measure(self.spec, self._policies)
+        return True
 
     def advance(self, should_stop: Callable[[], bool] = lambda: False) -> Metrics | None:
         """One step of every copy, and the updates that it allows; the last one's figures, None where there was none.

@@ -141,16 +141,19 @@ class LeagueExperiment:
         next_row = after(counter.env_steps, config.row_every or 1)
         row_start = (counter.env_steps, counter.wall_seconds)
         stopped = False
+        main = self.players[self.main]
         while counter.env_steps < config.steps and not stopped:
             metrics, stopped = self._round(should_stop)
             evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
-            if evaluates or counter.env_steps >= min(next_row, config.steps):
+            measures = main.measure_if_due()
+            if evaluates or measures or counter.env_steps >= min(next_row, config.steps):
                 next_row = after(counter.env_steps, config.row_every or 1)
                 next_evaluation = next_due(counter.env_steps, config.evaluate_every)
                 figures = self._figures()
                 rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
                 row_start = (counter.env_steps, counter.wall_seconds)
                 row = {**counter.row(), "env_steps_per_second": rate, **figures, **metrics}
+                row |= main.measured if measures else {}
                 if evaluates:
                     row |= self.evaluate().summary()
                 logger.write(row)
@@ -162,8 +165,13 @@ class LeagueExperiment:
         if saving and saved != counter.env_steps:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
-        learner_state = self.players[self.main].learner.state_dict()
-        return Result(counter=counter, learner_state=learner_state, evaluation=evaluation, stopped=stopped)
+        return Result(
+            counter=counter,
+            learner_state=main.learner.state_dict(),
+            evaluation=evaluation,
+            stopped=stopped,
+            measured=main.measured,
+        )
 
     @property
     def sides(self) -> Sides:

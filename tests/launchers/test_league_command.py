@@ -1,5 +1,6 @@
 """``marl league``: what it leaves, that it goes on as if nothing had happened, and what it refuses."""
 
+import itertools
 import json
 
 import numpy as np
@@ -105,6 +106,29 @@ def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     frequencies = {name: rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests}
     played = sum(share * frequencies[name] for name, share in league.mixture.items())
     np.testing.assert_allclose(played, 1 / 3, atol=0.02)
+
+
+@pytest.mark.parametrize("magnet", [False, True])
+def test_plain_self_play_cycles_through_rock_paper_scissors_and_a_magnet_leads_it_to_thirds(marl, tmp_path, magnet):
+    run = tmp_path / "latest"
+    settings = {"rollout-length": 8, "epochs": 4, "entropy": 0.02, "learning-rate": 0.003, "hidden-sizes": 16}
+    words = ["--matchmaking", "latest", "--save-steps", 1024, "--steps", 60_000, "--num-envs", 64]
+    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0]
+    if magnet:
+        settings |= {"entropy": 0.5, "magnet-updates": 8}
+        words.append("--algorithm.anneal-learning-rate")
+    words += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    assert marl("league", "ippo", RPS, *words, "--out", run).code == 0
+    league = load_league(run)
+    played = np.array([rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests])
+    if magnet:
+        np.testing.assert_allclose(played[-1], 1 / 3, atol=0.02)
+    else:
+        # Paper beats rock, scissors beat paper, rock beats scissors: each in turn is played almost always.
+        turns = played.argmax(1)[played.max(1) > 0.9].tolist()
+        turns = [choice for number, choice in enumerate(turns) if number == 0 or turns[number - 1] != choice]
+        assert len(turns) > 3
+        assert all((after - before) % 3 == 1 for before, after in itertools.pairwise(turns))
 
 
 def rock_paper_scissors(policies):

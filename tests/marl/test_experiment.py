@@ -99,6 +99,29 @@ def test_evaluation_changes_nothing_and_comes_at_its_times():
     assert result.evaluation.summary().items() <= logger.rows[-1].items()
 
 
+def test_measures_are_taken_at_their_times_and_at_the_end_and_change_nothing():
+    taken = []
+
+    def measure(spec, policies):
+        # They act as they learn, not greedily.
+        assert all(policy.num_uniforms for policy in policies.values())
+        assert sorted(policies) == [group.name for group in spec.groups]
+        taken.append(None)
+        return {"figure": float(len(taken))}
+
+    logger = Rows()
+    settings = {"row_every": 4 * UPDATE, "steps": 5 * UPDATE}
+    result = run_experiment(config(measure=measure, measure_every=2 * UPDATE, **settings), logger=logger)
+    assert [(row["updates"], row.get("figure")) for row in logger.rows] == [(2, 1.0), (4, 2.0), (5, 3.0)]
+    assert result.measured == {"figure": 3.0}
+    without = run_experiment(config(**settings))
+    assert equal(without.learner_state, result.learner_state)
+    assert without.measured == {}
+    alone = Rows()
+    run_experiment(config(measure=measure, **settings), logger=alone)
+    assert [row.get("figure") for row in alone.rows] == [None, 4.0]
+
+
 @pytest.mark.parametrize(
     ("environment", "algorithm"),
     [
