@@ -35,6 +35,7 @@ from marl.evaluation import Evaluation, evaluate
 from marl.loggers import NullLogger
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
+from marl.usage import Usage
 
 _QUESTION_STEPS: Final = 100
 """Steps of every copy without an update after which ranks agree on stopping by a collective of its own."""
@@ -204,7 +205,7 @@ class Experiment:
         next_evaluation = next_due(counter.env_steps, config.evaluate_every)
         next_row = after(counter.env_steps, config.row_every or 1)
         next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
-        row_start = (counter.env_steps, counter.wall_seconds)
+        usage = Usage(counter, communicator)
         at_boundary()
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
         while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not communicator.agreed:
@@ -223,9 +224,7 @@ class Experiment:
                 next_evaluation = next_due(counter.env_steps, config.evaluate_every)
                 episodes, returns = self.statistics.reduce(communicator)
                 counter.episodes += episodes
-                rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
-                row_start = (counter.env_steps, counter.wall_seconds)
-                row = {**counter.row(), "env_steps_per_second": rate, **returns, **metrics}
+                row = {**usage.row(), **returns, **metrics}
                 row |= self.measured if measures else {}
                 if evaluates:
                     current = self.evaluate()

@@ -25,6 +25,7 @@ from marl.self_play import RANDOM, Sides, make_self_play_actor, play_games
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 from marl.trajectories import TrajectoryDataset
+from marl.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +140,7 @@ class LeagueExperiment:
         next_save = next_due(counter.env_steps, config.checkpoint_every)
         next_evaluation = next_due(counter.env_steps, config.evaluate_every)
         next_row = after(counter.env_steps, config.row_every or 1)
-        row_start = (counter.env_steps, counter.wall_seconds)
+        usage = Usage(counter, communicator)
         stopped = False
         main = self.players[self.main]
         while counter.env_steps < config.steps and not stopped:
@@ -150,9 +151,7 @@ class LeagueExperiment:
                 next_row = after(counter.env_steps, config.row_every or 1)
                 next_evaluation = next_due(counter.env_steps, config.evaluate_every)
                 figures = self._figures()
-                rate = (counter.env_steps - row_start[0]) / max(counter.wall_seconds - row_start[1], 1e-9)
-                row_start = (counter.env_steps, counter.wall_seconds)
-                row = {**counter.row(), "env_steps_per_second": rate, **figures, **metrics}
+                row = {**usage.row(), **figures, **metrics}
                 row |= main.measured if measures else {}
                 if evaluates:
                     row |= self.evaluate().summary()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _RETURN = "episode_return/"
 _EVALUATION = "evaluation/"
-_COUNTS = frozenset({"env_steps", "updates", "episodes", "wall_seconds", "env_steps_per_second"})
+_COUNTS = frozenset({"env_steps", "updates", "episodes", "wall_seconds", "env_steps_per_second", "memory_mb"})
 _MOST_FIGURES = 16
 
 

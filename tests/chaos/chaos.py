@@ -30,13 +30,13 @@ from launchers.supervise import rank_folder
 from launchers.watchdog import read_beats
 from marl.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from marl.errors import InputError
+from marl.usage import MACHINE
 
 GAME = ("ippo", "envs.matrix_games:two_step", "--recipe", "none")
 QUICK = ("--num-envs", "4", "--algorithm.rollout-length", "4", "--algorithm.epochs", "1")
 TRAIN = (*GAME, *QUICK, "--algorithm.hidden-sizes", "16", "--evaluation-episodes", "0")
 OFTEN = ("--row-every", "32", "--checkpoint-every", "16")
 """Rows and checkpoints at distances that are no multiples of each other."""
-CLOCKS = ("wall_seconds", "env_steps_per_second")
 VICTIMS = ("any rank", "rank 0", "mpirun", "supervisor and children", "supervisor", "during a checkpoint")
 PATIENCE = 600.0
 
@@ -264,7 +264,7 @@ def compare(run: SupervisedRun, reference: Path, code: int | None) -> list[str]:
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
 
 
 def leftovers() -> list[Path]:

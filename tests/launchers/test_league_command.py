@@ -13,16 +13,16 @@ from launchers.league import load_league
 from launchers.policies import load_run
 from marl.checkpoints import load_checkpoint
 from marl.errors import InputError
+from marl.usage import MACHINE
 
 TICTACTOE = "classic/tictactoe-v3"
 RPS = "envs.matrix_games:rock_paper_scissors"
-CLOCKS = ("wall_seconds", "env_steps_per_second")
 SMALL = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "4", "--algorithm.rollout-length", "10")
 TINY = (*SMALL, "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
 
 
 def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
 
 
 def test_a_league_leaves_a_run_that_other_commands_read(marl, tmp_path):

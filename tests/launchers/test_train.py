@@ -22,8 +22,8 @@ from marl.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.loggers import TerminalLogger
 from marl.loggers.wandb import WandbLogger
+from marl.usage import MACHINE
 
-CLOCKS = ("wall_seconds", "env_steps_per_second")
 RECIPE = RECIPES["mappo", SPREAD].__name__
 TINY = ("--algorithm.rollout-length", "4", "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
 
@@ -40,7 +40,7 @@ def same_state(one, other):
 
 
 def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows]
+    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
 
 
 # What is in a run directory

@@ -13,6 +13,7 @@ from marl.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.experiment import Experiment, ExperimentConfig, run_experiment
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
+from marl.usage import MACHINE
 
 UPDATE = 4 * 6
 GAME = anything(
@@ -51,7 +52,7 @@ def equal(left, right):
 
 
 def without_clock(rows):
-    return [{k: v for k, v in row.items() if k not in ("wall_seconds", "env_steps_per_second")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in MACHINE} for row in rows]
 
 
 def test_a_row_an_update_counts_global_steps_and_updates():

@@ -34,6 +34,7 @@ from marl.payoffs import DRAW, LOSS, WIN
 from marl.self_play import LEARNER, RANDOM
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
 from marl.testing import FakeVectorEnvironment
+from marl.usage import MACHINE
 
 SERIAL = SerialCommunicator()
 SEEN, THREE = ArraySpec(shape=(2,)), DiscreteActions(num_actions=3)
@@ -327,7 +328,7 @@ class Rows:
         self.rows = []
 
     def write(self, row):
-        self.rows.append({k: v for k, v in row.items() if k not in ("wall_seconds", "env_steps_per_second")})
+        self.rows.append({k: v for k, v in row.items() if k not in MACHINE})
 
     def close(self):
         pass
