@@ -85,7 +85,7 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
         algorithm=algorithm,
         backend="batched",
         num_envs=1024,
-        steps=4_000_000,
+        steps=2_500_000,
         row_every=50_000,
         checkpoint_every=1_000_000,
         exploitability_every=100_000,
