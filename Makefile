@@ -43,6 +43,7 @@ bench: setup
 # Kills and damages by the thousand, more than an hour on two cores; what they print is in docs/reliability.md.
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py kills 400
+	$(BIN)/python tests/chaos/chaos.py elastic 100
 	$(BIN)/python tests/chaos/chaos.py writers 10000
 	$(BIN)/python tests/chaos/chaos.py damages 10000
 

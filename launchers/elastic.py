@@ -124,13 +124,16 @@ class Survival:
         deadline: seconds after a loss in which the survivors must be ready to go on; else the job is ended, for its
             supervisor to start it again.
         say: told in one line, on the first rank, that they went on.
+        share: see Snapshots.
     """
 
-    def __init__(self, communicator: ElasticCommunicator, deadline: float, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, communicator: ElasticCommunicator, deadline: float, say: Callable[[str], object], share: float = SHARE
+    ) -> None:
         self._communicator = communicator
         self._deadline = deadline
         self._say = say
-        self._snapshots = Snapshots(communicator)
+        self._snapshots = Snapshots(communicator, share)
         self._timer: threading.Timer | None = None
         self._noticed = 0.0
         self._lost = 0

@@ -158,6 +158,8 @@ class ElasticCommunicator(MPICommunicator):
         self._error = MPI.Exception
         self._lost = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.lost = 0
+        """Ranks that died so far."""
         self.aside = self.comm.Dup()
         """The same ranks once more, for messages that must not meet those of training."""
 
@@ -223,6 +225,7 @@ class ElasticCommunicator(MPICommunicator):
             self._adopt(self.comm.Shrink())
             with contextlib.suppress(self._error):  # a rank that dies just now is noticed by the next attempt
                 self.aside = self.comm.Dup()
+            self.lost += before - self.size
             survived(before - self.size)
 
 
@@ -336,7 +339,13 @@ class _Farewell:
                         _say("marl: rank 0 died before it had put the results down\n")
                 return self._leave(code, report, key)
 
-        return communicator.together(attempt)
+        code = communicator.together(attempt)
+        if communicator.lost:
+            # MPI_Finalize waits for the dead, now and then for ever.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        return code
 
     def _leave(self, code: int, report: str, key: str) -> int:
         rank = self._communicator.rank

@@ -76,9 +76,10 @@ class SupervisedRun:
 
     def __init__(self, run: Path, words: Sequence[str], ranks: int) -> None:
         self.run = run
+        self.log = run.with_suffix(".log")
         self._words = list(words)
         self._ranks = ranks
-        self._log = run.with_suffix(".log").open("ab")
+        self._log = self.log.open("ab")
         self.start()
 
     def start(self) -> None:
@@ -145,7 +146,7 @@ def undisturbed(folder: Path, words: Sequence[str], ranks: int) -> Path:
         run = SupervisedRun(path, words, ranks)
         try:
             if run.wait() != 0:
-                raise RuntimeError(f"the undisturbed run failed; see {path.with_suffix('.log')}")
+                raise RuntimeError(f"the undisturbed run failed; see {run.log}")
         finally:
             run.close()
     return path
@@ -237,22 +238,27 @@ def measure_restart(run: SupervisedRun, figures: Soak) -> None:
         time.sleep(0.02)
 
 
-def compare(run: SupervisedRun, reference: Path, code: int | None) -> list[str]:
-    """What is not as it would be, had nobody disturbed the run."""
+def compare(run: SupervisedRun, reference: Path, code: int | None, *, exactly: bool = True) -> list[str]:
+    """What is not as it would be, had nobody disturbed the run; up to rounding, if not exactly."""
     if code != 0:
-        return [f"exit code {code}; see {run.run.with_suffix('.log')}"]
+        return [f"exit code {code}; see {run.log}"]
     problems = []
     first, second = (load_checkpoint(path / "checkpoints") for path in (reference, run.run))
+    tolerance = 0.0 if exactly else 1e-3
     names = [
         name
         for name in first.tensors.keys() | second.tensors.keys()
         if name not in first.tensors
         or name not in second.tensors
-        or not torch.equal(first.tensors[name], second.tensors[name])
+        or not torch.allclose(first.tensors[name], second.tensors[name], rtol=tolerance, atol=tolerance)
     ]
     if names or first.step != second.step:
         problems.append(f"step {second.step} differs in {', '.join(names[:5]) or 'nothing but its number'}")
-    if rows_of(reference) != rows_of(run.run):
+    rows = [rows_of(path) for path in (reference, run.run)]
+    if not exactly:
+        counts = ("env_steps", "updates", "episodes", "episode_return/mean")
+        rows = [[{name: row.get(name) for name in counts} for row in journal] for journal in rows]
+    if rows[0] != rows[1]:
         problems.append("metrics.jsonl differs")
     if left := [job.processes() for job in jobs_named(str(run.run.resolve()))]:
         problems.append(f"processes are left: {left}")
@@ -272,6 +278,88 @@ def leftovers() -> list[Path]:
     prefix = f"marl-{os.getuid()}-"
     folders = [path for root in (Path("/dev/shm"), Path(tempfile.gettempdir())) for path in root.glob(f"{prefix}*-*")]
     return [path for path in folders if not Job("", path.name.removeprefix(prefix)).owner_lives]
+
+
+@dataclass
+class Losses:
+    """Figures of a series of ranks that died while the others went on."""
+
+    victims: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    went_on: int = 0
+    fell_back: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    """From a kill to the first update that had not been done before, where the survivors went on."""
+
+    def summary(self) -> dict[str, Any]:
+        times = sorted(self.seconds)
+        return {
+            "kills": sum(self.victims.values()),
+            "by victim": dict(self.victims),
+            "runs": self.runs,
+            "went on": self.went_on,
+            "fell back to a restart": self.fell_back,
+            "problems": self.problems,
+            "seconds to the next update, median": round(times[len(times) // 2], 2) if times else None,
+            "seconds to the next update, worst": round(times[-1], 2) if times else None,
+            "within 3 s": sum(seconds <= 3 for seconds in times),
+        }
+
+
+def lose_ranks(
+    folder: Path, kills: int, *, seed: int = 0, ranks: int = 4, per_run: int = 1, steps: int = 3200
+) -> Losses:
+    """Kills ranks of runs that are to go on without them, and compares each run with the undisturbed one.
+
+    Sums over fewer ranks are other sums of floats, so weights are equal up to rounding only.
+    """
+    chance = random.Random(seed)
+    words = [*TRAIN, *OFTEN, "--num-envs", "8", "--steps", str(steps), "--elastic"]
+    reference = undisturbed(folder, words, ranks)
+    figures = Losses()
+    while sum(figures.victims.values()) < kills and len(figures.problems) < 5:
+        run = SupervisedRun(folder / f"run-{figures.runs}", words, ranks)
+        figures.runs += 1
+        try:
+            for _ in range(min(per_run, kills - sum(figures.victims.values()))):
+                if not lose_one(run, chance, figures):
+                    break
+            code = run.wait()
+            problems = compare(run, reference, code, exactly=False)
+        finally:
+            run.close()
+        figures.problems += [f"{run.run.name}: {problem}" for problem in problems]
+        sys.stderr.write(f"{run.run.name}: {figures.seconds[-1:]} {problems or 'nothing lost'}\n")
+        if not problems:
+            shutil.rmtree(run.run)
+            run.log.unlink()
+    return figures
+
+
+def lose_one(run: SupervisedRun, chance: random.Random, figures: Losses) -> bool:
+    """Kills one rank at a random moment and measures; False if the run came to its end before."""
+    progress, began = run.updates + chance.randint(1, 40), time.monotonic()
+    while run.updates < max(1, progress):
+        if run.process.poll() is not None or time.monotonic() - began > PATIENCE:
+            return False
+        time.sleep(0.005)
+    time.sleep(chance.uniform(0.0, 0.05))
+    victim, pid = chance.choice([item for item in run.processes.items() if item[0].startswith("rank")])
+    restarts, done = run.log.read_text().count("marl: restart "), run.updates
+    os.kill(pid, signal.SIGKILL)
+    figures.victims["rank 0" if victim == "rank 0" else "another rank"] += 1
+    killed = time.monotonic()
+    # For a moment there are no files of ranks, or only those of before.
+    while run.process.poll() is None and run.updates <= done and time.monotonic() - killed < PATIENCE:
+        time.sleep(0.005)
+    took = time.monotonic() - killed
+    if run.log.read_text().count("marl: restart ") > restarts:
+        figures.fell_back += 1
+    else:
+        figures.went_on += 1
+        figures.seconds.append(took)
+    return True
 
 
 def content_of(step: int) -> dict[str, torch.Tensor]:
@@ -379,12 +467,14 @@ def main(words: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="marl-chaos."))
     if what == "kills":
         figures = soak(folder, count, seed=seed).summary()
+    elif what == "elastic":
+        figures = lose_ranks(folder, count, seed=seed).summary()
     elif what == "writers":
         figures = kill_writers(folder, count, seed=seed)
     elif what == "damages":
         figures = damage_checkpoints(folder, count, seed=seed)
     else:
-        raise SystemExit("kills, writers or damages, and how many")
+        raise SystemExit("kills, elastic, writers or damages, and how many")
     print(json.dumps({"chaos": what, "seed": seed, **figures}), flush=True)  # noqa: T201
     if figures["problems"]:
         return 1

@@ -4,17 +4,22 @@ import os
 import sys
 
 import pytest
-from chaos import damage_checkpoints, kill_writers, soak
+from chaos import damage_checkpoints, kill_writers, lose_ranks, soak
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
 
-@linux
-@pytest.mark.timeout(900)
-def test_ten_kills_at_random_lose_nothing(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Whatever job the tests themselves may be part of, runs do not hear of it."""
     for name in (*os.environ,):
         if name.startswith(("OMPI_COMM", "PMI_", "MARL_")):
             monkeypatch.delenv(name)
+
+
+@linux
+@pytest.mark.timeout(900)
+def test_ten_kills_at_random_lose_nothing(tmp_path):
     figures = soak(tmp_path, 10, seed=1, per_run=5)
     assert figures.problems == []
     assert sum(figures.kills.values()) == 10
@@ -31,3 +36,12 @@ def test_every_damage_is_found_and_the_checkpoint_before_is_taken(tmp_path):
     figures = damage_checkpoints(tmp_path, 150, seed=1)
     assert figures["problems"] == []
     assert set(figures["by kind"]) == {"bit", "cut", "swap", "exchange"}
+
+
+@linux
+@pytest.mark.timeout(600)
+def test_ranks_that_die_leave_a_run_that_goes_on(tmp_path):
+    figures = lose_ranks(tmp_path, 2, seed=1, per_run=2, steps=1600)
+    assert figures.problems == []
+    assert figures.runs == 1
+    assert figures.went_on == 2

@@ -1,0 +1,50 @@
+"""Ranks die, the others go on, and learn what one rank alone would have learned."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from elastic_ranks import CONFIG
+from jobs import Finished, clean_environment, run_limited
+
+from launchers.launch import find_mpirun, mpirun_command
+from marl.experiment import run_experiment
+
+JOB = Path(__file__).with_name("elastic_ranks.py")
+
+pytestmark = pytest.mark.skipif(not (find_mpirun().parent / "prterun").exists(), reason="needs Open MPI 5 with ULFM")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What is learned where nobody dies, on one rank."""
+    return run_experiment(CONFIG).learner_state
+
+
+def train(ranks: int, out: Path, *deaths: str) -> Finished:
+    command = mpirun_command([sys.executable, str(JOB), str(out), *deaths], ranks, elastic=True)
+    return run_limited(command, clean_environment(ranks), 120)
+
+
+@pytest.mark.parametrize(
+    ("deaths", "left"),
+    [(["0@4", "1@4"], 2), (["1@1", "0@6", "3@12"], 1), (["2@5+"], 3)],
+    ids=["two-at-once", "one-after-another", "within-a-snapshot"],
+)
+def test_survivors_learn_what_one_rank_learns(tmp_path, alone, deaths, left):
+    done = train(4, tmp_path / "state", *deaths)
+    assert done.code == 0, done
+    state = torch.load(tmp_path / "state")
+    assert int(state.pop("ranks")) == left
+    assert state.keys() == alone.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert "on from update" in done.stdout
+
+
+def test_a_death_before_the_first_snapshot_ends_the_job_for_its_supervisor(tmp_path):
+    done = train(3, tmp_path / "state", "1@-1")
+    assert done.code == 1
+    assert "a rank died, and no rank had a snapshot yet: the job ends" in done.stdout
+    assert not (tmp_path / "state").exists()
