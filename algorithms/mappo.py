@@ -74,6 +74,8 @@ class MAPPOConfig:
     magnet_updates: int | None = None
     """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
     after so many updates at the full step size. Self-play then settles at an equilibrium (see ``marl.magnet``)."""
+    magnet_uniform_share: float = 0.0
+    """Share of the uniform policy in that policy, so that no action is given up for good."""
     max_gradient_norm: float = 10.0
     """Norm to which each network's gradient is clipped, after the all-reduce."""
     target_kl: float | None = None
@@ -312,7 +314,11 @@ class MAPPOLearner(Learner):
         }
         self._magnet: Magnet | None = None
         if config.magnet_updates is not None:
-            self._magnet = Magnet({name: group.actor for name, group in networks.items()}, config.magnet_updates)
+            self._magnet = Magnet(
+                {name: group.actor for name, group in networks.items()},
+                config.magnet_updates,
+                uniform_share=config.magnet_uniform_share,
+            )
         self._compile = compile and not spec.turn_based
         self._compiled: dict[str, Callable[..., Tensor]] = {}
         self._passes = 0
@@ -547,7 +553,7 @@ class MAPPO(ConfiguredBuilder[Networks]):
         require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length", "magnet_updates")
         require_at_least(0, config, "learning_rate", "entropy", "value_coefficient")
         require_above(0, config, "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
-        require_share(config, "discount", "gae_lambda")
+        require_share(config, "discount", "gae_lambda", "magnet_uniform_share")
         require_widths(config, "hidden_sizes")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
         if config.minibatches > units * placement.total_envs:

@@ -26,12 +26,15 @@ class Magnet(Saveable):
     Args:
         actors: one a group, feed-forward nn.Modules that choose one action out of several.
         period: updates at full step size between copies, at least 1. The first copy is of the actors as they begin.
+        uniform_share: of the uniform policy in the magnet, between 0 and 1. With some of it no action is given up for
+            good, and what follows actions that seem bad, which a best response may well take, goes on being learned.
     """
 
-    def __init__(self, actors: Mapping[str, Actor], period: int) -> None:
+    def __init__(self, actors: Mapping[str, Actor], period: int, *, uniform_share: float = 0.0) -> None:
         self._actors = actors
         self._copies = {name: copy.deepcopy(actor) for name, actor in actors.items()}
         self._period = period
+        self._uniform_share = uniform_share
         self._left = 0.0
 
     def advance(self, share: float = 1.0) -> None:
@@ -65,8 +68,14 @@ class Magnet(Saveable):
         features = actor.torso.features([observations[rows, agents]], agents)
         distribution = actor.distribution(features, None if masks is None else masks[rows, agents])
         assert isinstance(distribution, MaskedCategorical)
-        result = observations.new_zeros((*wanted.shape, distribution.log_probs.shape[-1]), dtype=torch.float32)
-        result[rows, agents] = distribution.log_probs
+        log_probs = distribution.log_probs
+        if self._uniform_share:
+            legal = torch.ones_like(log_probs) if masks is None else masks[rows, agents].to(log_probs.dtype)
+            share = self._uniform_share * legal / legal.sum(-1, keepdim=True)
+            mixed = (1.0 - self._uniform_share) * distribution.probs + share
+            log_probs = torch.where(legal > 0, mixed.log(), log_probs)
+        result = observations.new_zeros((*wanted.shape, log_probs.shape[-1]), dtype=torch.float32)
+        result[rows, agents] = log_probs
         return result
 
     def state_dict(self) -> State:

@@ -76,6 +76,17 @@ def test_rows_that_nobody_wants_are_zero(actor):
     torch.testing.assert_close(some[wanted], everything[wanted])
 
 
+def test_a_share_of_the_uniform_policy_is_among_the_legal_actions(actor):
+    plain, mixed = Magnet({"player": actor}, 1), Magnet({"player": actor}, 1, uniform_share=0.2)
+    for magnet in (plain, mixed):
+        magnet.advance()
+    before, _, masks = ask(plain)
+    after = ask(mixed)[0].exp()
+    torch.testing.assert_close(after, 0.8 * before.exp() + 0.2 * masks / masks.sum(-1, keepdim=True))
+    assert not after[~masks].any()
+    assert torch.isfinite(ask(mixed)[0]).all()
+
+
 def test_a_saved_magnet_goes_on_alike(actor):
     magnet = Magnet({"player": actor}, 2)
     magnet.advance()
