@@ -94,12 +94,12 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
 
 
 def leduc(settings: Settings[Any]) -> Settings[Any]:
-    """Leduc poker as Kuhn poker, with longer rollouts and a stronger and slower magnet."""
+    """Leduc poker as Kuhn poker, with longer rollouts and a slower magnet that holds on to all actions."""
     return changed(
         kuhn(settings),
-        algorithm={"rollout_length": 16, "entropy": 1.0, "magnet_updates": 25},
-        steps=20_000_000,
-        exploitability_every=500_000,
+        algorithm={"rollout_length": 16, "magnet_updates": 25, "magnet_uniform_share": 0.05},
+        steps=5_000_000,
+        exploitability_every=200_000,
     )
 
 
