@@ -1,0 +1,59 @@
+"""Where ranks cannot outlive each other, --elastic is refused in one line."""
+
+import numpy as np
+import pytest
+from command_line import SPREAD
+
+from launchers import launch
+from launchers.launch import mpirun_command
+from launchers.mpi import check_fault_tolerance
+from marl.errors import InputError
+from marl.loggers import OnlyNewer
+
+
+def test_one_process_alone_has_nobody_to_go_on(refused):
+    assert refused("train", "mappo", SPREAD, "--elastic") == (
+        "--elastic is for several ranks: --ranks N, or mpirun --with-ft ulfm"
+    )
+
+
+def test_leagues_do_not_go_on_with_fewer_ranks(refused):
+    words = ("league", "mappo", "classic/tictactoe-v3", "--elastic")
+    assert refused(*words) == "marl league cannot go on with fewer ranks; leave out --elastic"
+
+
+def test_srun_is_refused(monkeypatch):
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(InputError, match="srun and other launchers cannot"):
+        check_fault_tolerance()
+
+
+def test_an_mpirun_without_ulfm_is_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.delenv("OMPI_MCA_mpi_ft_enable", raising=False)
+    with pytest.raises(InputError, match="this mpirun was started without"):
+        check_fault_tolerance()
+
+
+def test_another_mpi_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch, "find_mpirun", lambda: tmp_path / "mpirun")
+    with pytest.raises(InputError, match="needs Open MPI 5"):
+        mpirun_command(["true"], 2, elastic=True)
+
+
+def test_a_tracker_is_told_once_of_what_is_done_twice():
+    told = []
+
+    class Tracker:
+        def write(self, row):
+            told.append(row["env_steps"])
+
+        def close(self):
+            told.append(np.inf)
+
+    logger = OnlyNewer(Tracker(), "env_steps")
+    for steps in (16, 32, 48, 32, 48, 64):
+        logger.write({"env_steps": steps})
+    logger.close()
+    assert told == [16, 32, 48, 64, np.inf]
