@@ -320,7 +320,7 @@ class MAPPOLearner(Learner):
                 uniform_share=config.magnet_uniform_share,
             )
         self._compile = compile and not spec.turn_based
-        self._compiled: dict[str, Callable[..., Tensor]] = {}
+        self._compiled: dict[str, Callable[..., Sequence[Tensor]]] = {}
         self._passes = 0
 
     def step(self) -> Metrics:
@@ -435,7 +435,7 @@ class MAPPOLearner(Learner):
             size = -(-largest // max(1, -(-largest * agents // _MICROBATCH)))
             for part in units.split(size):
                 inside = torch.arange(size) < part.numel()
-                figures += add(pad(part, (0, size - part.numel())), inside, *fields)
+                figures += add(pad(part, (0, size - part.numel())), inside, *fields)[0]
             return
         length = config.chunk_length if config.recurrent else 1
         size = max(1, _MICROBATCH // (length * agents))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.actor_critics import (
     ActorCriticBuilder,
@@ -24,6 +24,7 @@ from marl.actor_critics import (
     GroupNetworks,
     Networks,
     Purpose,
+    Temperature,
 )
 from marl.builders import Placement
 from marl.config_checks import require_above
@@ -125,17 +126,17 @@ class MASACLearner(ActorCriticLearner):
             entropy = -log_probs
             losses = -values - temperature * entropy
         loss = (losses * data.actor_weights).sum()
-        if group.log_temperature is not None:
+        if group.temperature is not None:
             excess = (entropy - self._wanted_entropy(name, data)).detach()
-            loss = loss + (group.log_temperature * excess * data.actor_weights).sum()
+            loss = loss + (group.temperature.log * excess * data.actor_weights).sum()
         counted = (data.actor_weights > 0).to(loss.dtype)
         return loss, ((entropy.detach() * counted).sum(), temperature * counted.sum())
 
     def _temperature(self, name: str) -> Tensor:
-        log_temperature = self._networks[name].log_temperature
-        if log_temperature is None:
+        temperature = self._networks[name].temperature
+        if temperature is None:
             return torch.tensor(self._config.initial_temperature, device=self._placement.device)
-        return log_temperature.detach().exp()
+        return temperature.log.detach().exp()
 
     def _wanted_entropy(self, name: str, data: GroupBatch) -> Tensor | float:
         """() or (B, A)."""
@@ -165,6 +166,8 @@ class MASAC(ActorCriticBuilder):
     """Builds MASAC, or with ``centralized_critic=False`` ISAC."""
 
     config: MASACConfig = MASACConfig()
+    compile: bool = False
+    """Whether updates run as kernels of torch's compiler; numbers agree up to rounding."""
     policy: ClassVar = MASACPolicy
     learner: ClassVar = MASACLearner
 
@@ -190,6 +193,5 @@ class MASAC(ActorCriticBuilder):
                 Exploration(),
             )
             if self.config.adapt_temperature:
-                log_temperature = torch.tensor(math.log(self.config.initial_temperature))
-                networks[group.name].log_temperature = nn.Parameter(log_temperature)
+                networks[group.name].temperature = Temperature(self.config.initial_temperature)
         return networks

@@ -10,7 +10,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal
 
 import torch
@@ -20,14 +20,15 @@ from marl.actors import Decision, Policy
 from marl.builders import Placement
 from marl.checkpoints import flatten_state, unflatten_state
 from marl.config_checks import require_above, require_at_least
-from marl.core import Communicator, Dataset, Learner, Metrics, State
+from marl.core import Dataset, Learner, Metrics, State
 from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, prepare_batch
 from marl.distributions import make_distribution, num_uniforms
 from marl.errors import InputError
 from marl.exploration import Exploration
+from marl.gradient_steps import GradientStep, Losses, LossFunction, Noise
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.off_policy import ReplayBuilder
-from marl.optimizers import ReplicatedAdam, TargetParameters
+from marl.optimizers import TargetParameters
 from marl.replay import ReplayConfig, TransitionDataset, Transitions
 from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.streams import Stream
@@ -97,6 +98,14 @@ class ActorNetwork(nn.Module):
         return outputs
 
 
+class Temperature(nn.Module):
+    """Weight of a policy's entropy, by its logarithm."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(math.log(initial)))
+
+
 @dataclass(slots=True)
 class GroupNetworks:
     """What one group acts and learns with."""
@@ -104,76 +113,13 @@ class GroupNetworks:
     actor: ActorNetwork
     critics: CriticNetwork
     exploration: Exploration
-    log_temperature: nn.Parameter | None = None
-    """(): of algorithms that weigh entropy."""
+    temperature: Temperature | None = None
+    """Of algorithms that adapt the weight of entropy."""
 
 
 Networks = dict[str, GroupNetworks]
 Purpose = Literal["next", "current"]
 _PURPOSES: Final[tuple[Purpose, ...]] = ("next", "current")
-
-
-class GradientStep:
-    """One optimizer step of all groups' networks of one kind: sums of losses in, one all-reduce, averages out.
-
-    Args:
-        segments: by group, the parameters by segment name.
-        figures: names of the figures that are summed besides; the first, ``samples``, is how many samples there
-            were, which gradients and all other figures are divided by.
-        communicator: among whose ranks the replicas live.
-        config: step size and clipping are taken from here.
-        learning_rate: Adam's.
-    """
-
-    def __init__(
-        self,
-        segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
-        figures: Sequence[str],
-        communicator: Communicator,
-        config: ActorCriticConfig,
-        *,
-        learning_rate: float,
-    ) -> None:
-        self._segments = {name: tuple(f"{name}.{part}" for part in parts) for name, parts in segments.items()}
-        flat = {f"{name}.{part}": list(value) for name, parts in segments.items() for part, value in parts.items()}
-        self._parameters = [parameter for parameters in flat.values() for parameter in parameters]
-        self._figures = tuple(figures)
-        self.optimizer = ReplicatedAdam(
-            flat,
-            communicator,
-            learning_rate=learning_rate,
-            epsilon=config.adam_epsilon,
-            max_gradient_norm=config.max_gradient_norm,
-            bookkeeping=len(segments) * len(figures),
-        )
-
-    def __call__(self, losses: Mapping[str, Tensor], figures: Mapping[str, Sequence[Tensor]]) -> dict[str, float]:
-        """One step.
-
-        Args:
-            losses: () by group, sums over this rank's samples.
-            figures: by group, () sums in the order of their names.
-
-        Returns:
-            Figures ``GROUP/NAME``, averaged over all ranks' samples, and the gradient's norm.
-        """
-        self.optimizer.zero()
-        total = torch.stack(list(losses.values())).sum()
-        # Gradients into other networks on the way are left out: they are neither needed nor computed.
-        total.backward(inputs=self._parameters)
-        with torch.no_grad():
-            rows = torch.stack([torch.stack(list(figures[name])) for name in self._segments])
-            self.optimizer.tail.copy_(rows.flatten())
-        self.optimizer.reduce()
-        averages: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        sums = self.optimizer.tail.view(len(self._segments), -1).tolist()
-        for (name, segments), (samples, *values) in zip(self._segments.items(), sums, strict=True):
-            counts |= dict.fromkeys(segments, samples)
-            for figure, value in zip(self._figures[1:], values, strict=True):
-                averages[f"{name}/{figure}"] = value / max(samples, 1.0)
-        norm = self.optimizer.step(counts)
-        return {**averages, "gradient_norm": norm}
 
 
 class _Noise:
@@ -218,6 +164,7 @@ class ActorCriticLearner(Learner, ABC):
         dataset: of joint transitions.
         config: settings.
         placement: where this process stands.
+        compile: whether losses and gradients run as kernels of torch's compiler; numbers agree up to rounding.
     """
 
     target_actors = False
@@ -233,6 +180,8 @@ class ActorCriticLearner(Learner, ABC):
         dataset: TransitionDataset,
         config: ActorCriticConfig,
         placement: Placement,
+        *,
+        compile: bool = False,
     ) -> None:
         self._spec = spec
         self._networks = networks
@@ -240,27 +189,44 @@ class ActorCriticLearner(Learner, ABC):
         self._config = config
         self._placement = placement
         self._joint = JointActions(spec, placement.device)
-        communicator = placement.communicator
-        self._critic_step = GradientStep(
-            {name: {"critics": list(group.critics.parameters())} for name, group in networks.items()},
-            ("samples", "critic_loss", "value"),
-            communicator,
-            config,
-            learning_rate=config.critic_learning_rate,
-        )
-        actors = {}
-        for name, group in networks.items():
-            actors[name] = {"actor": list(group.actor.parameters())}
-            if group.log_temperature is not None:
-                actors[name]["temperature"] = [group.log_temperature]
-        self._actor_step = GradientStep(
-            actors, self.actor_figures, communicator, config, learning_rate=config.actor_learning_rate
-        )
         self._target_critics = {name: copy.deepcopy(group.critics) for name, group in networks.items()}
         self._target_actors: dict[str, ActorNetwork] = {}
-        self._followers = [_followers(self._target_critics, self._critic_step)]
         if self.target_actors:
             self._target_actors = {name: copy.deepcopy(group.actor) for name, group in networks.items()}
+        critics = {name: {"critics": list(group.critics.parameters())} for name, group in networks.items()}
+        actors = {name: {"actor": list(group.actor.parameters())} for name, group in networks.items()}
+        for name, group in networks.items():
+            if group.temperature is not None:
+                actors[name]["temperature"] = [group.temperature.log]
+        size = None
+        if compile:
+            # The shares of several ranks differ from batch to batch, but hardly by more than this.
+            share = config.replay.batch_size / placement.communicator.size
+            size = min(config.replay.batch_size, math.ceil(share + 3.0 * math.sqrt(share)))
+
+        def make_step(
+            segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
+            figures: Sequence[str],
+            losses: LossFunction,
+            learning_rate: float,
+        ) -> GradientStep:
+            return GradientStep(
+                segments,
+                figures,
+                losses,
+                self._all_networks(),
+                placement.communicator,
+                learning_rate=learning_rate,
+                epsilon=config.adam_epsilon,
+                max_gradient_norm=config.max_gradient_norm,
+                compiled_size=size,
+            )
+
+        figures = ("samples", "critic_loss", "value")
+        self._critic_step = make_step(critics, figures, self._critic_losses, config.critic_learning_rate)
+        self._actor_step = make_step(actors, self.actor_figures, self._actor_losses, config.actor_learning_rate)
+        self._followers = [_followers(self._target_critics, self._critic_step)]
+        if self.target_actors:
             self._followers.append(_followers(self._target_actors, self._actor_step))
         self._noise = {
             purpose: _Noise(
@@ -319,12 +285,14 @@ class ActorCriticLearner(Learner, ABC):
         """One update: of the critics, and mostly of the actors."""
         sample = self._dataset.sample()
         config = self._config
-        batch = prepare_batch(self._spec, sample, team_reward=config.team_reward, normalize=config.layer_norm)
-        metrics = self._improve_critics(batch, sample)
+        metrics, surprise = self._critic_step(sample, self._noise["next"](self._updates, sample.positions))
+        self._dataset.update_priorities(sample.indices, surprise)
+        metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
         self._updates += 1
         if self._updates % self.actor_period == 0:
             # Kept, since a row of metrics need not fall on an update of the actors.
-            self._metrics = self._improve_actors(batch, sample)
+            self._metrics, _ = self._actor_step(sample, self._noise["current"](self._updates, sample.positions))
+            self._metrics["actor_gradient_norm"] = self._metrics.pop("gradient_norm")
             for targets in self._followers:
                 targets.update(config.target_rate)
         scale = self.exploration_scale()
@@ -333,34 +301,31 @@ class ActorCriticLearner(Learner, ABC):
         skipped = self._critic_step.optimizer.skipped + self._actor_step.optimizer.skipped
         return {**metrics, **self._metrics, "skipped_steps": skipped}
 
-    def _improve_critics(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
+    def _critic_losses(self, sample: Transitions, noise: Noise) -> Losses:
+        batch = self._prepare(sample)
         with torch.no_grad():
-            following = self.next_values(batch, self._noise["next"](self._updates, sample.positions))
+            following = self.next_values(batch, noise)
             joint = self._joint.join({name: data.actions for name, data in batch.groups.items()})
-        losses: dict[str, Tensor] = {}
-        figures: dict[str, list[Tensor]] = {}
+        losses: list[Tensor] = []
+        figures: list[Tensor] = []
         surprise = torch.zeros_like(sample.weights)
         weight = torch.zeros_like(sample.weights)
         for name, data in batch.groups.items():
             targets = data.rewards + data.discounts * following[name]
             values = self.predictions(name, batch, self._joint.others(name, joint))
             errors = values - targets
-            losses[name] = (errors.square() * data.critic_weights).sum()
+            losses.append((errors.square() * data.critic_weights).sum())
             counted = (data.critic_weights > 0).to(errors.dtype)
-            figures[name] = [
-                counted.sum(),
-                losses[name].detach() / len(values),
-                (values.detach().mean(0) * counted).sum(),
-            ]
-            surprise += (errors.detach().abs().mean(0) * counted).sum(1)
-            weight += counted.sum(1)
-        metrics = self._critic_step(losses, figures)
-        self._dataset.update_priorities(sample.indices, surprise / weight.clamp_min(1.0))
-        metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
-        return metrics
+            value = (values.detach().mean(0) * counted).sum()
+            figures.append(torch.stack([counted.sum(), losses[-1].detach() / len(values), value]))
+            surprise = surprise + (errors.detach().abs().mean(0) * counted).sum(1)
+            weight = weight + counted.sum(1)
+        return Losses(
+            total=torch.stack(losses).sum(), figures=torch.stack(figures), surprise=surprise / weight.clamp_min(1.0)
+        )
 
-    def _improve_actors(self, batch: JointBatch, sample: Transitions) -> dict[str, float]:
-        noise = self._noise["current"](self._updates, sample.positions)
+    def _actor_losses(self, sample: Transitions, noise: Noise) -> Losses:
+        batch = self._prepare(sample)
         actions: dict[str, Tensor] = {}
         contexts: dict[str, Any] = {}
         for name, data in batch.groups.items():
@@ -371,16 +336,26 @@ class ActorCriticLearner(Learner, ABC):
                 active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
                 around = {name: actions[name].detach() * active[name] for name in actions}
             joint = self._joint.join(around)
-        losses: dict[str, Tensor] = {}
-        figures: dict[str, list[Tensor]] = {}
+        losses: list[Tensor] = []
+        figures: list[Tensor] = []
         for name, data in batch.groups.items():
-            others = self._joint.others(name, joint)
-            losses[name], sums = self.actor_loss(name, batch, actions[name], others, contexts[name])
-            samples = (data.actor_weights > 0).to(losses[name].dtype).sum()
-            figures[name] = [samples, losses[name].detach(), *sums]
-        metrics = self._actor_step(losses, figures)
-        metrics["actor_gradient_norm"] = metrics.pop("gradient_norm")
-        return metrics
+            loss, sums = self.actor_loss(name, batch, actions[name], self._joint.others(name, joint), contexts[name])
+            losses.append(loss)
+            samples = (data.actor_weights > 0).to(loss.dtype).sum()
+            figures.append(torch.stack([samples, loss.detach(), *sums]))
+        return Losses(total=torch.stack(losses).sum(), figures=torch.stack(figures), surprise=sample.weights[:0])
+
+    def _prepare(self, sample: Transitions) -> JointBatch:
+        config = self._config
+        return prepare_batch(self._spec, sample, team_reward=config.team_reward, normalize=config.layer_norm)
+
+    def _all_networks(self) -> list[nn.Module]:
+        networks: list[nn.Module] = [*self._target_critics.values(), *self._target_actors.values()]
+        for group in self._networks.values():
+            networks += [group.actor, group.critics]
+            if group.temperature is not None:
+                networks.append(group.temperature)
+        return networks
 
     def get_variables(self) -> State:
         """All parameters by name."""
@@ -391,8 +366,8 @@ class ActorCriticLearner(Learner, ABC):
                 "critics": group.critics.state_dict(),
                 "exploration": group.exploration.state_dict(),
             }
-            if group.log_temperature is not None:
-                parts[name]["temperature"] = {"log": group.log_temperature.detach()}
+            if group.temperature is not None:
+                parts[name]["temperature"] = group.temperature.state_dict()
         return flatten_state(parts)
 
     def state_dict(self) -> State:
@@ -416,9 +391,8 @@ class ActorCriticLearner(Learner, ABC):
             saved = unflatten_state(parts[name])
             load_policy(group, parts[name])
             group.critics.load_state_dict(saved["critics"])
-            if group.log_temperature is not None:
-                with torch.no_grad():
-                    group.log_temperature.copy_(saved["temperature"]["log"])
+            if group.temperature is not None:
+                group.temperature.load_state_dict(saved["temperature"])
         critics, actors = (unflatten_state(parts.get(f"_target_{kind}", {})) for kind in ("critics", "actors"))
         for name, target in self._target_critics.items():
             target.load_state_dict(critics[name])
@@ -490,6 +464,7 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
     __slots__ = ()
 
     config: ActorCriticConfig
+    compile: bool
     policy: ClassVar[type[ActorCriticPolicy]]
     learner: ClassVar[type[ActorCriticLearner]]
 
@@ -505,6 +480,10 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
                     f"{group.name} has actions without bounds, but this algorithm's actions fill a bounded range; "
                     "bound them, or use mappo or ippo"
                 )
+
+    def compiled(self) -> ActorCriticBuilder:
+        """See Builder."""
+        return replace(self, compile=True)  # type: ignore[type-var]
 
     def make_critics(self, spec: EnvironmentSpec, group: GroupSpec, *, reads_own_action: bool = True) -> CriticNetwork:
         """A group's critics."""
@@ -532,7 +511,7 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
     ) -> ActorCriticLearner:
         """See Builder."""
         assert isinstance(dataset, TransitionDataset)
-        return self.learner(spec, networks, dataset, self.config, placement)
+        return self.learner(spec, networks, dataset, self.config, placement, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""

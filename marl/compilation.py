@@ -138,35 +138,41 @@ def compiled_module(module: nn.Module, *, threads: int | None = None) -> TensorF
     return call
 
 
-def compiled_gradients(loss: nn.Module, *, threads: int | None = None) -> Callable[..., Tensor]:
+def compiled_gradients(
+    loss: nn.Module, parameters: Sequence[nn.Parameter] | None = None, *, threads: int | None = None
+) -> Callable[..., Sequence[Tensor]]:
     """Adds the gradient of a module's loss to its parameters' ``grad``, in one compiled function.
 
     Args:
-        loss: whose forward takes tensors and returns the loss, a scalar, and a tensor of figures.
+        loss: whose forward takes tensors and returns the loss, a scalar, and tensors of figures.
+        parameters: those of the module whose gradients are wanted; all if not given. Each has a ``grad``.
         threads: see ``compile_function``.
 
     Returns:
         A function of the module's arguments that returns the figures.
     """
-    names, parameters = _parameters(loss)
-    count = len(parameters)
-    data = [parameter.detach() for parameter in parameters]
-    sums = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    names, everything = _parameters(loss)
+    wanted = {id(parameter) for parameter in (everything if parameters is None else parameters)}
+    chosen = [index for index, parameter in enumerate(everything) if id(parameter) in wanted]
+    data = [parameter.detach() for parameter in everything]
+    sums = [gradient for index in chosen if (gradient := everything[index].grad) is not None]
 
     def gradients(*tensors: Tensor) -> Sequence[Tensor]:
-        leaves = [tensor.detach().requires_grad_() for tensor in tensors[:count]]
+        given = [tensor.detach() for tensor in tensors[: len(data)]]
+        for index in chosen:
+            given[index].requires_grad_()
         with torch.enable_grad():
-            value, figures = call_with(loss, names, [*leaves, *tensors[count:]])
-            result: list[Tensor] = list(torch.autograd.grad(value, leaves))
-        return [*result, figures.detach()]
+            value, *figures = call_with(loss, names, [*given, *tensors[len(data) :]])
+            result = torch.autograd.grad(value, [given[index] for index in chosen])
+        return [*result, *(figure.detach() for figure in figures)]
 
     compiled = Compiled(gradients, threads=threads)
 
-    def add(*arguments: Tensor) -> Tensor:
-        *result, figures = compiled(*data, *arguments)
-        for total, part in zip(sums, result, strict=True):
+    def add(*arguments: Tensor) -> Sequence[Tensor]:
+        results = compiled(*data, *arguments)
+        for total, part in zip(sums, results, strict=False):
             total += part
-        return figures
+        return results[len(sums) :]
 
     return add
 

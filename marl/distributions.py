@@ -384,7 +384,8 @@ def relaxed_sample(
     parts = []
     for scores in perturbed.split(nvec, dim=-1):
         soft = _log_softmax(scores).exp()
-        hard = torch.zeros_like(soft).scatter_(-1, scores.argmax(dim=-1, keepdim=True), 1.0)
+        # Not scatter, which torch's compiler gets wrong among other kernels (torch 2.13).
+        hard = (scores.argmax(dim=-1, keepdim=True) == torch.arange(scores.shape[-1], device=scores.device)).to(soft)
         # In this order the sum is exactly 0 or 1.
         parts.append(hard + (soft - soft.detach()))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

@@ -141,7 +141,7 @@ def test_each_group_has_its_own_temperature():
     built = experiment(SPECS["choices and forces"], initial_temperature=0.2)
     for _ in range(5):
         metrics = one_more_update(built)
-    temperatures = {name: group.log_temperature.exp().item() for name, group in built.networks.items()}
+    temperatures = {name: group.temperature.log.exp().item() for name, group in built.networks.items()}
     assert len(set(temperatures.values())) == len(temperatures) == 2
     assert {f"{name}/temperature" for name in temperatures} <= metrics.keys()
     assert f"{next(iter(temperatures))}.temperature.log" in built.learner.get_variables()

@@ -30,7 +30,7 @@ def test_compiled_gradients_are_added_and_follow_the_parameters():
     for rows in (4, 7):  # one function for each shape
         x, weights = torch.randn(rows, 3), torch.rand(rows)
         before = [parameter.grad.clone() for parameter in loss.parameters()]
-        figures = add(x, weights)
+        (figures,) = add(x, weights)
         value, expected_figures = loss(x, weights)
         gradients = torch.autograd.grad(value, list(loss.parameters()))
         torch.testing.assert_close(figures, expected_figures)
@@ -38,6 +38,19 @@ def test_compiled_gradients_are_added_and_follow_the_parameters():
             torch.testing.assert_close(parameter.grad, start + gradient)
         with torch.no_grad():
             loss.linear.weight += 0.5
+
+
+@needs_compiler
+def test_gradients_of_chosen_parameters_leave_the_others_alone():
+    torch.manual_seed(0)
+    loss = Loss()
+    loss.linear.bias.grad = torch.zeros(2)
+    add = compiled_gradients(loss, [loss.linear.bias], threads=1)
+    x, weights = torch.randn(4, 3), torch.rand(4)
+    add(x, weights)
+    (expected,) = torch.autograd.grad(loss(x, weights)[0], [loss.linear.bias])
+    torch.testing.assert_close(loss.linear.bias.grad, expected)
+    assert loss.linear.weight.grad is None
 
 
 @needs_compiler
