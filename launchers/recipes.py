@@ -25,6 +25,14 @@ def ppo_mpe(settings: Settings[Any]) -> Settings[Any]:
     return changed(settings, algorithm={"discount": 0.9, "minibatches": 4})
 
 
+def ppo_spread_batched(settings: Settings[Any]) -> Settings[Any]:
+    """Simple spread on the batched backend, where steps are cheap: three times as many, in ever smaller ones.
+
+    Greedy return after 3 M steps -26.4, -26.5 and -27.4 (three seeds), where 1 M steps of one size end at -31.
+    """
+    return changed(ppo_mpe(settings), algorithm={"anneal_learning_rate": True}, steps=3_000_000)
+
+
 def q_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by Q-learning: a short horizon, rewards of unit deviation, and eight samples a step."""
     replay = replace(
@@ -118,14 +126,21 @@ RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("qplex", "mpe2.simple_spread_v3"): qplex_spread,
 }
 
+BATCHED_RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
+    ("mappo", "mpe2.simple_spread_v3"): ppo_spread_batched,
+    ("ippo", "mpe2.simple_spread_v3"): ppo_spread_batched,
+}
+"""Of pairs whose own recipe is another one with ``--backend batched``."""
 
-def find_recipe(algorithm: str, env: str, wanted: str | None) -> Recipe | None:
+
+def find_recipe(algorithm: str, env: str, wanted: str | None, backend: str | None = None) -> Recipe | None:
     """The recipe called ``wanted``, or the pair's own where nothing is wanted; None for plain defaults."""
+    pair = (algorithm, env)
     if wanted == "none":
         return None
     if wanted is None:
-        return RECIPES.get((algorithm, env))
-    named = {recipe.__name__: recipe for recipe in RECIPES.values()}
+        return BATCHED_RECIPES[pair] if backend == "batched" and pair in BATCHED_RECIPES else RECIPES.get(pair)
+    named = {recipe.__name__: recipe for recipe in (*RECIPES.values(), *BATCHED_RECIPES.values())}
     if wanted not in named:
         raise InputError(f"there is no recipe {wanted!r}{nearest(wanted, named)}; or none for plain defaults")
     return named[wanted]

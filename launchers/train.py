@@ -141,8 +141,7 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     """Defaults, then the recipe, then the command line."""
     variant = find_algorithm(algorithm)
     config = variant.default_config()
-    wanted = _peek(words, "--recipe")
-    recipe = find_recipe(algorithm, env, wanted)
+    recipe = find_recipe(algorithm, env, _peek(words, "--recipe"), _peek(words, "--backend"))
     default: Any = command.options(algorithm=config)
     if recipe is not None:
         default = recipe(default)

@@ -3,25 +3,27 @@ import json
 import pytest
 
 from launchers.catalog import ALGORITHMS
-from launchers.recipes import RECIPES, find_recipe
+from launchers.recipes import BATCHED_RECIPES, RECIPES, find_recipe
 from launchers.settings import Settings, experiment_of
 from marl.errors import InputError
 
 SPREAD = "mpe2.simple_spread_v3"
 
 
-@pytest.mark.parametrize("pair", RECIPES)
-def test_every_recipe_gives_an_experiment_of_its_pair(pair):
+@pytest.mark.parametrize(
+    ("pair", "recipe"), [*RECIPES.items(), *BATCHED_RECIPES.items()], ids=lambda part: getattr(part, "__name__", None)
+)
+def test_every_recipe_gives_an_experiment_of_its_pair(pair, recipe):
     algorithm, env = pair
     defaults = Settings(algorithm=ALGORITHMS[algorithm].default_config())
-    tuned = RECIPES[pair](defaults)
+    tuned = recipe(defaults)
     assert tuned != defaults
     experiment_of(algorithm, env, tuned)
 
 
 def test_recipes_names_are_their_own():
     by_name = {}
-    for recipe in RECIPES.values():
+    for recipe in (*RECIPES.values(), *BATCHED_RECIPES.values()):
         assert by_name.setdefault(recipe.__name__, recipe) is recipe
 
 
@@ -31,6 +33,9 @@ def test_recipe_is_the_pairs_own_or_the_named_one_or_none():
     assert find_recipe("mappo", SPREAD, "none") is None
     assert find_recipe("mappo", "classic/tictactoe-v3", None) is None
     assert find_recipe("mappo", "classic/tictactoe-v3", own.__name__) is own
+    assert find_recipe("mappo", SPREAD, None, "pettingzoo") is own
+    assert find_recipe("mappo", SPREAD, None, "batched") is BATCHED_RECIPES["mappo", SPREAD]
+    assert find_recipe("vdn", SPREAD, None, "batched") is RECIPES["vdn", SPREAD]
     with pytest.raises(InputError, match=f"did you mean '{own.__name__}'"):
         find_recipe("mappo", SPREAD, own.__name__[:-1])
 
