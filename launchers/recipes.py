@@ -116,7 +116,7 @@ def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
         "entropy": 0.15,
         "hidden_sizes": (128, 128),
     }
-    return changed(settings, algorithm=algorithm, steps=800_000)
+    return changed(settings, algorithm=algorithm, steps=1_600_000)
 
 
 def kuhn(settings: Settings[Any]) -> Settings[Any]:
