@@ -10,6 +10,7 @@ from command_line import SPREAD, rows_of
 
 from launchers.catalog import ALGORITHMS
 from marl.checkpoints import load_checkpoint
+from marl.usage import MACHINE
 
 OFF_POLICY = [name for name in ALGORITHMS if name not in ("mappo", "ippo")]
 CONTINUOUS = ("--env-kwargs", '{"continuous_actions": true}')
@@ -22,8 +23,7 @@ TINY = (
 
 
 def same_rows(ours, theirs):
-    timeless = [{key: row[key] for key in row if not key.endswith("_seconds") and "per_second" not in key}
-                for rows in (ours, theirs) for row in rows]  # fmt: skip
+    timeless = [{key: row[key] for key in row if key not in MACHINE} for rows in (ours, theirs) for row in rows]
     return timeless[: len(ours)] == timeless[len(ours) :]
 
 

@@ -20,6 +20,7 @@ from marl.league import Exploiter, MainPlayer, Oracle
 from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.matchmaking import PFSP
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
+from marl.usage import MACHINE
 
 COPIES, LENGTH, ROUNDS = 5, 8, 6
 UPDATE = COPIES * LENGTH
@@ -77,7 +78,7 @@ def check(scenario: str, communicator: Communicator, folder: Path) -> None:
             "payoffs": league.league.payoffs.state_dict(),
             "snapshots": [(s.name, s.env_steps) for s in league.league.snapshots],
             "digests": [s.digest for s in league.league.snapshots],
-            "rows": [{k: v for k, v in row.items() if "second" not in k} for row in logger.rows],
+            "rows": [{k: v for k, v in row.items() if k not in MACHINE} for row in logger.rows],
             "summary": None if result.evaluation is None else result.evaluation.summary(),
         }
         league.close()

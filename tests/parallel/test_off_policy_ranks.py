@@ -8,6 +8,7 @@ import torch
 from off_policy_ranks import SCENARIOS
 
 from marl.checkpoints import list_checkpoints, load_checkpoint
+from marl.usage import MACHINE
 
 SEVERAL = (2, pytest.param(4, marks=pytest.mark.slow))
 """Four ranks take minutes where there are two busy cores."""
@@ -41,7 +42,7 @@ def assert_near(ours, theirs):
 
 
 def timeless(rows):
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+    return [{name: value for name, value in row.items() if name not in MACHINE} for row in rows]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
