@@ -105,7 +105,8 @@ def sac_spread(settings: Settings[Any]) -> Settings[Any]:
 def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
     """Tic-tac-toe by self-play that never stops trying every move: only so does it learn to answer bad ones too.
 
-    With an entropy bonus of 0.01 a greedy policy loses three to five final boards to an opponent that looks for them.
+    With an entropy bonus of 0.01 a greedy policy loses three to five final boards to an opponent that looks for them;
+    with this one none, with three seeds of four, and two with the other.
     """
     algorithm = {
         "discount": 1.0,
