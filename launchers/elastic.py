@@ -14,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from launchers.mpi import ElasticCommunicator
 from marl.checkpoints import Checkpoint, flatten_state
-from marl.core import Communicator
+from marl.communicators import DelegatingCommunicator
 from marl.experiment import Experiment
 
 T = TypeVar("T")
@@ -31,29 +31,16 @@ _LAST_WORDS: Final = 5.0
 """Seconds after which a rank that an abort did not end leaves by force."""
 
 
-class _Everywhere(Communicator):
+class _Everywhere(DelegatingCommunicator):
     """The same ranks, with rows gathered on all of them."""
 
     def __init__(self, communicator: ElasticCommunicator) -> None:
-        self._inner = communicator
-        self.rank = communicator.rank
-        self.size = communicator.size
-
-    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
-        self._inner.all_reduce(tensor, operation)
-
-    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
-        self._inner.broadcast(tensor, root)
+        super().__init__(communicator)
+        self._elastic = communicator
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """All ranks' rows on all ranks."""
-        return self._inner.gather_rows_everywhere(tensor)
-
-    def abort(self, code: int) -> None:
-        """See Communicator."""
-        self._inner.abort(code)
+        return self._elastic.gather_rows_everywhere(tensor)
 
 
 class Snapshots:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
+from marl.communicators import DelegatingCommunicator
 from marl.core import Communicator
 
 
-class AgreeingCommunicator(Communicator):
+class AgreeingCommunicator(DelegatingCommunicator):
     """Another communicator's collectives, and one yes-or-no question that travels with gradients.
 
     Whoever reduces gradients leaves one element of its buffer to the question (``board`` before the all-reduce,
@@ -20,9 +19,7 @@ class AgreeingCommunicator(Communicator):
     """
 
     def __init__(self, communicator: Communicator) -> None:
-        self._inner = communicator
-        self.rank = communicator.rank
-        self.size = communicator.size
+        super().__init__(communicator)
         self.asks = False
         """Whether this rank says yes; to be set before an update."""
         self.agreed = False
@@ -35,19 +32,3 @@ class AgreeingCommunicator(Communicator):
     def alight(self, seat: Tensor) -> None:
         """Reads the sum of all ranks' answers."""
         self.agreed = self.agreed or bool(seat > 0)
-
-    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
-        self._inner.all_reduce(tensor, operation)
-
-    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
-        self._inner.broadcast(tensor, root)
-
-    def gather_rows(self, tensor: Tensor) -> Tensor:
-        """See Communicator."""
-        return self._inner.gather_rows(tensor)
-
-    def abort(self, code: int) -> None:
-        """See Communicator."""
-        self._inner.abort(code)

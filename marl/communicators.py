@@ -43,6 +43,35 @@ def check_collective(tensor: Tensor, operation: Literal["sum", "min", "max"] | N
         raise ValueError("a bool tensor cannot be summed over ranks; reduce it by max (any) or min (all)")
 
 
+class DelegatingCommunicator(Communicator):
+    """Another communicator's collectives as they are; subclasses add to some of them.
+
+    Args:
+        communicator: the ranks.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._inner = communicator
+        self.rank = communicator.rank
+        self.size = communicator.size
+
+    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
+        """See Communicator."""
+        self._inner.all_reduce(tensor, operation)
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """See Communicator."""
+        self._inner.broadcast(tensor, root)
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """See Communicator."""
+        return self._inner.gather_rows(tensor)
+
+    def abort(self, code: int) -> None:
+        """See Communicator."""
+        self._inner.abort(code)
+
+
 class SerialCommunicator(Communicator):
     """One process: every collective is the identity. It refuses the tensors that several ranks would refuse."""
 

@@ -114,13 +114,10 @@ class GradientStep:
         assert self._size is not None
         figures = torch.zeros_like(self.optimizer.tail)
         surprise: list[Tensor] = [sample.weights[:0]]
-        count = len(sample.weights)
+        count, whole = len(sample.weights), tensors_of((sample, dict(noise)))
         for start in range(0, count, self._size):
             rows = torch.arange(start, start + self._size, device=sample.weights.device)
-            tensors = [
-                tensor.index_select(0, rows.to(tensor.device).clamp(max=count - 1))
-                for tensor in tensors_of((sample, dict(noise)))
-            ]
+            tensors = [tensor.index_select(0, rows.to(tensor.device).clamp(max=count - 1)) for tensor in whole]
             tensors.append((rows < count).to(sample.weights.dtype))
             if self._compiled is None:
                 function = _Function(self._losses, self._networks, (sample, dict(noise)))
