@@ -1,7 +1,8 @@
 """Speed and memory of a run."""
 
+import mmap
+
 import pytest
-import torch
 
 from marl.communicators import SerialCommunicator
 from marl.counters import Counter
@@ -10,8 +11,10 @@ from marl.usage import MACHINE, Usage, resident_bytes
 
 def test_memory_that_is_taken_is_seen():
     before = resident_bytes()
-    taken = torch.ones(8_000_000)
-    assert resident_bytes() - before == pytest.approx(taken.nbytes, rel=0.2)
+    # Straight from the system: an allocator may hand out memory that it already holds.
+    with mmap.mmap(-1, 32_000_000) as taken:
+        taken.write(b"1" * len(taken))
+        assert resident_bytes() - before >= 0.9 * len(taken)
 
 
 def test_without_proc_the_most_ever_held_is_told(monkeypatch):
