@@ -9,12 +9,11 @@ shared out among them. What the learners know of all this is nothing.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,8 +26,6 @@ from marl.experiment import Experiment
 T = TypeVar("T")
 SHARE: Final = 0.02
 """Of the time, what snapshots may take; where one an update takes more, they are taken more seldom."""
-_LAST_WORDS: Final = 5.0
-"""Seconds after which a rank that an abort did not end leaves by force."""
 
 
 class _Everywhere(DelegatingCommunicator):
@@ -169,11 +166,7 @@ class Survival:
     def _survive(self, lost: int) -> None:
         self._lost += lost
 
-    def _fall_back(self, why: str) -> NoReturn:
+    def _fall_back(self, why: str) -> None:
         """Ends the job; from whichever thread."""
         self._say(f"a rank died, and {why}: the job ends")
-        last_words = threading.Timer(_LAST_WORDS, os._exit, (1,))
-        last_words.daemon = True
-        last_words.start()
         self._communicator.abort(1)
-        os._exit(1)

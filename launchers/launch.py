@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final, Literal
 
-from launchers.processes import JOB, Job, Scratch
+from launchers.processes import JOB, LAST_WORD, Job, Scratch
 from marl.errors import InputError
 
 TERMINAL: Final = "MARL_TERMINAL"
@@ -344,6 +344,8 @@ class Ended:
     """mpirun's exit code, the negative signal number where it was killed."""
     notices: bytes
     """What mpirun said itself."""
+    died: bool = False
+    """Whether all ranks died one by one, to which mpirun with ULFM says 0."""
 
 
 def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
@@ -412,7 +414,7 @@ def run_job(
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=rank_environment(ranks) | scratch.renew() | {JOB: job.mark},
+            env=rank_environment(ranks) | scratch.renew() | {JOB: job.mark, LAST_WORD: str(scratch.last_word)},
             # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
@@ -444,7 +446,8 @@ def run_job(
         stop.detach()
         stderr.write(notices.finish(show_notices=False))
         stderr.flush()
-        return Ended(code=code, notices=notices.notices)
+        died = elastic and code == 0 and not scratch.last_word.exists()
+        return Ended(code=code, notices=notices.notices, died=died)
     finally:
         job.kill()
         scratch.remove()

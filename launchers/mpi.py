@@ -13,6 +13,7 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from launchers.launch import world_size_from_environment
+from launchers.processes import LAST_WORD
 from marl.communicators import SerialCommunicator, check_collective
 from marl.core import Communicator
 from marl.errors import InputError
@@ -187,6 +189,14 @@ class ElasticCommunicator(MPICommunicator):
         with self.noticing():
             return super()._gather(tensor, everywhere=everywhere)
 
+    def abort(self, code: int) -> None:
+        """Ends all ranks of the job at once with this exit code, which must not be 0."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # After MPI_Abort in a job with ULFM, mpirun now and then returns 0 or never (Open MPI 5.0.10). A rank that
+        # leaves with a code of its own has not died: mpirun ends the others and returns that code.
+        os._exit(code)
+
     def together(
         self,
         attempt: Callable[[], T],
@@ -340,6 +350,8 @@ class _Farewell:
                 return self._leave(code, report, key)
 
         code = communicator.together(attempt)
+        with contextlib.suppress(KeyError, OSError):  # nobody asked, or it is of another host
+            Path(os.environ[LAST_WORD]).touch()
         if communicator.lost:
             # MPI_Finalize waits for the dead, now and then for ever.
             sys.stdout.flush()

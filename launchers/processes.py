@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 JOB: Final = "MARL_JOB"
+LAST_WORD: Final = "MARL_LAST_WORD"
+"""The file that ranks make when they have come to an end together; see ``Scratch.last_word``."""
 _PROC: Final = Path("/proc")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 
@@ -149,6 +151,11 @@ class Scratch:
         if len(self._roots) > 1:
             variables["OMPI_MCA_btl_sm_backing_directory"] = str(self._roots[1] / self._name)
         return variables
+
+    @property
+    def last_word(self) -> Path:
+        """What a rank makes at its end, for whoever cannot trust the exit code of mpirun."""
+        return self._roots[0] / self._name / "last-word"
 
     def remove(self) -> None:
         """Removes the folders and all that is in them."""

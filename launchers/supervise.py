@@ -72,6 +72,8 @@ def _cause(ended: Ended, folder: Path, beats: list[Beat]) -> str:
     if said:
         rank, _, error = min(said, key=lambda entry: entry[1])
         return f"rank {rank} raised {error}"
+    if ended.died:
+        return "all ranks died"
     if ended.code < 0:
         return f"mpirun was killed by {_signal(-ended.code)}"
     if ended.code > 128:
@@ -147,7 +149,7 @@ class Supervisor:
         with Stop() as stop:
             while True:
                 ended = self._attempt(stop)
-                if ended.code in STATED_CODES:
+                if ended.code in STATED_CODES and not ended.died:
                     return ended.code
                 if stop.requests > 1:
                     return 1

@@ -238,6 +238,10 @@ def test_the_cause_is_found_in_what_ranks_and_mpirun_left(tmp_path, files, ended
     assert explain_failure(Ended(code=ended[0], notices=ended[1]), tmp_path).cause == cause
 
 
+def test_the_end_of_all_ranks_is_no_success_whatever_mpirun_says(tmp_path):
+    assert explain_failure(Ended(code=0, notices=b"", died=True), tmp_path).cause == "all ranks died"
+
+
 STACK = """Thread 0x1 (most recent call first):
   File "/lib/threading.py", line 1 in wait
 

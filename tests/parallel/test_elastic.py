@@ -1,6 +1,7 @@
 """Ranks die, the others go on, and learn what one rank alone would have learned."""
 
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from elastic_ranks import CONFIG
 from jobs import Finished, clean_environment, run_limited
 
-from launchers.launch import find_mpirun, mpirun_command
+from launchers.launch import Stop, find_mpirun, mpirun_command, run_job
+from launchers.processes import Job
 from marl.experiment import run_experiment
 
 JOB = Path(__file__).with_name("elastic_ranks.py")
@@ -41,6 +43,18 @@ def test_survivors_learn_what_one_rank_learns(tmp_path, alone, deaths, left):
     for name, tensor in alone.items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     assert "on from update" in done.stdout
+
+
+def test_a_job_of_which_nobody_is_left_has_not_done_its_work(tmp_path):
+    program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1", "1@1"]
+    ended = run_job(program, 2, Job.of_this_process("nobody"), Stop(), stderr=BytesIO(), elastic=True)
+    assert ended.died or ended.code != 0
+
+
+def test_a_job_that_went_on_with_fewer_has_done_its_work(tmp_path):
+    program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1"]
+    ended = run_job(program, 2, Job.of_this_process("fewer"), Stop(), stderr=BytesIO(), elastic=True)
+    assert (ended.code, ended.died) == (0, False)
 
 
 def test_a_death_before_the_first_snapshot_ends_the_job_for_its_supervisor(tmp_path):
