@@ -20,7 +20,8 @@ from algorithms.mappo import MAPPO
 from envs.arena import PettingZooArena
 from envs.factory import make_constructor
 from launchers.figures import figure
-from marl.games import Game, GameRules, PolicyPlayer, play_games, two_or_more_sides
+from marl.games import Game, GameRules, play_games, two_or_more_sides
+from marl.players import PolicyPlayer
 from marl.types import GroupStep
 
 OPENING = 6

@@ -19,21 +19,21 @@ from marl.actors import Policy
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
-from marl.league import (
+from marl.league import Role
+from marl.league_experiment import LeagueConfig, LeagueExperiment
+from marl.league_opponents import make_frozen_policies
+from marl.league_roles import (
     Exploiter,
     MainPlayer,
     Oracle,
-    Role,
     SelfPlayer,
     alpha_rank_mixture,
-    make_frozen_policies,
     nash_mixture,
-    read_snapshot,
     uniform_mixture,
 )
-from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
 from marl.payoffs import PayoffTable
+from marl.snapshots import read_snapshot
 from marl.specs import EnvironmentSpec
 
 SNAPSHOTS = "snapshots"

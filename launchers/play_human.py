@@ -17,19 +17,8 @@ from launchers.settings import read_env_kwargs
 from launchers.text import nearest
 from launchers.tournament_players import read_source
 from marl.errors import InputError
-from marl.games import (
-    Array,
-    Bools,
-    Fault,
-    Game,
-    GameRules,
-    PlayedGame,
-    Player,
-    PolicyPlayer,
-    Turn,
-    play_games,
-    two_or_more_sides,
-)
+from marl.games import Game, GameRules, PlayedGame, play_games, two_or_more_sides
+from marl.players import Array, Bools, Fault, Player, PolicyPlayer, Turn
 from marl.specs import DiscreteActions, EnvironmentSpec
 
 PERSON, MACHINE = "you", "run"

@@ -19,7 +19,7 @@ from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
-from marl.games import blank_step
+from marl.players import blank_step
 from marl.specs import EnvironmentSpec
 from marl.types import TimeStep
 

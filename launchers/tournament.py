@@ -33,7 +33,7 @@ from launchers.tournament_results import GamesFile, Scoring, comparisons, result
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.files import render_json, write_atomically
-from marl.games import GameRules, PlayedGame, Player, Side, play_games, sides_are_alike, two_or_more_sides
+from marl.games import GameRules, PlayedGame, Side, play_games, sides_are_alike, two_or_more_sides
 from marl.pairings import (
     Block,
     Format,
@@ -45,6 +45,7 @@ from marl.pairings import (
     swiss_round,
     swiss_rounds,
 )
+from marl.players import Player
 from marl.ratings import SPRTConfig
 
 STOPPED: Final = 75

@@ -18,7 +18,7 @@ from launchers.text import nearest
 from marl.actors import Policy
 from marl.checkpoints import list_checkpoints
 from marl.errors import InputError
-from marl.games import ObjectPlayer, Player, PolicyPlayer, RandomPlayer
+from marl.players import ObjectPlayer, Player, PolicyPlayer, RandomPlayer
 from marl.specs import EnvironmentSpec, GroupSpec
 
 Kind = Literal["random", "class", "run"]

@@ -19,9 +19,12 @@ from marl.errors import InputError
 from marl.evaluation import Evaluation
 from marl.experiment import Experiment, ExperimentConfig, Result, after, next_due, refused_where_unfit
 from marl.files import Json
-from marl.league import FrozenPolicies, League, LeagueOpponents, Results, Role, SnapshotStore
+from marl.league import League, Role
+from marl.league_opponents import FrozenPolicies, LeagueOpponents
+from marl.league_results import Results
 from marl.loggers import NullLogger
 from marl.self_play import RANDOM, Sides, make_self_play_actor, play_games
+from marl.snapshots import SnapshotStore
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 from marl.trajectories import TrajectoryDataset

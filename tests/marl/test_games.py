@@ -1,53 +1,15 @@
 import numpy as np
 import pettingzoo
 import pytest
-import torch
 import toy_match
+from toy_games import arena, pairs, play
 
 from envs.arena import PettingZooArena
 from envs.factory import make_constructor
-from marl.actors import Policy
 from marl.errors import InputError
-from marl.games import (
-    Game,
-    GameRules,
-    ObjectPlayer,
-    PolicyPlayer,
-    RandomPlayer,
-    Side,
-    play_games,
-    sides_are_alike,
-    two_or_more_sides,
-)
+from marl.games import Game, GameRules, Side, play_games, sides_are_alike, two_or_more_sides
+from marl.players import RandomPlayer
 from marl.streams import derive_int
-
-
-def arena(boards=8, **settings):
-    return PettingZooArena(lambda: toy_match.make(**settings), boards)
-
-
-def pairs(first, second, count=8):
-    return [
-        Game(index=index, pair=index // 2, players=(first, second) if index % 2 == 0 else (second, first))
-        for index in range(count)
-    ]
-
-
-def policy_player(boards, kind):
-    return PolicyPlayer(boards.spec, {group.name: kind(group) for group in boards.spec.groups})
-
-
-def play(boards, games, rules=None, **players):
-    sides = two_or_more_sides(boards.spec.agents)
-    made = {
-        name: player(boards.spec)
-        if player is RandomPlayer
-        else policy_player(boards, player)
-        if issubclass(player, Policy)
-        else ObjectPlayer(player)
-        for name, player in players.items()
-    }
-    return play_games(boards, sides, made, games, rules or GameRules(seed=3))
 
 
 def test_the_higher_bidder_wins_in_both_seats_and_returns_are_the_prizes():
@@ -115,97 +77,10 @@ def test_random_numbers_of_a_game_follow_from_its_index_not_from_its_block():
     assert together == apart
 
 
-@pytest.mark.parametrize(
-    ("player", "kind", "detail"),
-    [
-        (toy_match.Crash, "crash", "RuntimeError: out of ideas"),
-        (toy_match.Quit, "crash", "SystemExit: 3"),
-        (toy_match.Stillborn, "crash", "OSError: no weights"),
-        (toy_match.Cheat, "illegal", "played 3, which is not legal"),
-        (toy_match.Babble, "illegal", "answered 'two', which is no action"),
-    ],
-)
-def test_a_player_that_fails_forfeits_and_the_game_never_sees_its_move(player, kind, detail):
-    for game in play(arena(), pairs("bad", "low"), bad=player, low=toy_match.Low):
-        bad = game.players.index("bad")
-        assert game.ending == "forfeit"
-        assert (game.places[bad], game.places[1 - bad]) == (1, 0)
-        (forfeit,) = game.forfeits
-        assert (forfeit.player, forfeit.kind) == ("bad", kind)
-        assert detail in forfeit.detail
-        assert game.length == (1 if player is toy_match.Crash else 0)
-
-
-def test_a_player_that_takes_too_long_forfeits_even_if_it_catches_exceptions():
-    rules = GameRules(move_seconds=0.05)
-    games = play(arena(2), pairs("slow", "low", 2), rules, slow=toy_match.Sleeper, low=toy_match.Low)
-    assert [game.forfeits[0].kind for game in games] == ["timeout", "timeout"]
-    assert [game.places[game.players.index("slow")] for game in games] == [1, 1]
-
-
-def test_both_players_may_forfeit_at_once_and_then_nobody_wins():
-    for game in play(arena(), pairs("bad", "worse"), bad=toy_match.Cheat, worse=toy_match.Quit):
-        assert game.places == (0, 0)
-        assert sorted(forfeit.player for forfeit in game.forfeits) == ["bad", "worse"]
-
-
-def test_a_batched_policy_that_fails_forfeits_only_where_it_fails_alone():
-    games = play(arena(32), pairs("brittle", "low", 32), brittle=toy_match.Brittle, low=toy_match.Low)
-    fine = play(arena(32), pairs("fine", "low", 32), fine=toy_match.Batched, low=toy_match.Low)
-    failed = [game for game in games if game.ending == "forfeit"]
-    assert 0 < len(failed) < 32
-    assert all(game.forfeits[0].detail == "ValueError: zero" for game in failed)
-    for game, same in zip(games, fine, strict=True):
-        if game.ending == "finished":
-            assert (game.returns, game.trace) == (same.returns, same.trace)
-
-
 def test_games_without_end_are_draws_at_the_step_limit():
     rules = GameRules(max_steps=9)
     games = play(arena(endless=True), pairs("high", "low"), rules, high=toy_match.High, low=toy_match.Low)
     assert {(game.ending, game.length, game.places) for game in games} == {("step_limit", 9, (0, 0))}
-
-
-def test_recurrent_policies_begin_each_block_anew_and_keep_their_boards_apart():
-    boards = arena(4)
-    first = play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
-    assert first == play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
-    # Bids 1, 2, 0, 1 against 0: three prizes of four.
-    assert {game.players[game.places.index(0)] for game in first} == {"counting"}
-
-
-def test_recurrent_policies_count_the_turns_of_others_too():
-    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 1)
-    seen = []
-
-    class Watching(Policy):
-        def __init__(self, group):
-            self.size = group.size
-
-        def initial_state(self, num_envs):
-            return torch.zeros(num_envs, self.size, 1)
-
-        def act(self, step, first, state, uniforms):
-            seen.append(int(state[0, 0, 0]))
-            choice = step.action_masks.float().argmax(-1)
-            return toy_match.Decision(actions=choice, extras={}, state=state + 1)
-
-    (game,) = play(boards, pairs("watching", "random", 1), watching=Watching, random=RandomPlayer)
-    assert seen == list(range(game.length))
-
-
-def test_a_policy_is_not_shown_what_other_players_see():
-    boards = arena(1)
-    shown = []
-
-    class Peeking(toy_match.Batched):
-        def act(self, step, first, state, uniforms):
-            shown.append(step.observations.clone())
-            return super().act(step, first, state, uniforms)
-
-    play(boards, pairs("peeking", "low", 1), peeking=Peeking, low=toy_match.Low)
-    assert all(float(rows[0, 0].abs().sum()) > 0 for rows in shown)
-    assert all(float(rows[0, 1].abs().sum()) == 0 for rows in shown)
 
 
 def test_openings_are_random_equal_within_a_pair_and_different_between_pairs():
@@ -253,23 +128,6 @@ def test_three_sides_have_places_and_ties():
     for game in play(boards, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Cheat):
         places = dict(zip(game.players, game.places, strict=True))
         assert places == {"high": 0, "low": 0, "lower": 2}
-
-
-def test_random_players_choose_evenly_among_what_is_legal():
-    boards = arena(64, rounds=1)
-    chosen = []
-
-    class Recording(toy_match.Low):
-        def act(self, agent, observation, action_mask):
-            chosen.append(action_mask.sum())
-            return 0
-
-    games = [Game(index=index, pair=index, players=("random", "low")) for index in range(64)]
-    results = play(boards, games, random=RandomPlayer, low=Recording)
-    won = sum(game.places == (0, 1) for game in results)
-    drawn = sum(game.returns == (0.0, 0.0) for game in results)
-    assert won + drawn == 64
-    assert 12 <= drawn <= 32  # 64 / 3, three standard deviations
 
 
 @pytest.mark.parametrize(

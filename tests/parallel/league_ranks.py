@@ -16,8 +16,8 @@ from launchers.mpi import MPICommunicator, run_on_ranks
 from marl.checkpoints import Checkpointer, load_checkpoint
 from marl.core import Communicator
 from marl.experiment import ExperimentConfig
-from marl.league import Exploiter, MainPlayer, Oracle
 from marl.league_experiment import LeagueConfig, LeagueExperiment
+from marl.league_roles import Exploiter, MainPlayer, Oracle
 from marl.matchmaking import PFSP
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 from marl.usage import MACHINE

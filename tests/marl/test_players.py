@@ -1,0 +1,116 @@
+"""Players: who fails forfeits, memory lasts for a game, and nobody sees what others see."""
+
+import pytest
+import torch
+import toy_match
+from toy_games import arena, pairs, play
+
+from envs.arena import PettingZooArena
+from envs.factory import make_constructor
+from marl.actors import Policy
+from marl.games import Game, GameRules
+from marl.players import RandomPlayer
+
+
+@pytest.mark.parametrize(
+    ("player", "kind", "detail"),
+    [
+        (toy_match.Crash, "crash", "RuntimeError: out of ideas"),
+        (toy_match.Quit, "crash", "SystemExit: 3"),
+        (toy_match.Stillborn, "crash", "OSError: no weights"),
+        (toy_match.Cheat, "illegal", "played 3, which is not legal"),
+        (toy_match.Babble, "illegal", "answered 'two', which is no action"),
+    ],
+)
+def test_a_player_that_fails_forfeits_and_the_game_never_sees_its_move(player, kind, detail):
+    for game in play(arena(), pairs("bad", "low"), bad=player, low=toy_match.Low):
+        bad = game.players.index("bad")
+        assert game.ending == "forfeit"
+        assert (game.places[bad], game.places[1 - bad]) == (1, 0)
+        (forfeit,) = game.forfeits
+        assert (forfeit.player, forfeit.kind) == ("bad", kind)
+        assert detail in forfeit.detail
+        assert game.length == (1 if player is toy_match.Crash else 0)
+
+
+def test_a_player_that_takes_too_long_forfeits_even_if_it_catches_exceptions():
+    rules = GameRules(move_seconds=0.05)
+    games = play(arena(2), pairs("slow", "low", 2), rules, slow=toy_match.Sleeper, low=toy_match.Low)
+    assert [game.forfeits[0].kind for game in games] == ["timeout", "timeout"]
+    assert [game.places[game.players.index("slow")] for game in games] == [1, 1]
+
+
+def test_both_players_may_forfeit_at_once_and_then_nobody_wins():
+    for game in play(arena(), pairs("bad", "worse"), bad=toy_match.Cheat, worse=toy_match.Quit):
+        assert game.places == (0, 0)
+        assert sorted(forfeit.player for forfeit in game.forfeits) == ["bad", "worse"]
+
+
+def test_a_batched_policy_that_fails_forfeits_only_where_it_fails_alone():
+    games = play(arena(32), pairs("brittle", "low", 32), brittle=toy_match.Brittle, low=toy_match.Low)
+    fine = play(arena(32), pairs("fine", "low", 32), fine=toy_match.Batched, low=toy_match.Low)
+    failed = [game for game in games if game.ending == "forfeit"]
+    assert 0 < len(failed) < 32
+    assert all(game.forfeits[0].detail == "ValueError: zero" for game in failed)
+    for game, same in zip(games, fine, strict=True):
+        if game.ending == "finished":
+            assert (game.returns, game.trace) == (same.returns, same.trace)
+
+
+def test_recurrent_policies_begin_each_block_anew_and_keep_their_boards_apart():
+    boards = arena(4)
+    first = play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+    assert first == play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+    # Bids 1, 2, 0, 1 against 0: three prizes of four.
+    assert {game.players[game.places.index(0)] for game in first} == {"counting"}
+
+
+def test_recurrent_policies_count_the_turns_of_others_too():
+    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 1)
+    seen = []
+
+    class Watching(Policy):
+        def __init__(self, group):
+            self.size = group.size
+
+        def initial_state(self, num_envs):
+            return torch.zeros(num_envs, self.size, 1)
+
+        def act(self, step, first, state, uniforms):
+            seen.append(int(state[0, 0, 0]))
+            choice = step.action_masks.float().argmax(-1)
+            return toy_match.Decision(actions=choice, extras={}, state=state + 1)
+
+    (game,) = play(boards, pairs("watching", "random", 1), watching=Watching, random=RandomPlayer)
+    assert seen == list(range(game.length))
+
+
+def test_a_policy_is_not_shown_what_other_players_see():
+    boards = arena(1)
+    shown = []
+
+    class Peeking(toy_match.Batched):
+        def act(self, step, first, state, uniforms):
+            shown.append(step.observations.clone())
+            return super().act(step, first, state, uniforms)
+
+    play(boards, pairs("peeking", "low", 1), peeking=Peeking, low=toy_match.Low)
+    assert all(float(rows[0, 0].abs().sum()) > 0 for rows in shown)
+    assert all(float(rows[0, 1].abs().sum()) == 0 for rows in shown)
+
+
+def test_random_players_choose_evenly_among_what_is_legal():
+    boards = arena(64, rounds=1)
+    chosen = []
+
+    class Recording(toy_match.Low):
+        def act(self, agent, observation, action_mask):
+            chosen.append(action_mask.sum())
+            return 0
+
+    games = [Game(index=index, pair=index, players=("random", "low")) for index in range(64)]
+    results = play(boards, games, random=RandomPlayer, low=Recording)
+    won = sum(game.places == (0, 1) for game in results)
+    drawn = sum(game.returns == (0.0, 0.0) for game in results)
+    assert won + drawn == 64
+    assert 12 <= drawn <= 32  # 64 / 3, three standard deviations
