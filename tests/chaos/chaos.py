@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,22 +22,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
 
-from launchers.launch import marl_command
-from launchers.processes import Job, jobs_named
 from launchers.supervise import rank_folder
 from launchers.watchdog import read_beats
 from marl.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
 from marl.errors import InputError
-from marl.usage import MACHINE
 
-GAME = ("ippo", "envs.matrix_games:two_step", "--recipe", "none")
-QUICK = ("--num-envs", "4", "--algorithm.rollout-length", "4", "--algorithm.epochs", "1")
-TRAIN = (*GAME, *QUICK, "--algorithm.hidden-sizes", "16", "--evaluation-episodes", "0")
-OFTEN = ("--row-every", "32", "--checkpoint-every", "16")
-"""Rows and checkpoints at distances that are no multiples of each other."""
-VICTIMS = ("any rank", "rank 0", "mpirun", "supervisor and children", "supervisor", "during a checkpoint")
-PATIENCE = 600.0
+MARKS = Path(__file__).parent / "wandb_calls"
+VICTIMS = (
+    "any rank",
+    "rank 0",
+    "mpirun",
+    "supervisor and children",
+    "supervisor",
+    "during a checkpoint",
+    "rank 0 during a W&B call",
+    "W&B's process during a call",
+)
+WANDB_CALLS = (("init", "log"), ("log",), ("log",), ("finish",))
+"""Calls during which to kill; the first comes as the job starts, the last as it ends."""
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Soak:
     """Figures of a series of kills."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    calls: Counter[str] = field(default_factory=Counter)
+    """Calls of W&B that were under way when their process, or the rank behind it, was killed."""
     runs: int = 0
     identical: int = 0
     problems: list[str] = field(default_factory=list)
@@ -57,6 +62,7 @@ class Soak:
         return {
             "kills": sum(self.kills.values()),
             "by victim": dict(self.kills),
+            "within calls of W&B": dict(self.calls),
             "runs": self.runs,
             "bit-identical": self.identical,
             "problems": self.problems,
@@ -65,95 +71,8 @@ class Soak:
         }
 
 
-class SupervisedRun:
-    """A training run under a supervisor, whose processes can be found and killed.
-
-    Args:
-        run: its directory.
-        words: of ``marl train``.
-        ranks: how many.
-    """
-
-    def __init__(self, run: Path, words: Sequence[str], ranks: int) -> None:
-        self.run = run
-        self.log = run.with_suffix(".log")
-        self._words = list(words)
-        self._ranks = ranks
-        self._log = self.log.open("ab")
-        self.start()
-
-    def start(self) -> None:
-        """Starts the supervisor, as a user would after a machine went down."""
-        resume = ["--resume"] if (self.run / "config.json").exists() else []
-        command = marl_command(
-            ["train", *self._words, "--ranks", str(self._ranks), "--max-restarts", "1000", "--out", str(self.run)]
-        )
-        self.process = subprocess.Popen(
-            [*command, *resume],
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true"},
-            start_new_session=True,
-        )
-
-    @property
-    def processes(self) -> dict[str, int]:
-        """Process ids by role: mpirun, rank 0, rank 1, ..."""
-        found: dict[str, int] = {}
-        for job in jobs_named(str(self.run.resolve())):
-            for pid in job.processes():
-                with contextlib.suppress(OSError):
-                    variables = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
-                    ranks = [v.partition(b"=")[2] for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")]
-                    found[f"rank {int(ranks[0])}" if ranks else "mpirun"] = pid
-        return found
-
-    @property
-    def updates(self) -> int:
-        """Updates that the job, as it runs now, has done; -1 before its first."""
-        return max((beat.updates for beat in read_beats(rank_folder(self.run))), default=-1)
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a checkpoint is being written."""
-        try:
-            return any(name.startswith(".tmp-") for name in os.listdir(self.run / "checkpoints"))
-        except FileNotFoundError:
-            return False
-
-    def wait(self) -> int | None:
-        """Its exit code; None where it does not end in time."""
-        try:
-            return self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            return None
-
-    def close(self) -> None:
-        """Ends whatever is left."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for job in jobs_named(str(self.run.resolve())):
-            job.kill()
-        self._log.close()
-
-
-def undisturbed(folder: Path, words: Sequence[str], ranks: int) -> Path:
-    """The run that nobody disturbs."""
-    path = folder / "undisturbed"
-    if not (path / "summary.json").exists():
-        run = SupervisedRun(path, words, ranks)
-        try:
-            if run.wait() != 0:
-                raise RuntimeError(f"the undisturbed run failed; see {run.log}")
-        finally:
-            run.close()
-    return path
-
-
-def kill_one(run: SupervisedRun, victim: str, chance: random.Random) -> bool:
-    """Waits for a random moment and kills; False if the run came to its end before."""
+def await_progress(run: SupervisedRun, chance: random.Random) -> bool:
+    """Waits for a random moment; False if the run came to its end before."""
     start, began = run.updates, time.monotonic()
     # One in four comes while the job starts, the others after it has gone on by a few updates.
     early = chance.random() < 0.25
@@ -168,6 +87,13 @@ def kill_one(run: SupervisedRun, victim: str, chance: random.Random) -> bool:
             break
         time.sleep(0.01)
     time.sleep(chance.uniform(0.0, 0.05))
+    return True
+
+
+def kill_one(run: SupervisedRun, victim: str, chance: random.Random) -> bool:
+    """Waits for a random moment and kills; False if the run came to its end before."""
+    if not await_progress(run, chance):
+        return False
     if victim == "during a checkpoint":
         end = time.monotonic() + 10
         while not run.is_writing and time.monotonic() < end and run.process.poll() is None:
@@ -202,16 +128,22 @@ def soak(folder: Path, kills: int, *, seed: int = 0, ranks: int = 2, per_run: in
     figures = Soak()
     victims: list[str] = []
     while sum(figures.kills.values()) < kills and len(figures.problems) < 5:
-        run = SupervisedRun(folder / f"run-{figures.runs}", words, ranks)
+        victims += chance.sample(VICTIMS, len(VICTIMS)) if len(victims) < per_run else []
+        chosen = [victims.pop() for _ in range(min(per_run, kills - sum(figures.kills.values())))]
+        run, calls = start_run(folder / f"run-{figures.runs}", words, ranks, chosen)
         figures.runs += 1
         try:
-            for _ in range(min(per_run, kills - sum(figures.kills.values()))):
-                victims = victims or chance.sample(VICTIMS, len(VICTIMS))
-                victim = victims.pop()
-                if not kill_one(run, victim, chance):
+            for victim in chosen:
+                if "W&B" in victim:
+                    during = kill_within_call(run, calls, victim, chance)
+                    if not during:
+                        break
+                    figures.calls[during] += 1
+                elif not kill_one(run, victim, chance):
                     break
                 figures.kills[victim] += 1
-                measure_restart(run, figures)
+                if victim != "W&B's process during a call":
+                    measure_restart(run, figures)
             code = run.wait()
             problems = compare(run, reference, code)
         finally:
@@ -221,8 +153,48 @@ def soak(folder: Path, kills: int, *, seed: int = 0, ranks: int = 2, per_run: in
         figures.identical += not problems
         if not problems:
             shutil.rmtree(run.run)
-            run.run.with_suffix(".log").unlink()
+            shutil.rmtree(calls, ignore_errors=True)
+            run.log.unlink()
     return figures
+
+
+def start_run(run: Path, words: Sequence[str], ranks: int, victims: Sequence[str]) -> tuple[SupervisedRun, Path]:
+    """A run that logs to W&B, offline, where that is to be disturbed; and the folder where W&B's calls are marked."""
+    calls = run.with_suffix(".calls")
+    if not any("W&B" in victim for victim in victims):
+        return SupervisedRun(run, words, ranks), calls
+    calls.mkdir()
+    path = os.pathsep.join(filter(None, [str(MARKS), os.environ.get("PYTHONPATH")]))
+    variables = {"PYTHONPATH": path, "MARL_WANDB_CALLS": str(calls)}
+    return SupervisedRun(run, [*words, "--wandb", "offline"], ranks, variables), calls
+
+
+def kill_within_call(run: SupervisedRun, calls: Path, victim: str, chance: random.Random) -> str:
+    """Kills W&B's process, or the rank that started it, within a call of W&B; says which, empty where none came."""
+    wanted = chance.choice(WANDB_CALLS)
+    if "init" not in wanted:
+        await_progress(run, chance)
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE and run.process.poll() is None:
+        for mark in calls.iterdir():
+            call, _, pid = mark.name.partition("-")
+            if call not in wanted:
+                continue
+            try:
+                parent = int((Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[1])
+                owner = (Path("/proc") / str(parent) / "cmdline").read_bytes()
+            except OSError:
+                owner = b""
+            if b"launchers.main" not in owner:
+                mark.unlink(missing_ok=True)  # of a process that is dead, or an orphan
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid) if victim.startswith("W&B") else parent, signal.SIGKILL)
+                # W&B takes its mark away when the call is over.
+                if mark.exists():
+                    return call
+        time.sleep(0.001)
+    return ""
 
 
 def measure_restart(run: SupervisedRun, figures: Soak) -> None:
@@ -236,48 +208,6 @@ def measure_restart(run: SupervisedRun, figures: Soak) -> None:
             figures.restart_seconds.append(time.monotonic() - began)
             return
         time.sleep(0.02)
-
-
-def compare(run: SupervisedRun, reference: Path, code: int | None, *, exactly: bool = True) -> list[str]:
-    """What is not as it would be, had nobody disturbed the run; up to rounding, if not exactly."""
-    if code != 0:
-        return [f"exit code {code}; see {run.log}"]
-    problems = []
-    first, second = (load_checkpoint(path / "checkpoints") for path in (reference, run.run))
-    tolerance = 0.0 if exactly else 1e-3
-    names = [
-        name
-        for name in first.tensors.keys() | second.tensors.keys()
-        if name not in first.tensors
-        or name not in second.tensors
-        or not torch.allclose(first.tensors[name], second.tensors[name], rtol=tolerance, atol=tolerance)
-    ]
-    if names or first.step != second.step:
-        problems.append(f"step {second.step} differs in {', '.join(names[:5]) or 'nothing but its number'}")
-    rows = [rows_of(path) for path in (reference, run.run)]
-    if not exactly:
-        counts = ("env_steps", "updates", "episodes", "episode_return/mean")
-        rows = [[{name: row.get(name) for name in counts} for row in journal] for journal in rows]
-    if rows[0] != rows[1]:
-        problems.append("metrics.jsonl differs")
-    if left := [job.processes() for job in jobs_named(str(run.run.resolve()))]:
-        problems.append(f"processes are left: {left}")
-    problems += [f"{path} is left" for path in leftovers()]
-    if rank_folder(run.run).exists():
-        problems.append("the ranks' files are left")
-    return problems
-
-
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
-
-
-def leftovers() -> list[Path]:
-    """Shared memory and temporary folders of jobs whose owner is gone."""
-    prefix = f"marl-{os.getuid()}-"
-    folders = [path for root in (Path("/dev/shm"), Path(tempfile.gettempdir())) for path in root.glob(f"{prefix}*-*")]
-    return [path for path in folders if not Job("", path.name.removeprefix(prefix)).owner_lives]
 
 
 @dataclass
