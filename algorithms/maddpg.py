@@ -129,7 +129,8 @@ class MADDPGLearner(ActorCriticLearner):
         schedule = LinearSchedule(
             initial=config.noise_deviation, final=config.final_noise_deviation, steps=config.noise_steps
         )
-        return schedule(self._placement.counter.env_steps) / config.noise_deviation
+        counter = self._placement.counter
+        return schedule(counter.env_steps - counter.began) / config.noise_deviation
 
     def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See ActorCriticLearner."""

@@ -247,7 +247,7 @@ class QPolicy(Policy):
         if uniforms is None:
             return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
         assert self._counter is not None, "a policy explores from the time that its dataset is made"
-        epsilon = self._epsilon(self._counter.env_steps) ** self._exponents
+        epsilon = self._epsilon(self._counter.env_steps - self._counter.began) ** self._exponents
         return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)
 
 
@@ -349,7 +349,8 @@ class QMIXLearner(Learner):
         if self._updates % config.target_period == 0:
             self._followers.update(config.target_rate)
         metrics = {"gradient_norm": norm, "skipped_steps": float(optimizer.skipped)}
-        metrics["epsilon"] = self._epsilon(self._placement.counter.env_steps)
+        counter = self._placement.counter
+        metrics["epsilon"] = self._epsilon(counter.env_steps - counter.began)
         for name, (count, *row) in sums.items():
             metrics |= {
                 f"{name}/{figure}": value / max(count, 1.0)
@@ -606,6 +607,16 @@ class QMIX(ReplayBuilder[Networks]):
                 f"{option('standardize_rewards')} needs single rewards, but replay holds sums of {config.n_step}; "
                 f"use {option('n_step')} 1"
             )
+
+    def no_turns(self) -> str | None:
+        """See ReplayBuilder: each agent's own turns serve independent learners without a memory."""
+        config = self.config
+        if config.mixer != "none" or config.team_reward:
+            return "a team's value is of joint steps, at which all agents act; use iql, mappo or ippo"
+        if config.recurrent or config.n_step > 1:
+            wrong = "recurrent" if config.recurrent else "n_step"
+            return f"replay of turns holds single ones; leave out {option(wrong)}"
+        return None
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
         """See Builder."""

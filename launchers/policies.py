@@ -15,7 +15,6 @@ from launchers.catalog import find_algorithm
 from launchers.run_directory import RunDirectory
 from launchers.settings import Backend, Settings, environment_of, from_json
 from marl.actors import Policy, PolicyActor
-from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
@@ -94,19 +93,11 @@ def load_run(
         settings=settings,
         environment=environment,
         spec=probe.spec,
-        policies=_policies(builder, probe.spec, networks, sampled=sampled),
+        policies=builder.frozen_policies(probe.spec, networks, greedy=not sampled),
         env_steps=checkpoint.step,
         seats=probe.seats if isinstance(probe, PettingZooVectorEnvironment) else (),
         checkpoint=checkpoint.path,
     )
-
-
-def _policies(builder: Builder[Any], spec: EnvironmentSpec, networks: Any, *, sampled: bool) -> dict[str, Policy]:
-    policies = builder.make_policies(spec, networks, evaluation=not sampled)
-    # A policy that must be told of its training's progress before it explores has nothing to sample from here.
-    if any(hasattr(policy, "explore") for policy in policies.values()):
-        return builder.make_policies(spec, networks, evaluation=True)
-    return policies
 
 
 class Player:

@@ -64,6 +64,16 @@ class Builder(ABC, Generic[NetworksT]):
     def make_policies(self, spec: EnvironmentSpec, networks: NetworksT, *, evaluation: bool) -> dict[str, Policy]:
         """One policy a group: exploring, or greedy for evaluation. They share the networks' parameters."""
 
+    def frozen_policies(self, spec: EnvironmentSpec, networks: NetworksT, *, greedy: bool) -> dict[str, Policy]:
+        """One policy a group of parameters that no longer change: as in training, or the best action.
+
+        Policies whose exploration follows the progress of their training are greedy in any case.
+        """
+        policies = self.make_policies(spec, networks, evaluation=greedy)
+        if any(hasattr(policy, "explore") for policy in policies.values()):
+            return self.make_policies(spec, networks, evaluation=True)
+        return policies
+
     @abstractmethod
     def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement) -> Dataset[Any]:
         """Replay and what decides when to learn from it."""

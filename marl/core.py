@@ -150,6 +150,9 @@ class Dataset(Saveable, ABC, Generic[Sample]):
         """Whether a checkpoint taken now loses nothing that was gathered for the next sample."""
         return True
 
+    def clear(self) -> None:
+        """Forgets what was gathered, where it outlives an update, for a learner that begins anew."""
+
     @abstractmethod
     def sample(self) -> Sample:
         """This rank's share of the next global sample; it may be empty."""

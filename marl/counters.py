@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from marl.files import Json
 
-_COUNTS = ("env_steps", "updates", "episodes")
+_COUNTS = ("env_steps", "updates", "episodes", "began")
 
 
 class Counter:
@@ -26,6 +26,8 @@ class Counter:
         """Updates of the learner."""
         self.episodes = 0
         """Episodes ended, over all copies and ranks."""
+        self.began = 0
+        """Environment steps at which the learner last began anew; schedules of exploration count from there."""
         self._clock = clock
         self._started = clock()
         self._seconds_before = 0.0
@@ -54,7 +56,8 @@ class Counter:
         Raises:
             ValueError: a count is missing, negative or not a number.
         """
-        counts = {name: state.get(name) for name in _COUNTS}
+        # Checkpoints of the first versions know of no new beginning.
+        counts = {"began": 0, **{name: state.get(name) for name in _COUNTS if name in state or name != "began"}}
         seconds = state.get("wall_seconds")
         for name, count in counts.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:

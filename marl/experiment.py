@@ -42,7 +42,8 @@ _QUESTION_STEPS: Final = 100
 
 
 Measure = Callable[[EnvironmentSpec, Mapping[str, Policy]], Metrics]
-"""From the spec and the policies as they act while they learn to figures, such as their exploitability."""
+"""From the spec and what the policies have come to (see ``Builder.frozen_policies``) to figures, such as their
+exploitability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +162,7 @@ class Experiment:
             self.networks = builder.make_networks(self.spec)
         policies = builder.make_policies(self.spec, self.networks, evaluation=False)
         self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
-        self._policies = policies
+        self._measured_policies = builder.frozen_policies(self.spec, self.networks, greedy=False)
         self._next_measure: int | None = None
         self.measured: Metrics = {}
         """What was measured last; on rank 0."""
@@ -214,7 +215,7 @@ class Experiment:
                 if counter.env_steps >= next_question and self.dataset.at_boundary():
                     # While replay fills there are no gradients that the question could travel with.
                     next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
-                    self._ask(should_stop())
+                    self.ask(should_stop())
                 continue
             next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
             evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
@@ -263,7 +264,7 @@ class Experiment:
             return False
         self._next_measure = next_due(done, config.measure_every)
         if self.communicator.rank == 0:
-            self.measured = config.measure(self.spec, self._policies)
+            self.measured = config.measure(self.spec, self._measured_policies)
         return True
 
     def advance(self, should_stop: Callable[[], bool] = lambda: False) -> Metrics | None:
@@ -282,8 +283,18 @@ class Experiment:
             self.actor.update()
         return metrics
 
-    def _ask(self, asks: bool) -> None:
-        """Agrees on stopping by a collective of its own."""
+    def restart(self, state: State) -> None:
+        """The learner begins anew with an earlier state, its replay, if any, empty, and its exploration at the start.
+
+        Args:
+            state: of the learner; the same on all ranks.
+        """
+        self.learner.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
+        self.dataset.clear()
+        self.counter.began = self.counter.env_steps
+
+    def ask(self, asks: bool) -> None:
+        """Agrees on stopping by a collective of its own; ``communicator.agreed`` tells what came of it."""
         seat = torch.empty(1)
         self.communicator.asks = asks
         self.communicator.board(seat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from marl.actors import Policy
 from marl.builders import Placement
 from marl.checkpoints import AsyncCheckpointer, Checkpoint, Checkpointer, flatten_state, unflatten_state
 from marl.communicators import SerialCommunicator
-from marl.core import Actor, Adder, Communicator, Logger, State
+from marl.core import Actor, Adder, Communicator, Logger, Metrics, State
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.evaluation import Evaluation
@@ -29,6 +30,9 @@ from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 from marl.trajectories import TrajectoryDataset
 from marl.usage import Usage
+
+_REPLAY_STEPS: Final = 32
+"""Steps of each copy in a round of players that learn from replay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +81,8 @@ class GameEvaluation(Evaluation):
 class LeagueExperiment:
     """Players that learn by playing each other's past; alone, one player's self-play.
 
-    In each round every player gathers one rollout and learns from it; then results are summed over ranks, snapshots
-    are taken where they are due, and matches are set anew.
+    In each round every player gathers one rollout and learns from it, or learns from replay for as long; then results
+    are summed over ranks, snapshots are taken where they are due, and matches are set anew.
 
     Args:
         config: what to do.
@@ -110,8 +114,12 @@ class LeagueExperiment:
             steps = -(-config.experiment.steps // len(names))
             experiment = replace(config.experiment, seed=config.experiment.seed if seed is None else seed, steps=steps)
             self.players[name] = Experiment(experiment, self.communicator, self._actor_factory(name))
-            if not isinstance(self.players[name].dataset, TrajectoryDataset):
-                raise InputError("self-play is for algorithms that learn on-policy, such as mappo and ippo")
+            replays = not isinstance(self.players[name].dataset, TrajectoryDataset)
+            if replays and self.players[name].config.builder.with_state:
+                raise InputError(
+                    "a critic or a mixer of all agents would take opponents for its own; use iql, iddpg, isac, mappo "
+                    "or ippo"
+                )
         if config.measure_games and len(self.sides) != 2:
             raise InputError(f"games are measured between two sides, and this game has {len(self.sides)}")
         if getattr(getattr(config.experiment.builder, "config", None), "team_reward", False):
@@ -298,10 +306,7 @@ class LeagueExperiment:
         stopped = False
         before = self.counter.env_steps
         for name, player in self.players.items():
-            figures = None
-            while figures is None:
-                figures = player.advance(should_stop)
-            metrics |= self._named(name, figures)
+            metrics |= self._named(name, self._advance(player, should_stop))
             stopped = stopped or player.communicator.agreed
         self.counter.env_steps = sum(player.counter.env_steps for player in self.players.values())
         self.counter.updates += 1
@@ -315,11 +320,25 @@ class LeagueExperiment:
             if role.snapshot_due(self.league, name, since):
                 self._take_snapshot(name)
                 if role.restarts:
-                    player.learner.load_state_dict({key: value.clone() for key, value in self._first[name].items()})
+                    player.restart(self._first[name])
                     self.league.forget(name)
         self.league.refresh()
         self._make_room()
         return metrics, stopped
+
+    def _advance(self, player: Experiment, should_stop: Callable[[], bool]) -> Metrics:
+        """One player's part of a round: up to an update from a rollout, or a stretch of updates from replay."""
+        figures: Metrics | None = None
+        if isinstance(player.dataset, TrajectoryDataset):
+            while figures is None:
+                figures = player.advance(should_stop)
+            return figures
+        for _ in range(_REPLAY_STEPS):
+            figures = player.advance(should_stop) or figures
+        if figures is None:
+            # While replay fills there are no gradients that the question could travel with.
+            player.ask(should_stop())
+        return figures or {}
 
     def _take_snapshot(self, name: str) -> None:
         player = self.players[name]

@@ -49,7 +49,7 @@ def make_frozen_policies(
     with torch.random.fork_rng(devices=[]):
         networks = builder.make_networks(spec)
     builder.load_policies(networks, parameters)
-    return builder.make_policies(spec, networks, evaluation=greedy)
+    return builder.frozen_policies(spec, networks, greedy=greedy)
 
 
 class LeagueOpponents:

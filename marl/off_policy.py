@@ -13,6 +13,7 @@ from marl.errors import InputError
 from marl.replay import Items, ReplayDataset, TransitionItems
 from marl.replay_adders import make_replay_adder
 from marl.specs import EnvironmentSpec
+from marl.turn_adder import TurnAdder
 
 
 class ReplayBuilder(ConfiguredBuilder[NetworksT]):
@@ -25,16 +26,18 @@ class ReplayBuilder(ConfiguredBuilder[NetworksT]):
     __slots__ = ()
 
     def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
-        """See Builder: refuses turn-based games, and numbers that make no sense."""
-        if spec.turn_based:
-            raise InputError(
-                "this game is turn-based, but replay holds joint steps, at which all agents act; use mappo or ippo"
-            )
+        """See Builder: refuses turn-based games where it cannot learn from them, and numbers that make no sense."""
+        if spec.turn_based and (reason := self.no_turns()) is not None:
+            raise InputError(f"this game is turn-based, but {reason}")
         require_at_least(1, self.config, "n_step")
         require_share(self.config, "discount", "target_rate")
         # A rate of 0 would leave targets where they were for ever.
         require_above(0, self.config, "target_rate", "max_gradient_norm", "adam_epsilon")
         require_widths(self.config, "hidden_sizes")
+
+    def no_turns(self) -> str | None:
+        """Why it does not learn from turn-based games, and what does; None where it does."""
+        return "this algorithm learns from joint steps, at which all agents act; use iql, mappo or ippo"
 
     def items(self) -> Items:
         """What replay holds: by default n-step transitions."""
@@ -50,4 +53,5 @@ class ReplayBuilder(ConfiguredBuilder[NetworksT]):
     def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
         """See Builder."""
         assert isinstance(dataset, ReplayDataset)
-        return make_replay_adder(dataset.replay, discount=self.config.discount)
+        make = TurnAdder if spec.turn_based else make_replay_adder
+        return make(dataset.replay, discount=self.config.discount)

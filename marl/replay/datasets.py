@@ -126,6 +126,12 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         """
         self.selector.update(as_array(indices), as_array(priorities))
 
+    def clear(self) -> None:
+        """Forgets all items, for a learner that begins anew; learning waits until there are new ones."""
+        self.replay.clear()
+        self.selector.clear()
+        self._samples = 0
+
     @abstractmethod
     def _assemble(self, fields: Mapping[str, Tensor], selection: Selection) -> ReplaySample:
         """Makes the sample of fields (B, *field shape)."""

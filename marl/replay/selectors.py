@@ -48,6 +48,9 @@ class Selector(Saveable, ABC):
     def update(self, indices: Ints, priorities: Floats) -> None:
         """Takes new priorities of items, where the selector knows priorities; see ``PrioritizedSelector``."""
 
+    def clear(self) -> None:
+        """Is told that replay forgot all items."""
+
 
 class _Draws:
     """Random words of consecutive global batches, made for many batches at once."""
@@ -114,6 +117,10 @@ class FifoSelector(Selector):
         copies, numbers = copies[order], numbers[order]
         self._taken = first + np.bincount(copies, minlength=len(first))
         return _local(self._replay, copies, numbers)
+
+    def clear(self) -> None:
+        """See Selector."""
+        self._taken.fill(0)
 
     def state_dict(self) -> State:
         """How many items of every copy were drawn."""
@@ -206,6 +213,14 @@ class PrioritizedSelector(Selector):
         keep = np.isfinite(values) & (numbers >= self._replay.local_counts[copies] - self._replay.rows)
         self._set(copies[keep], numbers[keep], values[keep])
         np.maximum.at(self._largest, copies[keep], values[keep])
+
+    def clear(self) -> None:
+        """See Selector."""
+        self._sums.set_all(np.zeros_like(self._sums.leaves))
+        self._minima.set_all(np.full_like(self._minima.leaves, np.inf))
+        self._seen.fill(0)
+        self._largest.fill(1.0)
+        self._new_priority = 1.0
 
     def _absorb(self) -> None:
         counts = self._replay.local_counts

@@ -35,7 +35,7 @@ class Replay(Saveable):
 
     Raises:
         InputError: capacity is below one item a copy, or needs more memory than there is; or the game is
-            turn-based: then joint steps are not what agents decide on, and only on-policy algorithms serve.
+            turn-based, and items are not transitions of one step.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Replay(Saveable):
         save: bool = False,
     ) -> None:
         self.global_num_envs = num_envs if global_num_envs is None else global_num_envs
-        if spec.turn_based:
-            raise InputError("replay holds joint steps, but this game is turn-based; use an on-policy algorithm")
+        if spec.turn_based and items != TransitionItems(n_step=1):
+            raise InputError("in turn-based games replay holds transitions of one step; leave out longer ones")
         if capacity < self.global_num_envs:
             raise InputError(
                 f"replay capacity {capacity} is below one item for each of {self.global_num_envs} environment copies; "
@@ -88,6 +88,12 @@ class Replay(Saveable):
     def in_step(self) -> bool:
         """Whether every copy commits one item a step, so that ranks know each other's counts."""
         return isinstance(self.items, TransitionItems)
+
+    def clear(self) -> None:
+        """Forgets all items."""
+        self.local_counts.fill(0)
+        self.counts.fill(0)
+        self._agreed = True
 
     @property
     def nbytes(self) -> int:

@@ -297,14 +297,21 @@ REFUSED = {name: SPECS[name] for name in ("multi-discrete", "continuous", "mixed
 CLAIMED = {name: SPECS[name] for name in SPECS if name not in REFUSED}
 
 
-def conforms(claims, *, replay=None, exactly=True, **settings) -> None:
+def conforms(claims, *, replay=None, exactly=True, refused=REFUSED, **settings) -> None:
     config = QMIXConfig(replay=ReplayConfig(**{**SMALL, **(replay or {})}), hidden_sizes=(8,), **settings)
-    check_algorithm(QMIX(config=config), claims, REFUSED, updates=2, num_envs=3, ranks=(2,), resumes_exactly=exactly)
+    check_algorithm(QMIX(config=config), claims, refused, updates=2, num_envs=3, ranks=(2,), resumes_exactly=exactly)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_all_promises_are_kept(mixer):
     conforms(CLAIMED, mixer=mixer)
+
+
+def test_all_promises_are_kept_where_agents_take_turns():
+    claims = {name: SPECS[name] for name in ("masked", "turns")}
+    conforms(claims, refused={}, mixer="none", team_reward=False)
+    for longer in ({"recurrent": True}, {"n_step": 2}):
+        conforms({}, refused={"turns": SPECS["turns"]}, mixer="none", team_reward=False, **longer)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

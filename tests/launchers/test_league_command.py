@@ -79,13 +79,14 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
         (("ippo", TICTACTOE, "--matchmaking", "psro-nash", "--main-exploiters", 1), "psro"),
         (("ippo", TICTACTOE, "--play-against-latest-model-ratio", 1.5), "play_against_latest_model_ratio"),
         (("ippo", TICTACTOE, "--matchmaking", "nobody"), "matchmaking"),
-        (("qmix", RPS), "on-policy"),
+        (("qmix", RPS), "opponents for its own"),
+        (("vdn", RPS), "team reward"),
         (("ippo", TICTACTOE, "--algorithm.team-reward"), "team reward"),
         (("ippo", TICTACTOE, "--windows", 3), "did you mean --window"),
     ],
 )
 def test_what_makes_no_league_is_refused_in_one_line(refused, tmp_path, words, says):
-    assert says in refused("league", *words, *(() if words[0] == "qmix" else SMALL), "--out", tmp_path / "run")
+    assert says in refused("league", *words, *(() if words[0] in ("qmix", "vdn") else SMALL), "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -106,6 +107,22 @@ def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     frequencies = {name: rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests}
     played = sum(share * frequencies[name] for name, share in league.mixture.items())
     np.testing.assert_allclose(played, 1 / 3, atol=0.02)
+
+
+def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
+    """Greedy ones answer each other in turn: rock, paper and scissors, of which the mixture plays thirds."""
+    run = tmp_path / "psro"
+    replay = {"capacity": 4000, "min-size": 128, "batch-size": 64}
+    settings = {"hidden-sizes": 16, "epsilon-steps": 400, "learning-rate": 0.01, "discount": 0}
+    settings |= {f"replay.{name}": value for name, value in replay.items()}
+    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    words += ["--matchmaking", "psro-nash", "--save-steps", 512, "--steps", 3072, "--num-envs", 16]
+    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0, "--measure-games", 2]
+    assert marl("league", "iql", RPS, *words, "--out", run).code == 0
+    league = load_league(run)
+    played = np.array([rock_paper_scissors(league.policies(name)) for name in league.digests])
+    assert set(played.ravel().tolist()) <= {0.0, 0.5, 1.0}
+    np.testing.assert_allclose(np.array(list(league.mixture.values())) @ played, 1 / 3, atol=0.02)
 
 
 @pytest.mark.parametrize("magnet", [False, True])
@@ -149,5 +166,6 @@ def rock_paper_scissors(policies):
     (policy,) = policies.values()
     uniforms = grid.view(-1, 1, 1).repeat(1, 2, policy.num_uniforms)
     with torch.inference_mode():
-        actions = policy.act(step, torch.zeros(count, dtype=torch.bool), None, uniforms).actions
+        drawn = uniforms if policy.num_uniforms else None
+        actions = policy.act(step, torch.zeros(count, dtype=torch.bool), None, drawn).actions
     return torch.bincount(actions.flatten(), minlength=3).double().numpy() / (2 * count)

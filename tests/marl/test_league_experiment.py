@@ -7,6 +7,7 @@ import pytest
 import torch
 from probes import anything
 
+from algorithms.maddpg import MADDPG
 from algorithms.mappo import MAPPO, MAPPOConfig
 from algorithms.qmix import QMIX, QMIXConfig
 from marl.checkpoints import Checkpointer, load_checkpoint
@@ -20,6 +21,7 @@ from marl.league_roles import (
     SelfPlayer,
 )
 from marl.matchmaking import PFSP, QualityScores, Window
+from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
 from marl.testing import FakeVectorEnvironment
 from marl.usage import MACHINE
@@ -176,6 +178,43 @@ def test_a_stopped_league_goes_on_as_if_it_had_not_stopped(tmp_path, environment
         assert torch.equal(again.league.payoffs.counts, league.league.payoffs.counts)
 
 
+def from_replay(**settings):
+    """Independent Q-learners that learn almost at once, and whose replay is saved."""
+    replay = ReplayConfig(capacity=600, batch_size=12, samples_per_insert=2.0, min_size=60, checkpoint=True)
+    chosen = {"hidden_sizes": (8,), "replay": replay, "epsilon_steps": 200, **settings}
+    return QMIX(config=QMIXConfig(mixer="none", team_reward=False, **chosen))
+
+
+@pytest.mark.parametrize("environment", [TURNS, anything(*PAIR)], ids=["turns", "together"])
+def test_a_league_that_learns_from_replay_goes_on_as_if_it_had_not_stopped(tmp_path, environment):
+    whole = Rows()
+
+    def chosen(name):
+        return config(environment, LEAGUE, directory=tmp_path / name, builder=from_replay(), steps=24 * UPDATE)
+
+    league, undisturbed = trained(chosen("whole"), logger=whole)
+    assert any(row["epsilon"] < 0.5 for row in whole.rows)
+    # Exploiters began anew: once more at random, and with an empty replay.
+    assert league.players["main-exploiter-0"].counter.began > 0
+    assert league.players["main"].counter.began == 0
+    rounds = len(whole.rows)
+    for asks in (1, 12):
+        logger, asked = Rows(), []
+        saved = Checkpointer(tmp_path / f"saved {asks}")
+        _, stopped = trained(
+            chosen(f"{asks}"),
+            logger=logger,
+            checkpointer=saved,
+            should_stop=lambda asked=asked, asks=asks: asked.append(1) or len(asked) == asks,
+        )
+        assert stopped.stopped
+        assert 0 < len(logger.rows) < rounds
+        again, resumed = trained(chosen(f"{asks}"), logger=logger, resume=load_checkpoint(saved.directory))
+        assert equal(resumed.learner_state, undisturbed.learner_state)
+        assert logger.rows == whole.rows
+        assert again.league.snapshots == league.league.snapshots
+
+
 def test_a_league_is_refused_where_it_does_not_fit(tmp_path):
     trained(config(steps=UPDATE), checkpointer=Checkpointer(tmp_path))
     saved = load_checkpoint(tmp_path)
@@ -246,9 +285,10 @@ def test_self_play_refuses_what_it_cannot_learn_from():
     alone = anything(AgentSpec(name="a", observation=SEEN, action=THREE))
     with pytest.raises(InputError, match="nobody to play against"):
         LeagueExperiment(config(alone))
-    builder = QMIX(config=QMIXConfig(mixer="none", team_reward=False))
-    with pytest.raises(InputError, match="on-policy"):
-        LeagueExperiment(config(anything(*PAIR), builder=builder, steps=100_000))
+    with pytest.raises(InputError, match="team reward"):
+        LeagueExperiment(config(anything(*PAIR), builder=QMIX(config=QMIXConfig(mixer="vdn")), steps=100_000))
+    with pytest.raises(InputError, match="take opponents for its own"):
+        LeagueExperiment(config(anything(*PAIR), builder=MADDPG(), steps=100_000))
     with pytest.raises(InputError, match="at least one player"):
         LeagueExperiment(dataclasses.replace(config(), learners={}))
 

@@ -661,7 +661,7 @@ def test_nothing_is_sampled_before_a_whole_batch_is_stored():
     "make",
     [
         lambda: transitions(4, capacity=3),
-        lambda: transitions(1, spec=EnvironmentSpec(groups=SPEC.groups, turn_based=True)),
+        lambda: transitions(1, n_step=2, spec=EnvironmentSpec(groups=SPEC.groups, turn_based=True)),
         lambda: TransitionItems(n_step=0),
         lambda: SequenceItems(length=0),
         lambda: SequenceItems(length=4, period=5),

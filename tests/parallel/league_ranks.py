@@ -12,13 +12,16 @@ from mappo_ranks import TURNS, Rows
 from probes import anything
 
 from algorithms.mappo import MAPPO, MAPPOConfig
+from algorithms.qmix import QMIX, QMIXConfig
 from launchers.mpi import MPICommunicator, run_on_ranks
+from marl.builders import Builder
 from marl.checkpoints import Checkpointer, load_checkpoint
 from marl.core import Communicator
 from marl.experiment import ExperimentConfig
 from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.league_roles import Exploiter, MainPlayer, Oracle
 from marl.matchmaking import PFSP
+from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 from marl.usage import MACHINE
 
@@ -36,21 +39,32 @@ ROLES = {
 SCENARIOS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "roles": (TURNS, ROLES, {}),
     "psro": (HUNT, {"main": Oracle(save_steps=2 * UPDATE)}, {"centralized_critic": True, "recurrent": True}),
+    "psro by replay": (TURNS, {"main": Oracle(save_steps=6 * UPDATE)}, {"from_replay": True}),
 }
+QUICK = ReplayConfig(capacity=400, batch_size=16, samples_per_insert=4.0, min_size=40, checkpoint=True)
 
 
 def make(scenario: str, communicator: Communicator, directory: Path) -> LeagueExperiment:
     environment, learners, settings = SCENARIOS[scenario]
-    chosen = {"centralized_critic": False, "hidden_sizes": (16,), "rollout_length": LENGTH, "epochs": 2, **settings}
+    builder: Builder[Any]
+    rounds = ROUNDS
+    if "from_replay" in settings:
+        # A round is of 32 steps, not of one rollout.
+        rounds *= 4
+        q_learner = QMIXConfig(mixer="none", team_reward=False, hidden_sizes=(16,), replay=QUICK, epsilon_steps=200)
+        builder = QMIX(config=q_learner)
+    else:
+        chosen = {"centralized_critic": False, "hidden_sizes": (16,), "rollout_length": LENGTH, "epochs": 2, **settings}
+        builder = MAPPO(config=MAPPOConfig(**chosen))
     experiment = ExperimentConfig(
-        builder=MAPPO(config=MAPPOConfig(**chosen)),
+        builder=builder,
         environment=environment,
         seed=3,
-        steps=ROUNDS * UPDATE * len(learners),
+        steps=rounds * UPDATE * len(learners),
         num_envs=COPIES,
         evaluation_episodes=7,
     )
-    measure = 4 if scenario == "psro" else 0
+    measure = 4 if scenario.startswith("psro") else 0
     config = LeagueConfig(experiment=experiment, learners=learners, directory=directory, measure_games=measure)
     return LeagueExperiment(config, communicator)
 
