@@ -10,7 +10,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from launchers.figures import Figure
 from launchers.launch import launch, use_fair_threads, world_size_from_environment
@@ -33,6 +33,8 @@ class Options:
     """For rollout and train: environment copies, over all ranks."""
     backend: Backend = "pettingzoo"
     """For train and scaling: the unmodified environment, or its equal on tensors."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """For train on the batched backend: after each hidden layer."""
     rounds: int = 40
     """How often value and reference take turns."""
     seconds: float = 0.25
@@ -49,7 +51,9 @@ def rollout(options: Options, communicator: Communicator) -> Iterator[Figure]:
 def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """Training, against ``env.step`` alone on one core times the ranks; batched, against its matrix products."""
     if options.backend == "batched":
-        yield from _training().train_batched(options.env, options.num_envs, options.rounds, communicator)
+        yield from _training().train_batched(
+            options.env, options.num_envs, options.rounds, communicator, activation=options.activation
+        )
     else:
         yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)
 

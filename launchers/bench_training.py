@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -152,7 +152,9 @@ def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Co
     yield figure(f"train/mappo/{env}/{communicator.size}-ranks", values, references, "env steps/s")
 
 
-def train_batched(env: str, num_envs: int, rounds: int, communicator: Communicator) -> Iterator[Figure]:
+def train_batched(
+    env: str, num_envs: int, rounds: int, communicator: Communicator, *, activation: Literal["tanh", "relu"] = "tanh"
+) -> Iterator[Figure]:
     """Training IPPO on the batched environment in JaxMARL's configuration, against its matrix products alone.
 
     Separate 64x64 actors and critics without normalisation, 128 steps, 4 epochs of 4 minibatches (FLAIROX/JaxMARL,
@@ -160,7 +162,9 @@ def train_batched(env: str, num_envs: int, rounds: int, communicator: Communicat
     """
     from launchers.bench_update import products_of, repeat_products
 
-    plain, fast = (_batched(env, num_envs, communicator, compile=compile) for compile in (False, True))
+    plain, fast = (
+        _batched(env, num_envs, communicator, compile=compile, activation=activation) for compile in (False, True)
+    )
 
     def iterate(experiment: Any) -> None:
         while not experiment.dataset.ready():
@@ -186,7 +190,7 @@ def train_batched(env: str, num_envs: int, rounds: int, communicator: Communicat
             references.append(steps / times[0])
             values.append(steps / times[1])
     fast.close()
-    yield figure(f"train/ippo/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+    yield figure(f"train/ippo/{activation}/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
 
 
 def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
@@ -209,13 +213,14 @@ def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
         yield figure(f"scaling/{size}-ranks", rates[size], rates[1], "env steps/s")
 
 
-def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool) -> Any:
+def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool, activation: str) -> Any:
     return _experiment(
         env,
         num_envs,
         communicator,
         backend="batched",
         compile=compile,
+        activation=activation,
         centralized_critic=False,
         layer_norm=False,
         rollout_length=128,

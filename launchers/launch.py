@@ -28,6 +28,7 @@ from types import FrameType
 from typing import IO, Any, Final, Literal
 
 from launchers.processes import JOB, LAST_WORD, Job, Scratch
+from launchers.stopping import ALL, was_asked
 from marl.errors import InputError
 
 TERMINAL: Final = "MARL_TERMINAL"
@@ -56,11 +57,16 @@ _RULE_AND_WORDS: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
 _NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
+def available_core_numbers() -> list[int]:
+    """Which cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(available_core_numbers())
 
 
 def world_size_from_environment() -> int | None:
@@ -288,13 +294,18 @@ class Stop:
     """Passes signals on to mpirun: first a request to stop at the next update, then an order.
 
     Installed with ``with``, in the main thread; elsewhere it does nothing. One may serve several jobs in turn.
+
+    Args:
+        listens: whether the ranks hear a request by now. Before, mpirun would lose it, or die of it; and as nothing
+            was done that could be lost, the job is ended instead.
     """
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self) -> None:
+    def __init__(self, listens: Callable[[], bool] = lambda: True) -> None:
+        self._listens = listens
         self.requests = 0
         """How often somebody asked."""
+        self.early = False
+        """Whether somebody asked before the ranks listened."""
         self.ordered: float | None = None
         """When the job was ordered to end, on the monotonic clock."""
         self._process: subprocess.Popen[bytes] | None = None
@@ -302,7 +313,8 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self) for number in self.signals}
+            self._before = {number: signal.signal(number, self) for number in ALL}
+            self.requests += any(map(was_asked, self._before.values()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -330,6 +342,9 @@ class Stop:
 
     def _pass_on(self) -> None:
         assert self._process is not None
+        if self.requests == 1 and not self._listens():
+            self.early = True
+            return
         if self.requests > 1:
             self.ordered = self.ordered or time.monotonic()
         # mpirun answers SIGINT and SIGTERM by killing the ranks within seconds; SIGUSR1 it hands on to them.
@@ -346,6 +361,11 @@ class Ended:
     """What mpirun said itself."""
     died: bool = False
     """Whether all ranks died one by one, to which mpirun with ULFM says 0."""
+
+    @property
+    def signal(self) -> int:
+        """The signal that killed mpirun, or a rank as mpirun says; 0 for none."""
+        return max(0, -self.code if self.code < 0 else self.code - 128)
 
 
 def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
@@ -439,7 +459,7 @@ def run_job(
                 if ended == now and process.returncode < 0:
                     last_words()
                 disobeyed = stop.ordered is not None and now - stop.ordered > _PATIENCE
-                if overdue or disobeyed or (ended is None and watch()):
+                if overdue or disobeyed or (ended is None and (stop.early or watch())):
                     process.kill()
                     job.kill()
         code = process.wait()

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launchers.launch import world_size_from_environment
+from launchers.launch import available_core_numbers, world_size_from_environment
 from launchers.processes import LAST_WORD
 from marl.communicators import SerialCommunicator, check_collective
 from marl.core import Communicator
@@ -34,6 +34,10 @@ T = TypeVar("T")
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _FAULT_TOLERANCE: Final = "OMPI_MCA_mpi_ft_enable"
 """What mpirun --with-ft ulfm sets to 1 in every rank."""
+_MOST_CORES: Final = 4096
+_LOOKS: Final = 20
+_NAP: Final = 1e-4
+"""After so many looks for the others, seconds between two looks, where ranks share cores."""
 _PATIENCE: Final = {75: 60.0, 2: 5.0}
 """Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
 
@@ -45,8 +49,26 @@ def _world_rank_from_environment() -> int:
     return 0
 
 
+def _share_cores(comm: MPI.Intracomm) -> bool:
+    """Whether on some machine of the job more ranks than cores are at work. Collective."""
+    from mpi4py import MPI
+
+    cores = np.zeros(_MOST_CORES, dtype=np.uint8)
+    cores[[core for core in available_core_numbers() if core < _MOST_CORES]] = 1
+    machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    # Ranks may be bound to a core each, so it takes all of them to know the machine's.
+    machine.Allreduce(MPI.IN_PLACE, cores, MPI.MAX)
+    crowded = np.array([machine.Get_size() > cores.sum()], dtype=np.uint8)
+    machine.Free()
+    comm.Allreduce(MPI.IN_PLACE, crowded, MPI.MAX)
+    return bool(crowded[0])
+
+
 class MPICommunicator(Communicator):
     """Collectives over MPI on contiguous CPU tensors, in place and without pickling.
+
+    Where ranks share cores, one that waits sleeps: the time that it would take to look again and again is taken from
+    those that it waits for.
 
     Args:
         comm: which ranks; all of them by default. MPI starts when the first communicator is made.
@@ -55,7 +77,9 @@ class MPICommunicator(Communicator):
     def __init__(self, comm: MPI.Intracomm | None = None) -> None:
         from mpi4py import MPI
 
-        self._adopt(MPI.COMM_WORLD if comm is None else comm)
+        ranks = MPI.COMM_WORLD if comm is None else comm
+        self._adopt(ranks)
+        self._crowded = self.size > 1 and _share_cores(ranks)
         self.in_place = MPI.IN_PLACE
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self._byte = MPI.BYTE
@@ -86,7 +110,16 @@ class MPICommunicator(Communicator):
         datatype = self._datatypes.get(tensor.dtype)
         if datatype is None:
             raise ValueError(f"cannot reduce {tensor.dtype} over ranks")
-        self.comm.Allreduce(self.in_place, [self._memory(tensor), tensor.numel(), datatype], self.operations[operation])
+        memory = [self._memory(tensor), tensor.numel(), datatype]
+        if not self._crowded:
+            self.comm.Allreduce(self.in_place, memory, self.operations[operation])
+            return
+        request = self.comm.Iallreduce(self.in_place, memory, self.operations[operation])
+        looks = 0
+        while not request.Test():
+            looks += 1
+            if looks > _LOOKS:
+                time.sleep(_NAP)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
         """Overwrites every rank's tensor, of any dtype, with the root's."""
@@ -457,6 +490,8 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
         if report:
             _say(report)
         return code
+    # Too late for a request to stop: it must neither keep this rank from the others nor end it in MPI_Finalize.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return farewell.leave(code, report, key)
 
 
