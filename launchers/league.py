@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Literal
 
 import numpy as np
 
-from launchers.catalog import find_algorithm
+from launchers.policies import saved_builder
 from launchers.run_directory import RunDirectory
 from launchers.settings import ConfigT, environment_of, experiment_of, from_json
 from launchers.text import nearest, require_positive
@@ -32,6 +32,7 @@ from marl.league_roles import (
     uniform_mixture,
 )
 from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
+from marl.nfsp import NFSP, NFSPConfig
 from marl.payoffs import PayoffTable
 from marl.snapshots import read_snapshot
 from marl.specs import EnvironmentSpec
@@ -47,6 +48,7 @@ MatchmakingName = Literal[
     "psro-nash",
     "psro-alpha-rank",
     "psro-uniform",
+    "nfsp",
 ]
 _META_STRATEGIES: Final = {
     "psro-nash": nash_mixture,
@@ -62,7 +64,8 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     matchmaking: MatchmakingName = "window"
     """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
     those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores. With psro
-    each snapshot is a best response to a mixture of those before, and the player then begins anew."""
+    each snapshot is a best response to a mixture of those before, and the player then begins anew. With nfsp it plays
+    itself, now its best response, now the average of all its best responses, which is what snapshots play."""
     save_steps: int = 20_000
     """Environment steps of a player between its snapshots."""
     first_share: float = 0.0
@@ -87,6 +90,9 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     """Which agents play together, as a JSON object from agent to side. By default every agent is alone where all
     agents have equal spaces, else those of equal spaces are together."""
 
+    nfsp: NFSPConfig = field(default_factory=NFSPConfig)
+    """Settings of the average policy, with ``nfsp``."""
+
 
 _OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(Options)})
 
@@ -99,12 +105,17 @@ def league(words: list[str]) -> int:
         options=LeagueOptions,
         build=_build,
         check=_config,
-        more_config=lambda options: {"league": {name: getattr(options, name) for name in _OWN}},
+        more_config=lambda options: {"league": _plain({name: getattr(options, name) for name in _OWN})},
         survives=False,
         compiles=False,
         curve="main/score",
     )
     return run_command(command, words)
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(settings, default=asdict))
 
 
 def _build(
@@ -133,8 +144,13 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
     if options.measure_games is not None and options.measure_games < int(psro):
         raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
+    experiment = experiment_of(algorithm, env, options)
+    if options.matchmaking == "nfsp":
+        if options.main_exploiters or options.league_exploiters:
+            raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+        experiment = replace(experiment, builder=NFSP(best_response=experiment.builder, config=options.nfsp))
     return LeagueConfig(
-        experiment=experiment_of(algorithm, env, options),
+        experiment=experiment,
         learners=_learners(options),
         side_of=_read_sides(options.sides),
         swap_steps=options.swap_steps,
@@ -144,7 +160,7 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
 
 
 def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
-    if options.matchmaking == "latest":
+    if options.matchmaking in ("latest", "nfsp"):
         return Latest()
     if options.matchmaking == "uniform":
         return UniformPast()
@@ -228,7 +244,7 @@ class SavedLeague:
             raise InputError(f"{self.path} has no snapshot {name!r}{nearest(name, self.digests)}")
         parameters = read_snapshot(self.path / SNAPSHOTS / f"{self.digests[name]}.safetensors")
         settings = from_json(RunDirectory.open(self.path).config)
-        builder = find_algorithm(self.algorithm).build(settings.algorithm)
+        builder = saved_builder(RunDirectory.open(self.path).config, settings)
         return make_frozen_policies(builder, self.spec, parameters, greedy=greedy)
 
 
@@ -244,7 +260,7 @@ def load_league(path: Path | str) -> SavedLeague:
         raise InputError(f"{run.path} is a run of marl train, not of marl league")
     settings = from_json(config)
     algorithm, env = str(config["name"]), str(config["env"])
-    builder = find_algorithm(algorithm).build(settings.algorithm)
+    builder = saved_builder(config, settings)
     environment = environment_of(env, settings)
     probe = environment(
         EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)

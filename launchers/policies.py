@@ -11,13 +11,15 @@ import torch
 
 from envs.pettingzoo import PettingZooVectorEnvironment
 from envs.storage import Seat
-from launchers.catalog import find_algorithm
+from launchers.catalog import find_algorithm, restored
 from launchers.run_directory import RunDirectory
 from launchers.settings import Backend, Settings, environment_of, from_json
 from marl.actors import Policy, PolicyActor
+from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
+from marl.nfsp import NFSP, NFSPConfig
 from marl.players import blank_step
 from marl.specs import EnvironmentSpec
 from marl.types import TimeStep
@@ -48,6 +50,19 @@ class TrainedRun:
         return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
 
 
+def saved_builder(config: Mapping[str, Any], settings: Settings[Any]) -> Builder[Any]:
+    """The builder of a run of ``marl train`` or ``marl league``, by its ``config.json``.
+
+    Raises:
+        InputError: it does not fit this version.
+    """
+    builder = find_algorithm(str(config["name"])).build(settings.algorithm)
+    league = config.get("league", {})
+    if league.get("matchmaking") == "nfsp":
+        return NFSP(best_response=builder, config=restored(NFSPConfig(), league["nfsp"]))
+    return builder
+
+
 def load_run(
     path: Path | str, *, env_kwargs: str | None = None, backend: Backend = "pettingzoo", sampled: bool = False
 ) -> TrainedRun:
@@ -72,7 +87,7 @@ def load_run(
     if env_kwargs is not None:
         settings = replace(settings, env_kwargs=env_kwargs)
     algorithm, env = str(run.config["name"]), str(run.config["env"])
-    builder = find_algorithm(algorithm).build(settings.algorithm)
+    builder = saved_builder(run.config, settings)
     environment = environment_of(env, settings)
     probe = environment(
         EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)

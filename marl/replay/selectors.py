@@ -52,13 +52,18 @@ class Selector(Saveable, ABC):
         """Is told that replay forgot all items."""
 
 
-class _Draws:
-    """Random words of consecutive global batches, made for many batches at once."""
+class BatchDraws:
+    """Random words of consecutive global batches, made for many batches at once.
+
+    Args:
+        seed: the experiment's.
+        purpose: what the batches are for.
+    """
 
     _ROWS: Final = 32
 
-    def __init__(self, seed: int) -> None:
-        self._stream = Stream(seed, "replay")
+    def __init__(self, seed: int, purpose: str = "replay") -> None:
+        self._stream = Stream(seed, purpose)
         self._words = np.empty((0, 0), np.int64)
         self._first = 0
 
@@ -77,7 +82,7 @@ class UniformSelector(Selector):
 
     def __init__(self, replay: Replay, *, seed: int) -> None:
         self._replay = replay
-        self._draw = _Draws(seed)
+        self._draw = BatchDraws(seed)
 
     def available(self) -> int:
         """All stored items."""
@@ -163,7 +168,7 @@ class PrioritizedSelector(Selector):
     def __init__(self, replay: Replay, *, seed: int, priorities: Priorities) -> None:
         self._replay = replay
         self._config = priorities
-        self._draw = _Draws(seed)
+        self._draw = BatchDraws(seed)
         self._sums = SegmentTrees(replay.num_envs, replay.rows, "sum")
         self._minima = SegmentTrees(replay.num_envs, replay.rows, "min")
         self._seen: Ints = np.zeros(replay.num_envs, np.int64)

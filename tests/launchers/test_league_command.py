@@ -81,6 +81,9 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
         (("ippo", TICTACTOE, "--matchmaking", "nobody"), "matchmaking"),
         (("qmix", RPS), "opponents for its own"),
         (("vdn", RPS), "team reward"),
+        (("ippo", TICTACTOE, "--matchmaking", "nfsp"), "learns from replay"),
+        (("ippo", TICTACTOE, "--matchmaking", "nfsp", "--nfsp.anticipatory", 0), "anticipatory"),
+        (("ippo", TICTACTOE, "--matchmaking", "nfsp", "--main-exploiters", 1), "nfsp"),
         (("ippo", TICTACTOE, "--algorithm.team-reward"), "team reward"),
         (("ippo", TICTACTOE, "--windows", 3), "did you mean --window"),
     ],
@@ -107,6 +110,33 @@ def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     frequencies = {name: rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests}
     played = sum(share * frequencies[name] for name, share in league.mixture.items())
     np.testing.assert_allclose(played, 1 / 3, atol=0.02)
+
+
+def test_nfsp_is_a_run_that_goes_on_and_whose_averages_are_measured_and_play(marl, tmp_path):
+    words = ["league", "iql", "openspiel/kuhn_poker", "--matchmaking", "nfsp", "--backend", "batched", "--num-envs", 8]
+    words += ["--save-steps", 400, "--evaluation-episodes", 4, "--row-every", 1, "--checkpoint-replay"]
+    settings = {"replay.capacity": 4000, "replay.min-size": 64, "replay.batch-size": 32, "hidden-sizes": 8}
+    words += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    words += ["--nfsp.anticipatory", 0.5, "--nfsp.hidden-sizes", 16, "--nfsp.reservoir", 4000]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert marl(*words, "--steps", 1600, "--out", whole).code == 0
+    assert marl(*words, "--steps", 800, "--out", parts).code == 0
+    assert marl(*words, "--steps", 1600, "--out", parts, "--resume").code == 0
+    saved = [load_checkpoint(path / "checkpoints").tensors for path in (whole, parts)]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
+    assert timeless(rows_of(whole)) == timeless(rows_of(parts))
+    assert 0 < rows_of(whole)[-1]["player/reservoir"] < 1600
+    league = load_league(whole)
+    found = [
+        json.loads(marl("exploitability", source, "--json").stdout)["exploitability"]
+        for source in (whole, f"{whole}@{next(iter(league.digests))}")
+    ]
+    # The first average is all but uniform, whose NashConv is 11/12.
+    assert found[1] == pytest.approx(11 / 24, abs=0.01)
+    assert found[0] != found[1]
+    words = ("tournament", "openspiel/kuhn_poker", "--players", f"a={whole}", f"b={whole}@main-0001", "random")
+    assert marl(*words, "--games", 4, "--choosing", "sampled", "--out", tmp_path / "t").code == 0
 
 
 def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
