@@ -40,9 +40,10 @@ bench: setup
 	$(BIN)/marl bench allreduce --ranks 2
 	$(BIN)/marl bench replay
 
-# Kills and damages by the thousand, more than an hour on two cores; what they print is in docs/reliability.md.
+# Kills, stops and damages by the hundred and the thousand: hours on two cores. What they print is in docs/reliability.md.
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py kills 400
+	$(BIN)/python tests/chaos/chaos.py stops 100
 	$(BIN)/python tests/chaos/chaos.py elastic 100
 	$(BIN)/python tests/chaos/two_hosts.py
 	$(BIN)/python tests/chaos/chaos.py writers 10000

@@ -14,6 +14,7 @@ from pathlib import Path
 from launchers.catalog import find_algorithm
 from launchers.launch import world_size_from_environment
 from launchers.run_directory import default_run_path
+from launchers.stopping import EARLY, StopRequest
 from launchers.supervise import Supervisor
 from launchers.text import read_options, require_positive
 from marl.errors import InputError
@@ -64,6 +65,11 @@ def league(words: list[str]) -> int:
 
 def _start(command: str, words: list[str]) -> int:
     """Runs ``launchers.COMMAND:COMMAND`` here, or where ranks or restarts are wanted, under a supervisor."""
+    with StopRequest(EARLY):
+        return _start_listening(command, words)
+
+
+def _start_listening(command: str, words: list[str]) -> int:
     is_help = any(word.partition("=")[0] in ("-h", "--help") for word in words)
     named = len(words) > 1 and not any(word.startswith("-") for word in words[:2])
     if named and not is_help and world_size_from_environment() is None:

@@ -9,11 +9,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from signal import Signals
+from signal import SIGUSR1, Signals
 from typing import IO, Final
 
 from launchers.launch import STATED_CODES, Ended, Stop, marl_command, run_job
-from launchers.processes import Job, jobs_named
+from launchers.processes import Job, identity, jobs_named
 from launchers.watchdog import Beat, Observer, Verdict, dump_stacks, read_beats, read_frame
 from marl.errors import InputError
 
@@ -21,6 +21,8 @@ SAME_FAILURE: Final = 3
 """So many failures of one kind at one update, one after the other, are the update's fault and not the machine's."""
 _FIRST_DELAY: Final = 1.0
 _LONGEST_DELAY: Final = 60.0
+_LONGEST_START: Final = 30.0
+"""Seconds after which ranks that write down nothing are thought to listen."""
 _SIGNALLED: Final = re.compile(rb"process rank (\d+)[^\0]*?exited on\s+signal (\d+)")
 _FATAL: Final = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)
 
@@ -75,9 +77,9 @@ def _cause(ended: Ended, folder: Path, beats: list[Beat]) -> str:
     if ended.died:
         return "all ranks died"
     if ended.code < 0:
-        return f"mpirun was killed by {_signal(-ended.code)}"
-    if ended.code > 128:
-        return f"mpirun ended with exit code {ended.code}, as if by {_signal(ended.code - 128)}"
+        return f"mpirun was killed by {_signal(ended.signal)}"
+    if ended.signal:
+        return f"mpirun ended with exit code {ended.code}, as if by {_signal(ended.signal)}"
     return f"mpirun ended with exit code {ended.code}"
 
 
@@ -134,6 +136,7 @@ class Supervisor:
         self._first_delay = first_delay
         self._job = Job.of_this_process(str(run.resolve()))
         self._verdict: Verdict | None = None
+        self._began = 0.0
 
     def supervise(self) -> int:
         """Runs until the job has done its work, is stopped, is refused, or fails too often.
@@ -146,26 +149,44 @@ class Supervisor:
         """
         self._clear_away()
         failures: list[Failure] = []
-        with Stop() as stop:
+        with Stop(self._listens) as stop:
             while True:
+                if stop.requests > 0:
+                    return self._stopped()
                 ended = self._attempt(stop)
                 if ended.code in STATED_CODES and not ended.died:
                     return ended.code
                 if stop.requests > 1:
                     return 1
+                if stop.early or (stop.requests and ended.signal == SIGUSR1):
+                    # In its first and last moments mpirun may die of the request, and there is nothing to be lost.
+                    shutil.rmtree(rank_folder(self._run), ignore_errors=True)
+                    return self._stopped()
                 failure = explain_failure(ended, rank_folder(self._run), self._verdict)
                 failures.append(failure)
                 again = self._explain(failures, stop, ended)
                 self._put_aside()
                 if not again:
                     return 1
-                if not self._wait(failures, stop):
-                    return 75 if self._begun else 1
+                self._wait(failures, stop)
                 self._resume = self._begun
 
     @property
     def _begun(self) -> bool:
         return (self._run / "config.json").exists()
+
+    def _stopped(self) -> int:
+        how = f"with --resume --out {self._run}" if self._begun else "by the same command; nothing was begun"
+        self._say(f"stopped while no rank was training; go on {how}")
+        return 75
+
+    def _listens(self) -> bool:
+        """Whether the ranks hear a request to stop: they do once one of them trains."""
+        beats = read_beats(rank_folder(self._run))
+        if any(not beat.is_here or identity(beat.pid) == beat.identity for beat in beats):
+            return True
+        # Nothing may be seen of ranks that write to another host's disk.
+        return time.monotonic() - self._began > _LONGEST_START
 
     def _clear_away(self) -> None:
         """Ends what a killed supervisor of this run left behind."""
@@ -177,6 +198,7 @@ class Supervisor:
 
     def _attempt(self, stop: Stop) -> Ended:
         self._verdict = None
+        self._began = time.monotonic()
         observer = None
         if self._watchdog > 0:
             observer = Observer(rank_folder(self._run), self._watchdog * 1.2 + 5)
@@ -233,8 +255,8 @@ class Supervisor:
             return True
         return False
 
-    def _wait(self, failures: list[Failure], stop: Stop) -> bool:
-        """Waits before the next attempt; False if it was asked to stop meanwhile."""
+    def _wait(self, failures: list[Failure], stop: Stop) -> None:
+        """Waits before the next attempt, unless it is asked to stop meanwhile."""
         idle = 0
         for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
             if later.update > earlier.update:
@@ -244,11 +266,8 @@ class Supervisor:
         what = "from its newest checkpoint" if self._begun else "from the beginning"
         self._say(f"restart {len(failures)} of {self._max_restarts}, {what}, in {delay:g} s")
         deadline = time.monotonic() + delay
-        while time.monotonic() < deadline:
-            if stop.requests:
-                return False
+        while time.monotonic() < deadline and not stop.requests:
             time.sleep(0.05)
-        return not stop.requests
 
     def _put_aside(self) -> None:
         """Keeps the ranks' files of a failed attempt in ``failures/NUMBER``."""

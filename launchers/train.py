@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -23,6 +21,7 @@ from launchers.recipes import find_recipe
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.settings import ConfigT, Settings, decided, experiment_of, to_json
 from launchers.start import JobOptions
+from launchers.stopping import StopRequest
 from launchers.supervise import rank_folder
 from launchers.text import describe_evaluation, read_options, require_positive
 from launchers.watchdog import Heartbeat, make_folder, watched_rank
@@ -272,6 +271,7 @@ class _Books:
     ) -> None:
         self._path, self._options, self._config, self._title = path, options, config, title
         self._held, self._watched = held, watched
+        self._code = 1
         self._journal: JournalLogger | None = None
         self._wandb: WandbLogger | None = None
         self.run: RunDirectory | None = None
@@ -329,6 +329,7 @@ class _Books:
             resume = self._options.resume or again
             run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
             self._held.enter_context(run.locked())
+            self._held.callback(self._sweep)
             if resume:
                 run.write_config(self._config)
         if self._watched:
@@ -355,7 +356,11 @@ class _Books:
             self._wandb.close(code)
         if self.logger is not None:
             self.logger.close()
-        if self.run is not None and code != 1:
+        self._code = code
+
+    def _sweep(self) -> None:
+        """Removes what ranks wrote down, unless it tells how they failed; the last that is done in the folder."""
+        if self._code != 1:
             shutil.rmtree(rank_folder(self._path), ignore_errors=True)
 
 
@@ -374,14 +379,14 @@ class _Work:
         """Trains, and goes on when ranks die."""
         assert isinstance(self.communicator, ElasticCommunicator)
         survival = Survival(self.communicator, self.options.elastic_deadline, _warn)
-        with _StopRequest() as stop:
+        with StopRequest() as stop:
             return survival.together(lambda snapshot: self.train(snapshot, survival, stop))
 
     def train(
         self,
         snapshot: Checkpoint | None = None,
         survival: Survival | None = None,
-        stop: _StopRequest | None = None,
+        stop: StopRequest | None = None,
     ) -> Result:
         """Puts the experiment together and trains.
 
@@ -404,7 +409,7 @@ class _Work:
                     _warn("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
             books.open(communicator, experiment.counter, again=snapshot is not None)
             with (
-                _StopRequest() if stop is None else contextlib.nullcontext(stop) as should_stop,
+                StopRequest() if stop is None else contextlib.nullcontext(stop) as request,
                 watched_rank(
                     rank_folder(self.path),
                     heartbeat,
@@ -414,11 +419,11 @@ class _Work:
                 ),
             ):
                 if survival is None:
-                    result = experiment.run(books.logger, books.checkpointer, should_stop)
+                    result = experiment.run(books.logger, books.checkpointer, request.asked)
                 else:
                     assert isinstance(experiment, Experiment)
                     at_boundary = functools.partial(survival.at_boundary, experiment)
-                    result = experiment.run(books.logger, books.checkpointer, should_stop, at_boundary)
+                    result = experiment.run(books.logger, books.checkpointer, request.asked, at_boundary)
                 if books.checkpointer is not None:
                     books.checkpointer.close()
         return result
@@ -561,31 +566,6 @@ def _agreed(communicator: Communicator, path: Path) -> Path:
     name[: len(encoded)] = encoded
     communicator.broadcast(name)
     return Path(bytes(name.tolist()).rstrip(b"\0").decode())
-
-
-class _StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop; the second one interrupts."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        return self._asked
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number != signal.SIGUSR1:
-            raise KeyboardInterrupt
-        self._asked = True
 
 
 def _peek(words: list[str], option: str) -> str | None:

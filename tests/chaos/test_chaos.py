@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from chaos import damage_checkpoints, kill_writers, lose_ranks, soak
+from stops import stop_runs
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -23,6 +24,15 @@ def test_ten_kills_at_random_lose_nothing(tmp_path):
     figures = soak(tmp_path, 10, seed=1, per_run=5)
     assert figures.problems == []
     assert sum(figures.kills.values()) == 10
+    assert figures.identical == figures.runs
+
+
+@linux
+@pytest.mark.timeout(600)
+def test_requests_to_stop_are_answered_in_time_and_lose_nothing(tmp_path):
+    figures = stop_runs(tmp_path, 5, seed=1)
+    assert figures.problems == []
+    assert len(figures.seconds) == 5
     assert figures.identical == figures.runs
 
 

@@ -13,7 +13,8 @@ from command_line import SHORT
 
 from launchers import launch as launching
 from launchers.launch import Ended
-from launchers.processes import JOB, Job, jobs_named
+from launchers.processes import JOB, Job, identity, jobs_named
+from launchers.stopping import StopRequest
 from launchers.supervise import Supervisor, explain_failure, rank_folder
 from launchers.watchdog import Heartbeat, judge, read_beats
 from marl.counters import Counter
@@ -142,10 +143,45 @@ def test_without_progress_it_waits_longer_each_time(attempts, run):
 
 
 def test_a_request_to_stop_is_not_answered_by_a_restart(attempts, run, tmp_path):
-    attempts("kill -TERM $PPID; trap 'exit 9' USR1; while :; do sleep 0.05; done")
+    attempts(f"{beat(run, 0, 3)}; trap 'exit 9' USR1; kill -TERM $PPID; while :; do sleep 0.05; done")
     code, said = supervise(run)
     assert (code, len(tried(tmp_path))) == (1, 1)
     assert "not started again: it was asked to stop" in said
+
+
+def test_a_request_before_ranks_listen_ends_the_job(attempts, run, tmp_path):
+    attempts("trap '' USR1; kill -USR1 $PPID; while :; do sleep 0.05; done")
+    code, said = supervise(run)
+    assert (code, len(tried(tmp_path))) == (75, 1)
+    assert said == f"marl: stopped while no rank was training; go on with --resume --out {run}\n"
+    assert jobs_named(str(run.resolve())) == set()
+
+
+def test_the_dead_do_not_listen(attempts, run, tmp_path):
+    left = beat(run, 0, 3)
+    path = run.parent / "beat-0-3" / "0.beat"
+    path.write_bytes(path.read_bytes().replace(identity(os.getpid()).encode(), b"999999999-1"))
+    attempts(f"{left}; trap '' USR1; kill -USR1 $PPID; while :; do sleep 0.05; done")
+    assert supervise(run)[0] == 75
+
+
+def test_an_mpirun_that_dies_of_the_request_was_stopped(attempts, run, tmp_path):
+    attempts(f"{beat(run, 0, 3)}; kill -USR1 $PPID; while :; do sleep 0.05; done")
+    code, said = supervise(run)
+    assert (code, len(tried(tmp_path))) == (75, 1)
+    assert "failed" not in said
+
+
+def test_a_request_before_the_first_attempt_starts_nothing(attempts, run, tmp_path):
+    attempts("exit 0")
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        code, said = supervise(run)
+    assert (code, said) == (
+        75,
+        "marl: stopped while no rank was training; go on by the same command; nothing was begun\n",
+    )
+    assert not (tmp_path / "words").exists()
 
 
 def test_a_request_between_two_attempts_leaves_a_run_that_can_be_resumed(attempts, run, tmp_path):

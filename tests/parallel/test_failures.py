@@ -77,6 +77,11 @@ def test_a_rank_that_leaves_early_ends_the_job():
     assert (done.code, done.stderr) == (1, "[rank 1] ended with exit code 3 while other ranks went on\n")
 
 
+def test_a_request_to_stop_does_not_reach_a_rank_that_has_done_its_work():
+    done = launched(2, "asked-at-the-end")
+    assert (done.code, done.stderr) == (0, "")
+
+
 def test_a_killed_rank_ends_the_job_and_is_named():
     done = launched(2, "killed")
     assert done.code == 1
