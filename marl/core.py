@@ -182,10 +182,7 @@ class Communicator(ABC):
 
     @abstractmethod
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows (first dimension) in rank order on rank 0, an empty tensor elsewhere.
-
-        The other dimensions must agree; row counts may differ.
-        """
+        """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; only numbers of rows may differ."""
 
     @abstractmethod
     def abort(self, code: int) -> None:

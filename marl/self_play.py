@@ -353,8 +353,12 @@ def make_self_play_actor(
     seed: int,
     first_copy: int = 0,
     device: torch.device | str = "cpu",
+    like: Policies | None = None,
 ) -> SelfPlayActor:
-    """A SelfPlayActor for a learner's exploring policies; arguments as in PolicyActor and SelfPlayActor."""
+    """A SelfPlayActor for a learner's exploring policies; arguments as in PolicyActor and SelfPlayActor.
+
+    ``like`` is as in SeatedPlayers, where opponents' policies are of another kind than the learner's.
+    """
     own_seats = OwnSeatsAdder(adder)
     learner = PolicyActor(
         policies,
@@ -369,7 +373,7 @@ def make_self_play_actor(
         spec,
         sides,
         opponents.policies,
-        policies,
+        policies if like is None else like,
         num_envs=num_envs,
         seed=seed,
         purpose="opponents",
