@@ -94,6 +94,10 @@ class Options:
     """Games that are played side by side."""
     env_kwargs: str | None = None
     """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
+    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    """Whether to send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
+    wandb_project: str = "marl"
+    """The W&B project."""
 
 
 def tournament(words: list[str]) -> int:
@@ -262,7 +266,8 @@ class Hall:
         except BaseException:
             arena.close()
             raise
-        ignored = ("players", "out", "resume", "ranks", "teams", "anchor", "env_kwargs", "scoring")
+        ignored = {"players", "out", "resume", "ranks", "teams", "anchor", "env_kwargs", "scoring"}
+        ignored |= {"wandb", "wandb_project"}
         config = {
             "kind": "tournament",
             **{name: value for name, value in asdict(options).items() if name not in ignored},
@@ -467,7 +472,7 @@ def _mean_scores(games: Sequence[PlayedGame], scoring: Scoring) -> dict[str, flo
 
 def _conclude(path: Path, hall: Hall, games: list[PlayedGame], seconds: float) -> None:
     """Writes and prints what came out."""
-    from launchers.tournament_report import table_text, write_csv, write_html, write_picture
+    from launchers.tournament_report import log_to_wandb, table_text, write_csv, write_html, write_picture
 
     options = hall.options
     results = tally(games, hall.names, hall.sides, hall.scoring, anchor=options.anchor, seed=options.seed)
@@ -488,6 +493,8 @@ def _conclude(path: Path, hall: Hall, games: list[PlayedGame], seconds: float) -
     write_picture(path / "report.png", results, title=options.env, steps=steps)
     write_html(path / "report.html", results, summary)
     print(table_text(results))
+    if options.wandb != "disabled":
+        log_to_wandb(RunDirectory.open(path), results, summary, mode=options.wandb, project=options.wandb_project)
     for test in tests.values():
         said = test["decision"] or "undecided"
         print(f"SPRT {' - '.join(test['players'])}: {said} after {test['used']} pairs (LLR {test['llr']:.2f})")

@@ -9,12 +9,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from launchers.run_directory import RunDirectory
 from launchers.tournament_results import Results, Standing
 from marl.files import reported_as_input_error, write_atomically
+from marl.loggers.wandb import WandbLogger
 from marl.payoffs import Floats
 
 
@@ -37,19 +39,99 @@ def write_csv(path: Path, results: Results) -> None:
     """The leaderboard, one player a line, best first."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    columns, rows = leaderboard(results)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def leaderboard(results: Results) -> tuple[list[str], list[list[str | float | None]]]:
+    """Names of columns, and a row a player, best first."""
     sides = list(results.standings[0].seats)
-    writer.writerow(
-        ["place", "player", "elo", "elo_low", "elo_high", "score", "games", "wins", "draws", "losses", "mean_return"]
-        + [f"games_as_{side}" for side in sides]
-        + ["crashes", "timeouts", "illegal_moves", "step_limits", "nash_share", "nash_rating", "alpha_rank"]
-    )
+    columns = ["place", "player", "elo", "elo_low", "elo_high", "score", "games", "wins", "draws", "losses"]
+    columns += ["mean_return", *(f"games_as_{side}" for side in sides)]
+    columns += ["crashes", "timeouts", "illegal_moves", "step_limits", "nash_share", "nash_rating", "alpha_rank"]
+    rows: list[list[str | float | None]] = []
     for place, one in enumerate(results.standings, 1):
-        cells = [place, one.player, one.elo, *one.interval, one.score, one.games, one.wins, one.draws, one.losses]
+        cells: list[str | float | None] = [place, one.player, one.elo, *one.interval, one.score]
+        cells += [one.games, one.wins, one.draws, one.losses]
         cells += [one.mean_return, *(one.seats[side] for side in sides)]
         cells += [one.forfeits["crash"], one.forfeits["timeout"], one.forfeits["illegal"], one.step_limits]
         cells += [one.nash_share, one.nash_rating, one.alpha_rank]
-        writer.writerow(cells)
-    write_atomically(path, text.getvalue().encode())
+        rows.append(cells)
+    return columns, rows
+
+
+def log_to_wandb(
+    directory: RunDirectory,
+    results: Results,
+    summary: Mapping[str, Any],
+    *,
+    mode: Literal["offline", "online"],
+    project: str,
+) -> None:
+    """Sends a tournament to W&B: leaderboard and payoff as tables, and ratings over environment steps of training.
+
+    Each run or league has a curve of its own, ``elo/NAME`` with ``elo_low`` and ``elo_high``. Where W&B is not
+    available that is said in one line, and nothing is lost: the folder has it all.
+
+    Args:
+        directory: the tournament's.
+        results: of the tournament.
+        summary: what ``results.json`` holds.
+        mode: ``offline`` writes into the directory, for ``wandb sync``.
+        project: the W&B project.
+    """
+    trouble: list[str] = []
+    logger = WandbLogger(
+        project,
+        directory.path.resolve().name,
+        mode=mode,
+        config=directory.config,
+        directory=directory.path,
+        # Offline, a second run of the same identity would overwrite the first.
+        run_id=directory.run_id if mode == "online" else None,
+        resume=mode == "online",
+        group=f"tournament {summary['env']}",
+        most_bytes=None,
+        warn=trouble.append,
+    )
+    for row in rating_rows(results, summary["players"]):
+        logger.write(row)
+    logger.log_table("leaderboard", *leaderboard(results))
+    names = [one.player for one in results.standings]
+    rates = _in_order(results, results.win_rates).tolist()
+    payoff = [
+        [name, *(None if math.isnan(rate) else rate for rate in row)] for name, row in zip(names, rates, strict=True)
+    ]
+    logger.log_table("payoff", ["player", *names], payoff)
+    logger.close()
+    if logger.failure is not None or trouble:
+        print(f"marl: W&B has not got all of it ({logger.failure or trouble[0]}); the same command tries again")
+
+
+def rating_rows(results: Results, players: Mapping[str, Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Ratings over training, ascending: a row for each number of environment steps at which somebody was trained.
+
+    Args:
+        results: of the tournament.
+        players: by name, with ``source`` and ``env_steps``, None for those that were not trained.
+    """
+    rows: dict[int, dict[str, float]] = {}
+    for one in results.standings:
+        about = players[one.player]
+        if about["env_steps"] is None:
+            continue
+        # Snapshots of one league and checkpoints of one run make one curve.
+        path = Path(str(about["source"]).partition("@")[0])
+        folder = path.parent.parent if path.parent.name in ("checkpoints", "snapshots") else path
+        row = rows.setdefault(int(about["env_steps"]), {"env_steps": int(about["env_steps"])})
+        row |= {
+            f"elo/{folder.name}": one.elo,
+            f"elo_low/{folder.name}": one.interval[0],
+            f"elo_high/{folder.name}": one.interval[1],
+        }
+    return [rows[steps] for steps in sorted(rows)]
 
 
 def write_picture(path: Path, results: Results, *, title: str, steps: Mapping[str, int | None]) -> None:

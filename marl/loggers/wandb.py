@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -115,6 +115,11 @@ class WandbLogger(Logger):
             self.dropped += 1
             return
         self._order(row={key: value if isinstance(value, int) else float(value) for key, value in row.items()})
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
+        """Sends a table along with the run, such as a tournament's leaderboard; a row has a value for each column."""
+        if self.failure is None:
+            self._order(table={"name": name, "columns": list(columns), "rows": [list(row) for row in rows]})
 
     def log_artifact(self, path: Path, name: str, kind: str = "model") -> None:
         """Sends a folder, such as the final checkpoint, along with the run; it must stay until ``close``."""

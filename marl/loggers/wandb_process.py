@@ -1,7 +1,8 @@
 """The process that talks to W&B, so that nothing W&B does or fails to do can reach training.
 
 It is started by ``WandbLogger`` as a script, imports nothing of this project, and reads orders from its stdin, one
-JSON object a line: ``{"init": …}`` first, then ``{"row": …}`` and ``{"artifact": …}``, at last ``{"close": code}``.
+JSON object a line: ``{"init": …}`` first, then ``{"row": …}``, ``{"table": …}`` and ``{"artifact": …}``, at last
+``{"close": code}``.
 It answers on stdout: ``{"ready": url}``, ``{"failed": why}``, ``{"finished": rows_dropped}``. If stdin ends without
 ``close``, whoever started it is dead: it finishes the run, within bounds, and goes.
 """
@@ -115,6 +116,9 @@ def main() -> int:
                 if order["row"].get("env_steps", logged + 1) > logged:
                     logged = -1.0
                     run.log(order["row"])
+            elif "table" in order:
+                table = wandb.Table(columns=order["table"]["columns"], data=order["table"]["rows"])
+                run.log({order["table"]["name"]: table})
             elif "artifact" in order:
                 artifact = wandb.Artifact(order["artifact"]["name"], type=order["artifact"]["type"])
                 artifact.add_dir(order["artifact"]["path"])

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from launchers import tournament as module
+from launchers import tournament_report
 from launchers.tournament import Hall, Options
 from launchers.tournament_players import read_entries
 from launchers.tournament_results import GamesFile
@@ -196,6 +197,43 @@ def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, hold, tmp_
 def _settled(games):
     time.sleep(1.0)
     return games.count()
+
+
+def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(hold, tictactoe_run, tmp_path, monkeypatch):
+    sent = []
+
+    class Logger:
+        failure = None
+
+        def __init__(self, project, name, **options):
+            sent.append(("begun", project, name, options["mode"]))
+
+        def write(self, row):
+            sent.append(("row", row))
+
+        def log_table(self, name, columns, rows):
+            sent.append(("table", name, columns, rows))
+
+        def close(self):
+            sent.append(("closed",))
+
+    monkeypatch.setattr(tournament_report, "WandbLogger", Logger)
+    checkpoint = sorted((tictactoe_run / "checkpoints").iterdir())[-1]
+    words = ("--opening", 2, "--wandb", "offline", "--wandb-project", "games")
+    players = (f"new={tictactoe_run}", f"same={checkpoint}", "random")
+    path = hold("t", *words, players=players, env="toy_game:strict_tictactoe", games=4)
+    begun, *rows, board, payoff, closed = sent
+    assert begun == ("begun", "games", "t", "offline")
+    # One checkpoint under two names: one point of one curve.
+    steps = results(path)["players"]["new"]["env_steps"]
+    ((_, row),) = rows
+    assert row.keys() == {"env_steps", *(f"{part}/{tictactoe_run.name}" for part in ("elo", "elo_low", "elo_high"))}
+    assert row["env_steps"] == steps
+    assert board[:2] == ("table", "leaderboard")
+    assert [cells[1] for cells in board[3]] == [one["player"] for one in results(path)["ratings"]]
+    assert payoff[1] == "payoff"
+    assert [len(cells) for cells in payoff[3]] == [4, 4, 4]
+    assert closed == ("closed",)
 
 
 def test_a_finished_tournament_is_only_told_again(hold, marl, tmp_path):

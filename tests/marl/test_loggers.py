@@ -414,6 +414,9 @@ if KIND == "import":
 def Settings(**settings):
     return settings
 
+def Table(columns, data):
+    return {"columns": columns, "data": data}
+
 class Artifact:
     def __init__(self, name, type):
         self.name, self.type = name, type
@@ -486,6 +489,7 @@ def test_rows_artifact_and_end_reach_wandb_in_order(fake, tmp_path):
     logger = fake("fine", group="seeds", run_id="abc", warn=pytest.fail)
     for updates in (1, 2, 3):
         logger.write(row(updates))
+    logger.log_table("leaderboard", ["player", "elo"], [["a", 12.5], ["b", None]])
     logger.log_artifact(tmp_path, "mappo on spread/1")
     logger.close()
     logger.close()
@@ -500,6 +504,7 @@ def test_rows_artifact_and_end_reach_wandb_in_order(fake, tmp_path):
         ["log", row(1)],
         ["log", row(2)],
         ["log", row(3)],
+        ["log", {"leaderboard": {"columns": ["player", "elo"], "data": [["a", 12.5], ["b", None]]}}],
         ["artifact", "mappo-on-spread-1", "model", str(tmp_path)],
         ["finish", 0],
     ]
