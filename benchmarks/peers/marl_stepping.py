@@ -1,0 +1,36 @@
+"""Steps our batched simple_spread with random actions, and prints the median of environment steps a second.
+
+python marl_stepping.py ENVS SECONDS
+"""
+
+import json
+import statistics
+import sys
+import time
+
+import torch
+
+from envs.factory import make_factory
+from marl.core import EnvironmentRequest
+
+LENGTH = 100
+
+
+def main() -> None:
+    envs, seconds = int(sys.argv[1]), float(sys.argv[2])
+    torch.set_num_threads(1)
+    environment = make_factory("mpe2.simple_spread_v3", backend="batched")(EnvironmentRequest(num_envs=envs))
+    environment.reset()
+    [group] = environment.spec.groups
+    rates: list[float] = []
+    begin = time.perf_counter()
+    while len(rates) < 3 or time.perf_counter() - begin < seconds:
+        actions = torch.randint(0, 5, (LENGTH, envs, group.size))
+        began = time.perf_counter()
+        for now in actions:
+            environment.step({group.name: now})
+        rates.append(LENGTH * envs / (time.perf_counter() - began))
+    print(json.dumps({"rate": statistics.median(rates[1:])}))
+
+
+main()
