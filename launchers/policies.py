@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from envs.pettingzoo import PettingZooVectorEnvironment
 from envs.storage import Seat
 from launchers.catalog import find_algorithm, restored
 from launchers.run_directory import RunDirectory
-from launchers.settings import Backend, Settings, environment_of, from_json
+from launchers.settings import Backend, Settings, environment_of, from_json, read_env_kwargs
 from marl.actors import Policy, PolicyActor
 from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
@@ -100,6 +101,12 @@ def load_run(
     except (KeyError, ValueError, RuntimeError) as error:
         # Torch explains itself on many lines.
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        if env_kwargs is not None and read_env_kwargs(env_kwargs) != run.config.get("env_kwargs"):
+            known = json.dumps(run.config.get("env_kwargs"))
+            raise InputError(
+                f"{checkpoint.path} was trained with env-kwargs {known}, and its networks do not fit the environment "
+                f"with {env_kwargs}"
+            ) from error
         raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {reason[:300]}") from error
     return TrainedRun(
         path=path,

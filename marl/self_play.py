@@ -29,6 +29,9 @@ LEARNER: Final = -1
 RANDOM: Final = -2
 """Uniformly random legal actions, where players are numbers."""
 
+MAX_STEPS: Final = 10_000
+"""Steps after which a game that is played to the end is a draw."""
+
 Policies = Mapping[str, Policy]
 """One a group: how a player acts on whichever side it sits."""
 
@@ -401,7 +404,8 @@ def play_games(
     sharing: Sharing = "spaces",
     like: Policies,
     device: torch.device | str = "cpu",
-) -> tuple[Tensor, Tensor]:
+    max_steps: int = MAX_STEPS,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Plays G games between players that do not learn, spread over copies and ranks. Collective.
 
     Game g is the (g // num_envs)th episode of copy g % num_envs, so neither the games' lengths nor the number of
@@ -419,12 +423,15 @@ def play_games(
         sharing: as the policies were trained.
         like: see SeatedPlayers.
         device: where policies compute.
+        max_steps: a game that has not ended by then is a draw, and so are the others that its copy was to play, since
+            episodes begin anew by their own end only.
 
     Returns:
-        (G, S) float64, each side's undiscounted return, and (G,) float64 environment steps; on all ranks.
+        (G, S) float64, each side's undiscounted return, zeros where the step limit made it a draw; (G,) float64
+        environment steps; and (G,) bool, where the limit was reached. On all ranks.
     """
     games, num_sides = seating.shape
-    results = torch.zeros(games, num_sides + 1, dtype=torch.float64)
+    results = torch.zeros(games, num_sides + 2, dtype=torch.float64)
     total = min(num_envs, games)
     first, count = split(total, communicator.size, communicator.rank)
     if count:
@@ -453,22 +460,33 @@ def play_games(
             group.name: torch.zeros((count, group.size, *group.action.array.shape), dtype=group.action.array.dtype)
             for group in copies.spec.groups
         }
+        since = torch.zeros(count, dtype=torch.int64)
         while missing:
             timestep = copies.step(seated.act(timestep, _legal(blank, timestep, copies.spec)))
+            since += 1
             ended = tracker.track(timestep)
+            if timestep.final is not None:
+                since[timestep.final.copies] = 0
+            if int(since.max()) >= max_steps:
+                for copy in (since >= max_steps).nonzero().squeeze(1).tolist():
+                    left = torch.arange(int(done[copy]) * total + first + copy, games, total)
+                    results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
+                    missing -= len(left)
+                    done[copy] += len(left)
+                    since[copy] = 0
             if ended is None:
                 continue
             numbers = done[ended.copies] * total + first + ended.copies
             wanted = numbers < games
             figures = torch.cat((sides.returns(ended.returns), ended.lengths.unsqueeze(1)), dim=1)
-            results[numbers[wanted]] = figures[wanted]
+            results[numbers[wanted], :-1] = figures[wanted]
             missing -= int(wanted.sum())
             done[ended.copies] += 1
             # Who has played all its games goes on, for nothing, until the others have.
             seated.players[ended.copies] = seating[(numbers + total) % games]
         copies.close()
     communicator.all_reduce(results)
-    return results[:, :-1], results[:, -1]
+    return results[:, :-2], results[:, -2], results[:, -1] > 0
 
 
 def _legal(blank: dict[str, Tensor], timestep: TimeStep, spec: EnvironmentSpec) -> dict[str, Tensor]:

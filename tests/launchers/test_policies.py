@@ -63,6 +63,12 @@ def test_one_of_several_checkpoints_can_be_named(spread_run):
     assert load_run(newest).path == spread_run
 
 
+def test_networks_that_do_not_fit_other_arguments_are_refused_by_them(spread_run):
+    with pytest.raises(InputError, match=r"trained with env-kwargs \{.*\}, and its networks do not fit") as caught:
+        load_run(spread_run, env_kwargs='{"N": 7}')
+    assert len(str(caught.value)) < 300
+
+
 def test_truncated_and_foreign_checkpoints_are_refused(spread_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(spread_run, run)

@@ -120,6 +120,13 @@ def test_one_evaluated_game_has_no_score_from_the_other_side():
     assert "evaluation/score/p_1" not in summary
 
 
+def test_games_of_an_evaluation_that_do_not_end_are_draws_and_counted():
+    _, result = trained(dataclasses.replace(config(evaluation_episodes=6, steps=UPDATE), max_game_steps=1))
+    summary = result.evaluation.summary()
+    assert summary["evaluation/step_limits"] > 3
+    assert summary["evaluation/episode_length"] < 2
+
+
 def test_measured_games_fill_the_table_between_snapshots():
     chosen = dataclasses.replace(config(steps=4 * UPDATE), measure_games=6)
     experiment, _ = trained(chosen)

@@ -305,13 +305,31 @@ class Part(SerialCommunicator):
 def test_games_do_not_depend_on_ranks():
     seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
     seating[3] = RANDOM
-    returns, lengths = games_of(seating, SerialCommunicator())
+    returns, lengths, stopped = games_of(seating, SerialCommunicator())
     assert returns.shape == (13, 2)
     assert bool((lengths > 0).all())
     for size in (2, 3, 7):
         parts = [games_of(seating, Part(rank, size)) for rank in range(size)]
         assert torch.equal(sum(part[0] for part in parts), returns)
         assert torch.equal(sum(part[1] for part in parts), lengths)
+    assert not bool(stopped.any())
+
+
+def test_games_that_do_not_end_are_draws_and_counted():
+    seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
+    whole, lengths, _ = games_of(seating, SerialCommunicator())
+    limit = int(lengths.sort().values[-2])
+    returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
+    late = lengths > limit
+    # Whoever ends at the limit has ended; the others of a copy that is stuck are draws as well.
+    assert bool(stopped[late].all())
+    assert torch.equal(returns[~stopped], whole[~stopped])
+    assert torch.equal(cut[~stopped], lengths[~stopped])
+    assert 0 < int(stopped.sum()) < 13
+    assert not bool(returns[stopped].any())
+    _, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=1)
+    assert bool(stopped[lengths > 1].all())
+    assert bool((cut[stopped] == 1).all())
 
 
 def test_random_players_take_legal_actions_only():
@@ -327,7 +345,7 @@ def test_random_players_take_legal_actions_only():
         )
 
     spec = spec_of(anything(*agents))
-    returns, _ = play_games(
+    returns, _, _ = play_games(
         torch.full((6, 2), RANDOM),
         lambda player: pytest.fail("nobody else plays"),
         game,
