@@ -98,6 +98,32 @@ def test_a_run_of_train_is_no_league(tictactoe_run):
         load_league(tictactoe_run)
 
 
+@pytest.mark.parametrize(
+    ("env", "arguments", "sides", "others"),
+    [
+        ("mpe2.simple_tag_v3", "{}", {"adversary": 3, "agent": 1}, ("random",)),
+        ("openspiel/kuhn_poker", '{"players": 3}', {f"player_{seat}": 1 for seat in range(3)}, ("random", "b=random")),
+    ],
+    ids=["predators and prey", "three players"],
+)
+def test_teams_and_games_of_three_in_a_league_and_then_in_a_tournament(marl, tmp_path, env, arguments, sides, others):
+    run, out = tmp_path / "league", tmp_path / "tournament"
+    words = ("--env-kwargs", arguments, "--recipe", "none", "--steps", 240, "--save-steps", 80, *TINY)
+    assert marl("league", "ippo", env, *words, "--main-exploiters", 1, "--out", run).code == 0
+    league = load_league(run)
+    newest = [name for name in league.digests if name.startswith("main-0")][-1]
+    played = league.payoffs.games()[: len(league.payoffs.players) - len(league.digests)]
+    assert int(played.sum()) > 0
+    players = (f"now={run}", f"then={run}@{newest}", *others)
+    assert marl("tournament", env, "--players", *players, "--games", 3, "--out", out).code == 0
+    found = json.loads((out / "results.json").read_text())
+    assert {name: len(agents) for name, agents in found["sides"].items()} == sides
+    assert found["forfeits"] == 0
+    for one in found["ratings"]:
+        # Every player took every side, to within a game of each meeting.
+        assert max(one["seats"].values()) - min(one["seats"].values()) <= 3
+
+
 def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     """Equilibrium (1/3, 1/3, 1/3); the mixture of best responses is held to 0.02 of it."""
     run = tmp_path / "psro"
