@@ -8,6 +8,7 @@ import itertools
 import json
 import statistics
 import sys
+import tempfile
 import time
 
 from benchmarl.algorithms import IppoConfig, MappoConfig
@@ -52,6 +53,7 @@ def main() -> None:
         task, algorithm = PettingZooTask.SIMPLE_SPREAD.get_from_yaml(), MappoConfig.get_from_yaml()
     networks = MlpConfig(num_cells=[64, 64], activation_class=nn.Tanh, layer_class=nn.Linear)
     clock = Clock(seconds)
+    config.save_folder = tempfile.mkdtemp()
     experiment = Experiment(
         task=task,
         algorithm_config=algorithm,
