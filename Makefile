@@ -44,6 +44,7 @@ bench: setup
 chaos: setup
 	$(BIN)/python tests/chaos/chaos.py kills 400
 	$(BIN)/python tests/chaos/chaos.py stops 100
+	$(BIN)/python tests/chaos/chaos.py resume 20
 	$(BIN)/python tests/chaos/chaos.py elastic 100
 	$(BIN)/python tests/chaos/two_hosts.py
 	$(BIN)/python tests/chaos/chaos.py writers 10000

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from resumptions import resume_on_ranks
 from stops import stop_runs
 from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
 
@@ -402,12 +403,14 @@ def main(words: Sequence[str]) -> int:
         figures = lose_ranks(folder, count, seed=seed).summary()
     elif what == "stops":
         figures = stop_runs(folder, count, seed=seed).summary()
+    elif what == "resume":
+        figures = resume_on_ranks(folder, count, seed=seed)
     elif what == "writers":
         figures = kill_writers(folder, count, seed=seed)
     elif what == "damages":
         figures = damage_checkpoints(folder, count, seed=seed)
     else:
-        raise SystemExit("kills, stops, elastic, writers or damages, and how many")
+        raise SystemExit("kills, stops, resume, elastic, writers or damages, and how many")
     print(json.dumps({"chaos": what, "seed": seed, **figures}), flush=True)  # noqa: T201
     if figures["problems"]:
         return 1

@@ -2,10 +2,15 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 from chaos import damage_checkpoints, kill_writers, lose_ranks, soak
+from resumptions import cases, resume_alone
 from stops import stop_runs
+
+from marl.experiment import Experiment
+from marl.testing_algorithms import run_on_threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 
@@ -34,6 +39,37 @@ def test_requests_to_stop_are_answered_in_time_and_lose_nothing(tmp_path):
     assert figures.problems == []
     assert len(figures.seconds) == 5
     assert figures.identical == figures.runs
+
+
+QUICK = [case for case in cases() if case.backend == "batched"]
+
+
+@pytest.mark.parametrize("case", QUICK, ids=str)
+def test_a_run_that_was_built_anew_twice_is_the_one_that_was_not(tmp_path, case):
+    figures = resume_alone(tmp_path, 2, seed=1, of=[case])
+    assert figures.problems == []
+    assert figures.resumptions == {"1": 2}
+
+
+@pytest.mark.parametrize("case", cases()[:8:3], ids=str)
+def test_runs_of_several_ranks_are_resumed_exactly(tmp_path, case):
+    def work(communicator):
+        return resume_alone(tmp_path, 2, seed=1, communicator=communicator, of=[case])
+
+    for figures in run_on_threads(3, work):
+        assert figures.problems == []
+        assert figures.resumptions == {"3": 2}
+
+
+def test_a_moment_that_is_not_resumed_exactly_is_found(tmp_path, monkeypatch):
+    load = Experiment.load
+
+    def forget(self, checkpoint):
+        wrong = {name: tensor + 1e-6 for name, tensor in checkpoint.tensors.items() if name.endswith("exp_avg")}
+        load(self, replace(checkpoint, tensors=checkpoint.tensors | wrong))
+
+    monkeypatch.setattr(Experiment, "load", forget)
+    assert "exp_avg" in resume_alone(tmp_path, 1, seed=1, of=QUICK[:1]).problems[0]
 
 
 def test_a_killed_writer_leaves_its_last_whole_checkpoint(tmp_path):
