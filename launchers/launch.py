@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Final, Literal
 
+from launchers.hosts import HOSTFILE
 from launchers.processes import JOB, LAST_WORD, Job, Scratch
 from launchers.stopping import ALL, was_asked
 from marl.errors import InputError
@@ -403,6 +404,7 @@ def run_job(
     *,
     stderr: IO[bytes],
     elastic: bool = False,
+    hostfile: str | None = None,
     watch: Callable[[], bool] = lambda: False,
     last_words: Callable[[], object] = lambda: None,
 ) -> Ended:
@@ -415,6 +417,7 @@ def run_job(
         stop: passes signals on.
         stderr: where the ranks' standard error goes, without mpirun's own notices.
         elastic: whether ranks are to outlive each other.
+        hostfile: what stands in place of the default hostfile; None for the one that is named, if any.
         watch: asked a few times a second; True ends the job.
         last_words: called before the ranks of an mpirun that was killed are killed too.
 
@@ -430,11 +433,15 @@ def run_job(
     scratch = Scratch(job)
     sys.stdout.flush()
     try:
+        variables = scratch.renew() | {JOB: job.mark, LAST_WORD: str(scratch.last_word)}
+        if hostfile is not None:
+            scratch.hostfile.write_text(hostfile)
+            variables[HOSTFILE] = str(scratch.hostfile)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=rank_environment(ranks) | scratch.renew() | {JOB: job.mark, LAST_WORD: str(scratch.last_word)},
+            env=rank_environment(ranks) | variables,
             # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,

@@ -157,6 +157,11 @@ class Scratch:
         """What a rank makes at its end, for whoever cannot trust the exit code of mpirun."""
         return self._roots[0] / self._name / "last-word"
 
+    @property
+    def hostfile(self) -> Path:
+        """Names the hosts of this job, where they are not those that the user has named."""
+        return self._roots[0] / self._name / "hosts"
+
     def remove(self) -> None:
         """Removes the folders and all that is in them."""
         for root in self._roots:

@@ -12,6 +12,7 @@ from pathlib import Path
 from signal import SIGUSR1, Signals
 from typing import IO, Final
 
+from launchers.hosts import look_at_hosts
 from launchers.launch import STATED_CODES, Ended, Stop, marl_command, run_job
 from launchers.processes import Job, identity, jobs_named
 from launchers.watchdog import Beat, Observer, Verdict, dump_stacks, read_beats, read_frame
@@ -137,6 +138,7 @@ class Supervisor:
         self._job = Job.of_this_process(str(run.resolve()))
         self._verdict: Verdict | None = None
         self._began = 0.0
+        self._hostfile: str | None = None
 
     def supervise(self) -> int:
         """Runs until the job has done its work, is stopped, is refused, or fails too often.
@@ -169,6 +171,7 @@ class Supervisor:
                 if not again:
                     return 1
                 self._wait(failures, stop)
+                self._look_at_hosts()
                 self._resume = self._begun
 
     @property
@@ -224,6 +227,7 @@ class Supervisor:
             stop,
             stderr=self._sink,
             elastic=self._elastic,
+            hostfile=self._hostfile,
             watch=watch,
             last_words=self._ask_for_stacks,
         )
@@ -268,6 +272,14 @@ class Supervisor:
         deadline = time.monotonic() + delay
         while time.monotonic() < deadline and not stop.requests:
             time.sleep(0.05)
+
+    def _look_at_hosts(self) -> None:
+        """Leaves out hosts that do not answer, for the next attempt."""
+        hosts = look_at_hosts()
+        self._hostfile = None
+        if hosts is not None and hosts.lost:
+            self._hostfile = hosts.left
+            self._say(f"no answer from {', '.join(hosts.lost)}; {self._ranks} ranks start on the other hosts")
 
     def _put_aside(self) -> None:
         """Keeps the ranks' files of a failed attempt in ``failures/NUMBER``."""

@@ -203,6 +203,27 @@ def test_a_request_between_two_attempts_leaves_a_run_that_can_be_resumed(attempt
     assert len(tried(tmp_path)) == 1
 
 
+def test_a_host_that_does_not_answer_is_left_out_of_the_next_attempt_and_asked_again(
+    attempts, run, tmp_path, monkeypatch
+):
+    hosts, agent = tmp_path / "hosts", tmp_path / "agent"
+    hosts.write_text("localhost slots=1\naway slots=1\n")
+    agent.write_text(f"#!/bin/bash\n[ -e {tmp_path}/back ]\n")
+    agent.chmod(0o700)
+    monkeypatch.setenv("PRTE_MCA_prte_default_hostfile", str(hosts))
+    monkeypatch.setenv("PRTE_MCA_plm_ssh_agent", str(agent))
+    note = f'cat "$PRTE_MCA_prte_default_hostfile" >> {tmp_path}/used; echo >> {tmp_path}/used'
+    attempts(f"{note}; exit 3", f"{note}; touch {tmp_path}/back; exit 4", f"{note}; exit 0")
+    code, said = supervise(run)
+    assert code == 0
+    assert (tmp_path / "used").read_text().split("\n\n")[:-1] == [
+        "localhost slots=1\naway slots=1",
+        "localhost slots=1",
+        "localhost slots=1\naway slots=1",
+    ]
+    assert said.count("marl: no answer from away; 2 ranks start on the other hosts\n") == 1
+
+
 def test_no_process_of_an_attempt_outlives_it(attempts, run):
     attempts("(trap '' TERM; exec sleep 100) & disown; kill -9 $$", "exit 0")
     assert supervise(run)[0] == 0
