@@ -77,6 +77,8 @@ def _answers(host: str, agent: list[str]) -> bool:
 
 def _is_here(host: str) -> bool:
     """Whether a host is this one: only its own addresses can be bound."""
+    if host == socket.gethostname():
+        return True
     with contextlib.suppress(OSError):
         for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
             with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
