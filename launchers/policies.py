@@ -104,8 +104,8 @@ def load_run(
         if env_kwargs is not None and read_env_kwargs(env_kwargs) != run.config.get("env_kwargs"):
             known = json.dumps(run.config.get("env_kwargs"))
             raise InputError(
-                f"{checkpoint.path} was trained with env-kwargs {known}, and its networks do not fit the environment "
-                f"with {env_kwargs}"
+                f"{checkpoint.path} does not fit the environment with {env_kwargs}: it was trained with {known}, and "
+                "the sizes of its networks are others"
             ) from error
         raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {reason[:300]}") from error
     return TrainedRun(

@@ -64,7 +64,7 @@ def test_one_of_several_checkpoints_can_be_named(spread_run):
 
 
 def test_networks_that_do_not_fit_other_arguments_are_refused_by_them(spread_run):
-    with pytest.raises(InputError, match=r"trained with env-kwargs \{.*\}, and its networks do not fit") as caught:
+    with pytest.raises(InputError, match=r"does not fit the environment with \{.*7\}: it was trained") as caught:
         load_run(spread_run, env_kwargs='{"N": 7}')
     assert len(str(caught.value)) < 300
 
