@@ -65,19 +65,20 @@ def is_image(spec: ArraySpec) -> bool:
     return spec.is_image and min(spec.shape[:2]) >= _SMALLEST_IMAGE
 
 
-def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool) -> Tensor:
+def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolve: bool = True) -> Tensor:
     """What a torso reads of an input: once for all passes of an update, since no parameter takes part.
 
     Args:
         spec: of the input.
         raw: (..., *shape).
         normalize: whether vectors are layer-normalised (Ba et al. 2016), without learned scales.
+        convolve: whether images stay images, as convolutions read them.
 
     Returns:
-        Images as they are; everything else flattened to (..., size), in the default floating dtype unless it
-        has one already. Bytes are scaled to [0, 1].
+        Images that are convolved as they are; everything else flattened to (..., size), in the default floating dtype
+        unless it has one already. Bytes are scaled to [0, 1].
     """
-    if is_image(spec):
+    if convolve and is_image(spec):
         return raw
     leading = raw.shape[: raw.dim() - len(spec.shape)]
     flat = raw.reshape(*leading, spec.size)
@@ -138,6 +139,7 @@ class Torso(nn.Module):
         layer_norm: normalise each hidden layer's activations (Ba et al. 2016), without learned scales: the next
             layer's weights serve as well.
         recurrent: add a GRU as wide as the last hidden layer.
+        convolve: read images with convolutions; else they come as vectors, as from ``prepare_input`` without.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Torso(nn.Module):
         activation: Activation = "tanh",
         layer_norm: bool = True,
         recurrent: bool = False,
+        convolve: bool = True,
     ) -> None:
         super().__init__()
         if not inputs or not hidden_sizes:
@@ -157,7 +160,7 @@ class Torso(nn.Module):
         self._activation = _ACTIVATIONS[activation]
         self._layer_norm = layer_norm
         self.encoders = nn.ModuleList(
-            ImageEncoder(spec, activation) if is_image(spec) else nn.Identity() for spec in inputs
+            ImageEncoder(spec, activation) if convolve and is_image(spec) else nn.Identity() for spec in inputs
         )
         sizes = [
             encoder.size if isinstance(encoder, ImageEncoder) else spec.size

@@ -131,6 +131,16 @@ def test_images_go_through_convolutions(spec):
     torch.testing.assert_close(together.flatten(0, 1), flat, atol=1e-5, rtol=1e-5)
 
 
+def test_without_convolutions_an_image_is_a_vector():
+    torso = Torso([IMAGE], num_agents=2, convolve=False)
+    assert len(torso.first_weights) == 1
+    assert torso.first_weights[0].shape == (64, IMAGE.size)
+    images = torch.randint(0, 256, (3, 2, *IMAGE.shape), dtype=torch.uint8)
+    prepared = prepare_input(IMAGE, images, normalize=False, convolve=False)
+    torch.testing.assert_close(prepared, images.flatten(2).float() / 255)
+    assert torso.features([prepared]).shape == (3, 2, 64)
+
+
 def test_pixels_are_scaled_to_one():
     encoder = ImageEncoder(IMAGE, "relu")
     as_floats = ImageEncoder(ArraySpec(shape=IMAGE.shape), "relu")
