@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -54,6 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("marl: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if arguments is None:
+            # A request to stop that comes while Python ends must not change the exit code.
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _help() -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, leftovers, undisturbed
+from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
 
 from launchers.processes import jobs_named
 from launchers.supervise import rank_folder
@@ -95,12 +95,12 @@ def stop_runs(folder: Path, requests: int, *, seed: int = 0, ranks: int = 2, per
 def stop_once(run: SupervisedRun, chance: random.Random, figures: Stops) -> tuple[list[str], bool]:
     """Asks a run that was just started to stop, at a random moment; what is wrong then, and whether it was done."""
     saved = _saved(run.run)
-    target, late = chance.choice(TARGETS), chance.random() < 0.1
+    target, late = chance.choice(TARGETS), chance.random() < 0.2
     if target == "supervisor" and chance.random() < 0.5:
         time.sleep(_LISTENS + chance.uniform(0.0, 5.0))
     elif late:
         await_updates(run, _UPDATES)
-        time.sleep(chance.uniform(0.0, 1.0))
+        time.sleep(chance.uniform(0.0, 2.5))
     else:
         await_updates(run, chance.randint(0, 12))
         time.sleep(chance.uniform(0.0, 0.05))
@@ -134,7 +134,7 @@ def stop_once(run: SupervisedRun, chance: random.Random, figures: Stops) -> tupl
     if (now := _saved(run.run)) < max(saved, updates * _STEPS_AN_UPDATE):
         problems.append(f"{what}: the newest checkpoint is of step {now}, after {saved} before")
     left = [job.processes() for job in jobs_named(str(run.run.resolve()))]
-    problems += [f"{what}: {item} left" for item in (*left, *leftovers())]
+    problems += [f"{what}: {item} left" for item in (*left, *run.leftovers)]
     if rank_folder(run.run).exists():
         problems.append(f"{what}: the ranks' files are left")
     return problems, done

@@ -45,6 +45,7 @@ class SupervisedRun:
         self._ranks = ranks
         self._variables = variables or {}
         self._log = self.log.open("ab")
+        self._supervisors: list[int] = []
         self.start()
 
     def start(self) -> None:
@@ -61,6 +62,7 @@ class SupervisedRun:
             env={**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "true", **self._variables},
             start_new_session=True,
         )
+        self._supervisors.append(self.process.pid)
 
     @property
     def processes(self) -> dict[str, int]:
@@ -84,6 +86,18 @@ class SupervisedRun:
             return any(name.startswith(".tmp-") for name in os.listdir(self.run / "checkpoints"))
         except FileNotFoundError:
             return False
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """Shared memory and temporary folders of this run's jobs whose owner is gone."""
+        prefix = f"marl-{os.getuid()}-"
+        found = []
+        for root in (Path("/dev/shm"), Path(tempfile.gettempdir())):
+            for pid in self._supervisors:
+                for path in root.glob(f"{prefix}{pid}-*"):
+                    if not Job("", path.name.removeprefix(prefix)).owner_lives:
+                        found.append(path)
+        return found
 
     def wait(self) -> int | None:
         """Its exit code; None where it does not end in time."""
@@ -150,7 +164,7 @@ def compare(run: SupervisedRun, reference: Path, code: int | None, *, exactly: b
         problems.append("metrics.jsonl differs")
     if left := [job.processes() for job in jobs_named(str(run.run.resolve()))]:
         problems.append(f"processes are left: {left}")
-    problems += [f"{path} is left" for path in leftovers()]
+    problems += [f"{path} is left" for path in run.leftovers]
     if rank_folder(run.run).exists():
         problems.append("the ranks' files are left")
     return problems
@@ -159,10 +173,3 @@ def compare(run: SupervisedRun, reference: Path, code: int | None, *, exactly: b
 def rows_of(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
-
-
-def leftovers() -> list[Path]:
-    """Shared memory and temporary folders of jobs whose owner is gone."""
-    prefix = f"marl-{os.getuid()}-"
-    folders = [path for root in (Path("/dev/shm"), Path(tempfile.gettempdir())) for path in root.glob(f"{prefix}*-*")]
-    return [path for path in folders if not Job("", path.name.removeprefix(prefix)).owner_lives]

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -71,3 +73,12 @@ def test_outside_the_main_thread_nothing_is_installed():
     thread.start()
     thread.join()
     assert found == [(before, False)]
+
+
+def test_a_request_while_python_ends_does_not_change_the_exit_code():
+    script = (
+        "import atexit, os, signal, sys; from launchers.main import main; sys.argv = ['marl', 'plot'];"
+        "atexit.register(os.kill, os.getpid(), signal.SIGUSR1); sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 2
