@@ -120,6 +120,25 @@ def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
     return changed(settings, algorithm=algorithm, steps=1_600_000)
 
 
+def ppo_connect_four(settings: Settings[Any]) -> Settings[Any]:
+    """Connect four by self-play that keeps trying every move, read by plain layers.
+
+    Games won against random moves, greedy, one seed: 97.2 % with an entropy bonus of 0.1 (5 M steps), 98.9 % with 0.15
+    (3 M), 99.2 % with this one.
+    """
+    algorithm = {
+        "discount": 1.0,
+        "epochs": 3,
+        "minibatches": 4,
+        "learning_rate": 1e-3,
+        "anneal_learning_rate": True,
+        "entropy": 0.25,
+        "hidden_sizes": (128, 128),
+        "convolutions": False,
+    }
+    return changed(settings, algorithm=algorithm, steps=5_000_000)
+
+
 def kuhn(settings: Settings[Any]) -> Settings[Any]:
     """Kuhn poker by self-play on the game's table, held by a magnet; the newest player plays itself in both seats.
 
@@ -167,6 +186,7 @@ RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("mappo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
     ("ippo", "mpe2.simple_speaker_listener_v4"): ppo_mpe,
     ("ippo", "classic/tictactoe-v3"): ppo_tictactoe,
+    ("ippo", "classic/connect_four-v3"): ppo_connect_four,
     ("ippo", "openspiel/kuhn_poker"): kuhn,
     ("ippo", "openspiel/leduc_poker"): leduc,
     ("maddpg", "mpe2.simple_spread_v3"): ddpg_spread,
