@@ -30,18 +30,20 @@ class Peer:
     """A framework as its users install it."""
 
     name: str
-    requirements: tuple[str, ...]
+    installs: tuple[tuple[str, ...], ...]
+    """What is installed, one command after the other."""
     shown: tuple[str, ...]
     """Packages whose versions the table names."""
 
 
-# The newest BenchMARL reads MPE from PettingZoo, which has given it away since.
+# The newest BenchMARL reads MPE from PettingZoo, which has given it away since. torch first and alone: with nothing
+# installed, a looser requirement may take a build with gigabytes of CUDA.
 BENCHMARL = Peer(
     name="BenchMARL",
-    requirements=("benchmarl==1.5.2", "vmas==1.5.2", "pettingzoo[mpe]==1.24.3"),
+    installs=(("torch",), ("benchmarl==1.5.2", "vmas==1.5.2", "pettingzoo[mpe]==1.24.3")),
     shown=("benchmarl", "torchrl", "vmas", "pettingzoo", "torch"),
 )
-JAXMARL = Peer(name="JaxMARL", requirements=("jaxmarl==0.2.0",), shown=("jaxmarl", "jax"))
+JAXMARL = Peer(name="JaxMARL", installs=(("jaxmarl==0.2.0",),), shown=("jaxmarl", "jax"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +57,8 @@ class Contest:
     """Peer, name in the table, words of its program."""
 
 
-def _bench(*words: str) -> tuple[str, ...]:
-    return ("-m", "launchers.main", "bench", "train", "--ranks", "2", "--rounds", "10", *words)
+def _bench(rounds: int, *words: str) -> tuple[str, ...]:
+    return ("-m", "launchers.main", "bench", "train", "--ranks", "2", "--rounds", str(rounds), *words)
 
 
 def _stepping(copies: int, seconds: str) -> Contest:
@@ -76,14 +78,14 @@ def contests(seconds: str) -> list[Contest]:
     return [
         Contest(
             task="training, unmodified PettingZoo",
-            ours=_bench("--num-envs", "32", "--rounds", "5"),
+            ours=_bench(5, "--num-envs", "32"),
             theirs=(
                 (BENCHMARL, "BenchMARL, PettingZoo", ("benchmarl_training.py", "pettingzoo", "8", "128", seconds)),
             ),
         ),
         Contest(
             task="training, batched, 128 copies",
-            ours=_bench("--backend", "batched"),
+            ours=_bench(10, "--backend", "batched"),
             theirs=((BENCHMARL, "BenchMARL, VMAS", ("benchmarl_training.py", "vmas", "128", "128", seconds)),),
         ),
         _stepping(128, seconds),
@@ -120,19 +122,13 @@ def _install(peer: Peer, folder: Path) -> str:
     venv = (folder / peer.name.lower()).resolve()
     python = venv / "bin" / "python"
     if not (venv / "ready").exists():
-        print(f"installing {', '.join(peer.requirements)} into {venv}", file=sys.stderr)
+        print(f"installing {peer.name} into {venv}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-        if peer is BENCHMARL:
-            # First and alone: with nothing installed, a looser requirement may take a build with gigabytes of CUDA.
-            _pip(python, ["torch"])
-        _pip(python, peer.requirements)
+        for requirements in peer.installs:
+            pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
+            subprocess.run(pip, check=True)
         (venv / "ready").touch()
     return str(python)
-
-
-def _pip(python: Path, requirements: Sequence[str]) -> None:
-    words = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-    subprocess.run(words, check=True)
 
 
 def _versions(pythons: dict[str, str]) -> str:

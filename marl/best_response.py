@@ -115,12 +115,11 @@ def measure_gains(own: Floats, responses: Floats) -> Gains:
     if own.shape != responses.shape or len(own) < 2:
         raise ValueError("own and responses are returns of the same two deals or more")
     differences = responses - own
+    # The sum over sides is one more column, with an interval of its own.
+    differences = np.column_stack((differences, differences.sum(1)))
     middle, width = differences.mean(0), 1.96 * differences.std(0, ddof=1) / np.sqrt(len(own))
-    totals = differences.sum(1)
-    total, half = float(totals.mean()), float(1.96 * totals.std(ddof=1) / np.sqrt(len(own)))
+    intervals = np.stack((middle - width, middle + width), axis=1)
+    low, high = intervals[-1].tolist()
     return Gains(
-        gains=middle,
-        intervals=np.stack((middle - width, middle + width), axis=1),
-        nash_conv=total,
-        nash_conv_interval=(total - half, total + half),
+        gains=middle[:-1], intervals=intervals[:-1], nash_conv=float(middle[-1]), nash_conv_interval=(low, high)
     )

@@ -3,14 +3,13 @@
 python jaxmarl_stepping.py ENVS SECONDS, in an environment that has JaxMARL.
 """
 
-import json
-import statistics
 import sys
 import time
 
 import jax
 import jax.numpy as jnp
 from jaxmarl import make
+from timing import print_median_rate
 
 LENGTH = 100
 """Steps a call."""
@@ -39,15 +38,16 @@ def main() -> None:
 
     key = jax.random.PRNGKey(0)
     _, states = reset(jax.random.split(key, envs))
-    rates = []
-    begin = time.perf_counter()
-    while len(rates) < 3 or time.perf_counter() - begin < seconds:
+
+    def rate():
+        nonlocal key, states
         key, now = jax.random.split(key)
         began = time.perf_counter()
         states, total = steps(states, now)
         total.block_until_ready()
-        rates.append(LENGTH * envs / (time.perf_counter() - began))
-    print(json.dumps({"rate": statistics.median(rates[1:])}))
+        return LENGTH * envs / (time.perf_counter() - began)
+
+    print_median_rate(rate, seconds)
 
 
 main()

@@ -3,12 +3,11 @@
 python marl_stepping.py ENVS SECONDS
 """
 
-import json
-import statistics
 import sys
 import time
 
 import torch
+from timing import print_median_rate
 
 from envs.factory import make_factory
 from marl.core import EnvironmentRequest
@@ -22,15 +21,15 @@ def main() -> None:
     environment = make_factory("mpe2.simple_spread_v3", backend="batched")(EnvironmentRequest(num_envs=envs))
     environment.reset()
     [group] = environment.spec.groups
-    rates: list[float] = []
-    begin = time.perf_counter()
-    while len(rates) < 3 or time.perf_counter() - begin < seconds:
+
+    def rate() -> float:
         actions = torch.randint(0, 5, (LENGTH, envs, group.size))
         began = time.perf_counter()
         for now in actions:
             environment.step({group.name: now})
-        rates.append(LENGTH * envs / (time.perf_counter() - began))
-    print(json.dumps({"rate": statistics.median(rates[1:])}))
+        return LENGTH * envs / (time.perf_counter() - began)
+
+    print_median_rate(rate, seconds)
 
 
 main()

@@ -3,12 +3,11 @@
 python vmas_stepping.py ENVS SECONDS, in an environment that has VMAS.
 """
 
-import json
-import statistics
 import sys
 import time
 
 import torch
+from timing import print_median_rate
 from vmas import make_env
 
 LENGTH = 25
@@ -17,16 +16,16 @@ LENGTH = 25
 def main() -> None:
     envs, seconds = int(sys.argv[1]), float(sys.argv[2])
     environment = make_env("simple_spread", num_envs=envs, device="cpu", continuous_actions=False, seed=0)
-    rates = []
-    begin = time.perf_counter()
-    while len(rates) < 3 or time.perf_counter() - begin < seconds:
+
+    def rate():
         environment.reset()
         actions = torch.randint(0, 5, (LENGTH, len(environment.agents), envs, 1))
         began = time.perf_counter()
         for now in actions:
             environment.step(list(now))
-        rates.append(LENGTH * envs / (time.perf_counter() - began))
-    print(json.dumps({"rate": statistics.median(rates[1:])}))
+        return LENGTH * envs / (time.perf_counter() - began)
+
+    print_median_rate(rate, seconds)
 
 
 main()

@@ -146,6 +146,18 @@ LEAGUE = {
 }
 
 
+def interrupted(chosen, number, folder):
+    """A league that stops when it is asked for the given time, and goes on: its rows, how many of them before, it."""
+    logger, asked, saved = Rows(), [], Checkpointer(folder)
+    _, stopped = trained(
+        chosen, logger=logger, checkpointer=saved, should_stop=lambda: asked.append(1) or len(asked) == number
+    )
+    assert stopped.stopped
+    before = len(logger.rows)
+    again, resumed = trained(chosen, logger=logger, resume=load_checkpoint(saved.directory))
+    return logger, before, again, resumed
+
+
 @pytest.mark.parametrize("files", [True, False], ids=["files", "memory"])
 @pytest.mark.parametrize(
     ("environment", "learners", "settings"),
@@ -169,16 +181,8 @@ def test_a_stopped_league_goes_on_as_if_it_had_not_stopped(tmp_path, environment
     league, undisturbed = trained(chosen("whole"), logger=whole)
     rounds = len(whole.rows)
     for stop in (1, rounds // 2):
-        logger, asked, number = Rows(), [], 1 + (stop - 1) * len(league.players)
-        saved = Checkpointer(tmp_path / f"saved {stop}")
-        _, stopped = trained(
-            chosen(f"{stop}"),
-            logger=logger,
-            checkpointer=saved,
-            should_stop=lambda asked=asked, number=number: asked.append(1) or len(asked) == number,
-        )
-        assert stopped.stopped
-        again, resumed = trained(chosen(f"{stop}"), logger=logger, resume=load_checkpoint(saved.directory))
+        number = 1 + (stop - 1) * len(league.players)
+        logger, _, again, resumed = interrupted(chosen(f"{stop}"), number, tmp_path / f"saved {stop}")
         assert equal(resumed.learner_state, undisturbed.learner_state)
         assert logger.rows == whole.rows
         assert again.league.snapshots == league.league.snapshots
@@ -206,17 +210,8 @@ def test_a_league_that_learns_from_replay_goes_on_as_if_it_had_not_stopped(tmp_p
     assert league.players["main"].counter.began == 0
     rounds = len(whole.rows)
     for asks in (1, 12):
-        logger, asked = Rows(), []
-        saved = Checkpointer(tmp_path / f"saved {asks}")
-        _, stopped = trained(
-            chosen(f"{asks}"),
-            logger=logger,
-            checkpointer=saved,
-            should_stop=lambda asked=asked, asks=asks: asked.append(1) or len(asked) == asks,
-        )
-        assert stopped.stopped
-        assert 0 < len(logger.rows) < rounds
-        again, resumed = trained(chosen(f"{asks}"), logger=logger, resume=load_checkpoint(saved.directory))
+        logger, before, again, resumed = interrupted(chosen(f"{asks}"), asks, tmp_path / f"saved {asks}")
+        assert 0 < before < rounds
         assert equal(resumed.learner_state, undisturbed.learner_state)
         assert logger.rows == whole.rows
         assert again.league.snapshots == league.league.snapshots
