@@ -295,7 +295,9 @@ class MAPPOLearner(Learner):
         self._values: dict[str, ValueNormalizer | None] = {}
         for name, group in networks.items():
             layers = [group.critic.head.linear] if config.value_normalization == "popart" else []
-            self._values[name] = None if config.value_normalization == "none" else ValueNormalizer(output_layers=layers)
+            self._values[name] = None
+            if config.value_normalization != "none":
+                self._values[name] = ValueNormalizer(output_layers=layers, device=placement.device)
         self._estimator = AdvantageEstimator(
             spec,
             {name: group.critic for name, group in networks.items()},
@@ -389,7 +391,8 @@ class MAPPOLearner(Learner):
         length = config.chunk_length if config.recurrent else 1
         self._passes += 1
         if config.minibatches == 1:
-            return [torch.arange(-(-trajectory.length // length) * trajectory.num_envs) if config.recurrent else None]
+            everything = -(-trajectory.length // length) * trajectory.num_envs
+            return [torch.arange(everything, device=placement.device) if config.recurrent else None]
         numbers = assign(
             self._shuffle,
             self._passes,
@@ -398,7 +401,9 @@ class MAPPOLearner(Learner):
             num_envs=placement.num_envs,
             minibatches=config.minibatches,
         ).flatten()
-        return [(numbers == number).nonzero().squeeze(-1) for number in range(config.minibatches)]
+        # Cut on the host, where finding positions waits for nothing.
+        cuts = [(numbers == number).nonzero().squeeze(-1) for number in range(config.minibatches)]
+        return [cut.to(placement.device) for cut in cuts]
 
     def _rollout(self, name: str, trajectory: Trajectory, inputs: Inputs, estimates: Estimates) -> Rollout:
         data, recurrent = trajectory.groups[name], self._config.recurrent
@@ -436,12 +441,12 @@ class MAPPOLearner(Learner):
             if add is None:
                 add = self._compiled[name] = compiled_gradients(TensorLoss(self._losses[name], rollout))
             fields = [field for field in rollout if field is not None]
-            units = torch.arange(everything) if units is None else units
+            units = torch.arange(everything, device=figures.device) if units is None else units
             # One shape for all parts of all minibatches, the last part filled up.
             largest = -(-everything // config.minibatches)
             size = -(-largest // max(1, -(-largest * agents // _MICROBATCH)))
             for part in units.split(size):
-                inside = torch.arange(size) < part.numel()
+                inside = torch.arange(size, device=part.device) < part.numel()
                 figures += add(pad(part, (0, size - part.numel())), inside, *fields)[0]
             return
         length = config.chunk_length if config.recurrent else 1
@@ -462,7 +467,7 @@ class MAPPOLearner(Learner):
         """Rows (L, B) of chunks (B,), and which of them exist: the last chunk may reach over the end."""
         length = self._config.chunk_length
         # Unit u is chunk u // E of copy u % E.
-        times = torch.arange(length).unsqueeze(1) + chunks // trajectory.num_envs * length
+        times = torch.arange(length, device=chunks.device).unsqueeze(1) + chunks // trajectory.num_envs * length
         rows = times.clamp(max=trajectory.length - 1) * trajectory.num_envs + chunks % trajectory.num_envs
         return rows, times < trajectory.length
 
@@ -607,6 +612,7 @@ class MAPPO(ConfiguredBuilder[Networks]):
             length=self.config.rollout_length,
             num_envs=placement.num_envs,
             extras={name: policy.extras for name, policy in policies.items()},
+            device=placement.device,
         )
 
     def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from envs.on_device import on_device
 from envs.preprocessing import Preprocessing, preprocessed
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.errors import InputError
@@ -38,7 +39,7 @@ def make_factory(
         env_kwargs: arguments for the environment.
         preprocessing: of image observations.
         backend: ``batched`` for environments that exist on tensors.
-        device: where a batched environment lives.
+        device: where time steps are: a batched environment lives there, of others they are copied.
         max_failures: episodes in a row that a copy may lose to exceptions; see PettingZooVectorEnvironment.
 
     Raises:
@@ -60,7 +61,8 @@ def make_factory(
         return make_batched(name, arguments, device=device)
     if backend != "pettingzoo":
         raise InputError(f"backend is pettingzoo or batched, not {backend!r}")
-    return vectorize(make_constructor(name, arguments), preprocessing=preprocessing, max_failures=max_failures)
+    factory = vectorize(make_constructor(name, arguments), preprocessing=preprocessing, max_failures=max_failures)
+    return on_device(factory, device)
 
 
 def vectorize(

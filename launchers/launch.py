@@ -46,6 +46,7 @@ which makes an update a tenth faster."""
 _WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 """Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
 _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
+_LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 STATED_CODES: Final = (0, 2, 75)
 """Exit codes with a meaning of their own; all others become 1."""
 _TICK: Final = 0.2
@@ -76,6 +77,14 @@ def world_size_from_environment() -> int | None:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return None
+
+
+def local_rank() -> int:
+    """Which of its machine's ranks the launcher says this is, counted from 0; 0 where no launcher did."""
+    for name in _LOCAL_RANKS:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
 
 
 def stated_threads(environment: Mapping[str, str] | None = None) -> int:

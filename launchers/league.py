@@ -106,6 +106,7 @@ def league(words: list[str]) -> int:
         build=_build,
         check=_config,
         more_config=lambda options: {"league": _plain({name: getattr(options, name) for name in _OWN})},
+        devices=False,
         survives=False,
         compiles=False,
         curve="main/score",

@@ -43,6 +43,9 @@ class Settings(Generic[ConfigT]):
     """What is done to observations."""
     backend: Backend = "pettingzoo"
     """The unmodified environment, or its equal on tensors where there is one."""
+    device: str = "cpu"
+    """Where networks, learners, trajectories and batched environments are: cpu, cuda (a GPU for each rank in turn), or
+    cuda:0 and so on."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether algorithms compute through torch's compiler; auto: in long runs, where there is a C++ compiler."""
     env_failures: int = 10
@@ -100,6 +103,7 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
         env_kwargs=read_env_kwargs(settings.env_kwargs),
         preprocessing=settings.preprocessing,
         backend=settings.backend,
+        device=settings.device,
         max_failures=settings.env_failures,
     )
 
@@ -120,7 +124,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
     if settings.exploitability_every is not None:
         from launchers.exploitability import measure_of
 
-        measure = measure_of(env, settings.env_kwargs)
+        measure = measure_of(env, settings.env_kwargs, settings.device)
     return ExperimentConfig(
         builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
         environment=environment_of(env, settings),
@@ -133,6 +137,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         measure_every=settings.exploitability_every,
         checkpoint_every=settings.checkpoint_every,
         row_every=settings.row_every,
+        device=torch.device(settings.device),
     )
 
 
@@ -147,7 +152,7 @@ def decided(algorithm: str, settings: Settings[Any], before: str | None = None) 
     if settings.compile != "auto":
         return settings
     if before not in ("yes", "no"):
-        long = settings.steps >= _COMPILE_FROM_STEPS and can_compile(torch.device("cpu"))
+        long = settings.steps >= _COMPILE_FROM_STEPS and settings.device == "cpu" and can_compile(torch.device("cpu"))
         able = long and find_algorithm(algorithm).build(settings.algorithm).compiled() is not None
         before = "yes" if able else "no"
     return changed(settings, compile=before)
@@ -156,6 +161,8 @@ def decided(algorithm: str, settings: Settings[Any], before: str | None = None) 
 def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[Any]) -> Builder[Any]:
     if settings.compile != "yes":
         return builder
+    if settings.device != "cpu":
+        raise InputError("--compile yes was not tried on a GPU yet; leave it out")
     if not can_compile(torch.device("cpu")):
         raise InputError("no C++ compiler was found (g++ or clang++); leave out --compile yes")
     compiled = builder.compiled()

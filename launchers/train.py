@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 import torch
 
 from launchers.catalog import ALGORITHMS, find_algorithm
+from launchers.devices import communicator_for, find_device, use_device
 from launchers.elastic import Survival
 from launchers.launch import use_fair_threads, world_size_from_environment
 from launchers.mpi import ElasticCommunicator, check_fault_tolerance, run_on_ranks
@@ -47,6 +48,7 @@ _MAY_DIFFER_ON_RESUME = (
     "row_every",
     "recipe",
     "env_failures",
+    "device",
 )
 _SAVES_REPLAY = "algorithm.replay.checkpoint"
 
@@ -106,6 +108,8 @@ class Command:
     """Refuses options that make no sense, before anything is started."""
     more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
     """What ``config.json`` holds besides the settings."""
+    devices: bool = True
+    """Whether it computes on GPUs too."""
     survives: bool = True
     """Whether what is built can go on from a snapshot of its ranks' memory."""
     compiles: bool = True
@@ -149,6 +153,10 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     options: Options[Any] = read_options(kind, words, program=program, default=default)
     options.check()
     require_positive(keep_checkpoints=options.keep_checkpoints)
+    if options.device != "cpu":
+        if not command.devices:
+            raise InputError(f"marl {command.name} computes on the CPU only; leave out --device {options.device}")
+        find_device(options.device)
     if options.elastic and not command.survives:
         raise InputError(f"marl {command.name} cannot go on with fewer ranks; leave out --elastic")
     if options.elastic and options.ranks is None and world_size_from_environment() is None:
@@ -210,6 +218,8 @@ def _train(
     if options.elastic:
         check_fault_tolerance()
     use_fair_threads()
+    device = find_device(options.device)
+    use_device(device)
     config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
     finished = _on_root(communicator, lambda: _check_directory(options, config))
     if _any_rank(communicator, bool(finished)):
@@ -223,8 +233,9 @@ def _train(
     with contextlib.ExitStack() as held:
         books = _Books(path, options, config, title, held, watched=in_job or options.watchdog > 0)
         work = _Work(
-            build=lambda watched: command.build(algorithm, env, options, watched, path),
+            build=lambda watched: command.build(algorithm, env, replace(options, device=str(device)), watched, path),
             options=options,
+            device=device,
             path=path,
             books=books,
             communicator=communicator,
@@ -370,6 +381,7 @@ class _Work:
 
     build: Callable[[Communicator], Trainable]
     options: Options[Any]
+    device: torch.device
     path: Path
     books: _Books
     communicator: Communicator
@@ -397,7 +409,8 @@ class _Work:
         """
         communicator, options, books = self.communicator, self.options, self.books
         heartbeat = Heartbeat(communicator.rank)
-        experiment = self.build(WatchedCommunicator(communicator, heartbeat))
+        ranks = communicator_for(communicator, self.device, elastic=options.elastic)
+        experiment = self.build(WatchedCommunicator(ranks, heartbeat))
         heartbeat.counter = experiment.counter
         use_fair_threads(small=_has_small_networks(experiment))
         with contextlib.closing(experiment):

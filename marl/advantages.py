@@ -118,7 +118,7 @@ class AdvantageEstimator(Saveable):
     def load_copies_state_dict(self, state: State) -> None:
         """See Saveable."""
         for name in self._critic_states:
-            self._critic_states[name] = state[name]
+            self._critic_states[name] = state[name].to(self._critic_states[name])
 
     def _estimate(self, name: str, trajectory: Trajectory, inputs: Inputs) -> Estimates:
         data, normalizer = trajectory.groups[name], self._normalizers[name]
@@ -189,7 +189,7 @@ class AdvantageEstimator(Saveable):
 
     def _normalize(self, estimates: Mapping[str, Estimates]) -> None:
         """Advantages to mean 0 and deviation 1, targets by running moments: over all ranks, in one all-reduce."""
-        advantages = {name: RunningMoments() for name in estimates}
+        advantages = {name: RunningMoments(device=group.advantages.device) for name, group in estimates.items()}
         rows: list[Tensor] = []
         for name, group in estimates.items():
             normalizer = self._normalizers[name]

@@ -25,13 +25,24 @@ class EndedEpisodes:
 
 
 class EpisodeTracker(Saveable):
-    """Adds up each agent's rewards until an episode ends."""
+    """Adds up each agent's rewards until an episode ends.
 
-    def __init__(self, spec: EnvironmentSpec, num_envs: int) -> None:
+    Args:
+        spec: of the environment.
+        num_envs: E, copies of this rank.
+        device: where time steps are; sums are kept there, so that no step waits for them.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, num_envs: int, *, device: torch.device | str = "cpu") -> None:
         self.agents = tuple(agent for group in spec.groups for agent in group.agents)
         """All agents, group by group."""
-        self._returns = torch.zeros(num_envs, len(self.agents), dtype=torch.float64)
-        self._lengths = torch.zeros(num_envs, dtype=torch.int64)
+        self._returns = torch.zeros(num_envs, len(self.agents), dtype=torch.float64, device=device)
+        self._lengths = torch.zeros(num_envs, dtype=torch.int64, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._returns.device
 
     def track(self, timestep: TimeStep) -> EndedEpisodes | None:
         """Takes in one step; returns the episodes that it ended, if any. Those that were dropped are forgotten."""
@@ -41,6 +52,7 @@ class EpisodeTracker(Saveable):
             return None
         over, dropped = timestep.final.copies, timestep.final.dropped
         copies = over if dropped is None else over[~dropped]
+        over, copies = over.to(self._returns.device), copies.to(self._returns.device)
         ended = EndedEpisodes(copies=copies, returns=self._returns[copies], lengths=self._lengths[copies])
         self._returns[over] = 0.0
         self._lengths[over] = 0
@@ -65,7 +77,7 @@ class EpisodeStatistics(Saveable):
     def __init__(self, tracker: EpisodeTracker, num_envs: int) -> None:
         self._tracker = tracker
         # Episodes, dropped ones, their steps, and each agent's return.
-        self._sums = torch.zeros(num_envs, len(tracker.agents) + 3, dtype=torch.float64)
+        self._sums = torch.zeros(num_envs, len(tracker.agents) + 3, dtype=torch.float64, device=tracker.device)
 
     def observe(self, timestep: TimeStep) -> None:
         """Takes in one step."""
@@ -75,14 +87,15 @@ class EpisodeStatistics(Saveable):
             self._sums[ended.copies, 2] += ended.lengths
             self._sums[ended.copies, 3:] += ended.returns
             if timestep.final is not None and timestep.final.dropped is not None:
-                self._sums[timestep.final.copies, 1] += timestep.final.dropped
+                dropped = timestep.final.copies[timestep.final.dropped]
+                self._sums[dropped.to(self._sums.device), 1] += 1
 
     def reduce(self, communicator: Communicator) -> tuple[int, Metrics]:
         """Number of episodes and their means over ranks; one collective.
 
         Means are missing where no episode ended, the number of dropped episodes where there is none.
         """
-        message = self._sums.sum(0)
+        message = self._sums.sum(0).cpu()
         communicator.all_reduce(message)
         self._sums.zero_()
         count, dropped, length, *totals = message.tolist()

@@ -74,7 +74,7 @@ def evaluate(
             num_envs=count, first_copy=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
         )
         copies = environment(request)
-        tracker = EpisodeTracker(copies.spec, count)
+        tracker = EpisodeTracker(copies.spec, count, device=device)
         actor = PolicyActor(
             policies,
             {group.name: group.size for group in spec.groups},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final
 
 import torch
@@ -33,10 +33,12 @@ from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTra
 from marl.errors import InputError
 from marl.evaluation import Evaluation, evaluate
 from marl.loggers import NullLogger
+from marl.normalizers import Normalizer
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 from marl.usage import Usage
 
+_CPU: Final = torch.device("cpu")
 _QUESTION_STEPS: Final = 100
 """Steps of every copy without an update after which ranks agree on stopping by a collective of its own."""
 
@@ -72,6 +74,8 @@ class ExperimentConfig:
     """Save each time that many environment steps have passed; at the end in any case."""
     row_every: int = 0
     """Environment steps between rows of metrics; 0 for a row an update."""
+    device: torch.device = _CPU
+    """Where policies and learners compute. The environment's factory makes time steps that are there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,21 @@ def make_policy_actor(
         adder=adder,
         device=placement.device,
     )
+
+
+def move_networks(networks: object, device: torch.device) -> None:
+    """Moves what a builder made to a device: modules and normalisers within mappings, sequences and dataclasses."""
+    if isinstance(networks, (torch.nn.Module, Normalizer)):
+        networks.to(device)
+    elif isinstance(networks, Mapping):
+        for part in networks.values():
+            move_networks(part, device)
+    elif isinstance(networks, (list, tuple)):
+        for part in networks:
+            move_networks(part, device)
+    elif is_dataclass(networks):
+        for part in fields(networks):
+            move_networks(getattr(networks, part.name), device)
 
 
 class Experiment:
@@ -144,7 +163,7 @@ class Experiment:
             first_copy=first,
             total_steps=config.steps,
             counter=self.counter,
-            device=torch.device("cpu"),
+            device=config.device,
         )
         self.environment: VectorEnvironment = config.environment(
             EnvironmentRequest(
@@ -160,6 +179,7 @@ class Experiment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_int(config.seed, "networks"))
             self.networks = builder.make_networks(self.spec)
+        move_networks(self.networks, config.device)
         policies = builder.make_policies(self.spec, self.networks, evaluation=False)
         self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
         self._measured_policies = builder.frozen_policies(self.spec, self.networks, greedy=False)
@@ -170,7 +190,7 @@ class Experiment:
         self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
         self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
         self.actor = make_actor(self.spec, policies, self.placement, self.adder)
-        self._tracker = EpisodeTracker(self.spec, count)
+        self._tracker = EpisodeTracker(self.spec, count, device=config.device)
         self.statistics = EpisodeStatistics(self._tracker, count)
         self.loop = EnvironmentLoop(self.environment, self.actor, self.statistics)
         self.resumed = False
@@ -427,7 +447,7 @@ def _gather(communicator: Communicator, state: State) -> State:
         shape = torch.tensor(tensor.shape[1:], dtype=torch.int64)
         if shape.numel():
             communicator.all_reduce(shape, "max")
-        gathered[name] = communicator.gather_rows(_pad(tensor, shape.tolist()).contiguous())
+        gathered[name] = communicator.gather_rows(_pad(tensor.cpu(), shape.tolist()).contiguous())
     return gathered
 
 

@@ -37,6 +37,12 @@ class Moments(Saveable, ABC):
     def variance(self) -> Tensor:
         """(*shape) float64; 1 before the first update."""
 
+    def to(self, device: torch.device) -> None:
+        """Moves everything to a device."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(device))
+
     @torch.no_grad()
     def batch_moments(self, samples: Tensor, mask: Tensor | None = None) -> Tensor:
         """What ``update`` needs to know of a batch. Adding the results of two batches gives that of both together.
@@ -197,6 +203,11 @@ class Normalizer(Saveable, ABC):
     def std(self) -> Tensor:
         """(*shape) float64, never zero."""
         return self._std()
+
+    def to(self, device: torch.device) -> None:
+        """Moves everything to a device, as modules are moved; before anything was normalised."""
+        self.moments.to(device)
+        self._casts.clear()
 
     def batch_moments(self, samples: Tensor, mask: Tensor | None = None) -> Tensor:
         """Sums to add up over ranks; see Moments."""

@@ -143,7 +143,8 @@ class ReplicatedAdam(Saveable):
         for name in ("exp_avg", "exp_avg_sq"):
             if name in moments and moments[name].shape != self._parameter.shape:
                 raise ValueError(f"optimizer state of {moments[name].numel()} parameters for {self._parameter.numel()}")
-        self._moments = {name: tensor.clone() for name, tensor in moments.items()}
+        device = self._parameter.device
+        self._moments = {name: tensor.to(device, copy=True) for name, tensor in moments.items()}
 
 
 class TargetParameters:

@@ -41,6 +41,7 @@ class TrajectoryDataset(Dataset[Trajectory]):
         device: torch.device | str = "cpu",
     ) -> None:
         self.length = length
+        self._device = device
         self._time = 0
         self._finals: list[tuple[int, FinalStep]] = []
         self._spec = spec
@@ -108,7 +109,7 @@ class TrajectoryDataset(Dataset[Trajectory]):
                 rows[t].copy_(extras[name][key])
         self._write_row(t + 1, timestep)
         if timestep.final is not None:
-            self._finals.append((t, _clone(timestep.final)))
+            self._finals.append((t, _clone(timestep.final, self._device)))
         self._time = t + 1
 
     def _write_row(self, row: int, timestep: TimeStep) -> None:
@@ -127,7 +128,7 @@ class TrajectoryDataset(Dataset[Trajectory]):
     def _gather_finals(self) -> TrajectoryFinals:
         steps = [final for _, final in self._finals]
         times = [torch.full_like(final.copies, time) for time, final in self._finals]
-        nothing = torch.zeros(0, dtype=torch.int64)
+        nothing = torch.zeros(0, dtype=torch.int64, device=self._device)
         groups: dict[str, FinalGroupStep] = {}
         for name, group in self._groups.items():
             seen = [final.groups[name] for final in steps]
@@ -173,15 +174,18 @@ class TrajectoryAdder(Adder):
         self._dataset.write(actions, extras, timestep)
 
 
-def _clone(final: FinalStep) -> FinalStep:
+def _clone(final: FinalStep, device: torch.device | str) -> FinalStep:
+    def kept(tensor: Tensor) -> Tensor:
+        return tensor.to(device, copy=True)
+
     return FinalStep(
-        copies=final.copies.clone(),
+        copies=kept(final.copies),
         groups={
             name: FinalGroupStep(
-                observations=step.observations.clone(),
-                action_masks=None if step.action_masks is None else step.action_masks.clone(),
+                observations=kept(step.observations),
+                action_masks=None if step.action_masks is None else kept(step.action_masks),
             )
             for name, step in final.groups.items()
         },
-        state=None if final.state is None else final.state.clone(),
+        state=None if final.state is None else kept(final.state),
     )

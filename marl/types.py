@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Actions = Mapping[str, Tensor]
@@ -35,6 +36,17 @@ class GroupStep:
     truncated: Tensor
     """(E, A) bool: the agent's episode was cut off at the step that led here; its value is bootstrapped."""
 
+    def to(self, device: torch.device) -> GroupStep:
+        """The same on a device."""
+        return GroupStep(
+            observations=self.observations.to(device),
+            action_masks=_optional(self.action_masks, device),
+            active=self.active.to(device),
+            rewards=self.rewards.to(device),
+            terminated=self.terminated.to(device),
+            truncated=self.truncated.to(device),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalGroupStep:
@@ -44,6 +56,12 @@ class FinalGroupStep:
     """(K, A, *observation shape)."""
     action_masks: Tensor | None
     """(K, A, mask size) bool."""
+
+    def to(self, device: torch.device) -> FinalGroupStep:
+        """The same on a device."""
+        return FinalGroupStep(
+            observations=self.observations.to(device), action_masks=_optional(self.action_masks, device)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +75,11 @@ class FinalStep:
     """(K, *state shape)."""
     dropped: Tensor | None = None
     """(K,) bool on the CPU: episodes that count in no statistic, because their copy failed; None for none."""
+
+    def to(self, device: torch.device) -> FinalStep:
+        """The same on a device, but for what is always on the CPU."""
+        groups = {name: step.to(device) for name, step in self.groups.items()}
+        return FinalStep(copies=self.copies, groups=groups, state=_optional(self.state, device), dropped=self.dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +98,15 @@ class TimeStep:
     """(E,) bool: these observations begin an episode."""
     final: FinalStep | None
     """The ended episodes' last observations; None where no episode ended."""
+
+    def to(self, device: torch.device) -> TimeStep:
+        """The same on a device."""
+        return TimeStep(
+            groups={name: step.to(device) for name, step in self.groups.items()},
+            state=_optional(self.state, device),
+            first=self.first.to(device),
+            final=None if self.final is None else self.final.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,3 +163,7 @@ class Trajectory:
     def num_envs(self) -> int:
         """Number of environment copies on this rank, E."""
         return self.first.shape[1]
+
+
+def _optional(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)

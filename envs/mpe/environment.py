@@ -528,9 +528,10 @@ class BatchedMPE(VectorEnvironment):
 
     def _decide(self, compile: Compile) -> bool:
         able = can_compile(self._device)
+        large = self._device.type == "cpu" and self.num_envs >= _COMPILE_FROM  # on a GPU it was not measured
         if compile is True and not able:
             raise InputError(f"no compiler for {self._device.type} was found; use compile=False, which runs eagerly")
-        return able and (compile is True or (compile == "auto" and self.num_envs >= _COMPILE_FROM))
+        return able and (compile is True or (compile == "auto" and large))
 
     def _compiled(self) -> Callable[..., object]:
         """``_advance`` as one kernel.

@@ -63,7 +63,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.name or self.algorithm} on {self.env}, {self.backend}"
 
-    def make(self, communicator: Communicator) -> Experiment:
+    def make(self, communicator: Communicator, device: str = "cpu") -> Experiment:
         """A new experiment, small and quick."""
         variant = find_algorithm(self.algorithm)
         default = variant.default_config()
@@ -77,6 +77,7 @@ class Case:
             num_envs=COPIES,
             env_kwargs=json.dumps(kwargs if self.env == SPREAD else {}),
             backend=self.backend,
+            device=device,
             evaluation_episodes=0,
             checkpoint_every=None,
             row_every=5 * COPIES,
