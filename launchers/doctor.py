@@ -35,7 +35,21 @@ def examine_installation() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             yield Finding(rule=package, agent=None, ok=False, message=f"not installed; pip install {package}")
     yield Finding(rule="cores", agent=None, ok=True, message=str(available_cores()))
+    yield _gpus()
     yield _two_ranks()
+
+
+def _gpus() -> Finding:
+    from launchers.devices import find_device
+
+    try:
+        find_device("cuda")
+    except InputError as error:
+        return Finding(rule="gpu", agent=None, ok=True, message=f"none, which marl does not need ({error})")
+    import torch
+
+    names = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    return Finding(rule="gpu", agent=None, ok=True, message=f"{torch.cuda.device_count()}: {', '.join(sorted(names))}")
 
 
 def _two_ranks() -> Finding:
