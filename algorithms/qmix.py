@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from marl.actors import Decision, Policy
+from marl.actors import Policy
 from marl.builders import Placement
 from marl.checkpoints import flatten_state, unflatten_state
 from marl.config_checks import option, require_above, require_at_least, require_share
 from marl.core import Dataset, Learner, Metrics, State
-from marl.counters import Counter
+from marl.critics import one_hot
 from marl.errors import InputError
+from marl.gradient_steps import GradientStep, Losses, Noise, share_size
 from marl.losses import td_loss
 from marl.mixers import DuplexDuelingMixer, Mixer, MonotonicMixer, SumMixer
-from marl.networks import Activation, Head, Torso, prepare_input
+from marl.networks import Activation, prepare_input
 from marl.normalizers import RunningMoments
 from marl.off_policy import ReplayBuilder
-from marl.optimizers import ReplicatedAdam, TargetParameters
+from marl.optimizers import TargetParameters
+from marl.q_values import QNetwork, QPolicy, legal_values, num_actions, unroll
 from marl.replay import (
     Items,
     ReplayConfig,
@@ -40,7 +41,6 @@ from marl.replay import (
 from marl.returns import n_step_returns
 from marl.schedules import LinearSchedule
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
-from marl.types import GroupStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,63 +112,11 @@ class QMIXConfig:
 
 
 _FIGURES = ("samples", "loss", "absolute_error", "value", "target")
-_MOMENTS = 3
+_MOMENTS = ("rewards/count", "rewards/sum", "rewards/squares")
+"""What travels with the figures where rewards are standardised."""
 _PAID_STEPS = 16
 """So many sampled steps with rewards that cancel make a game a competitive one; in small batches, a quarter of it."""
 _SMALLEST_VARIANCE = 1e-4
-
-
-def epsilon_greedy(values: Tensor, masks: Tensor | None, epsilon: Tensor, uniforms: Tensor) -> Tensor:
-    """The best legal action, or with probability epsilon any legal one.
-
-    Args:
-        values: (..., K) float, of the actions.
-        masks: (..., K) bool, True where legal; None if all are.
-        epsilon: probabilities that broadcast with (...).
-        uniforms: (..., 2) float in (0, 1): whether to explore, and where to.
-
-    Returns:
-        (...) int64 actions.
-    """
-    explore, where = uniforms.unbind(-1)
-    if masks is None:
-        anywhere = (where * values.shape[-1]).long()
-    else:
-        ranks = masks.cumsum(-1)
-        # The k-th legal action, k uniform in 1 … number of legal ones.
-        anywhere = (ranks > (where * ranks[..., -1]).long().unsqueeze(-1)).int().argmax(-1)
-    return torch.where(explore < epsilon, anywhere, legal_values(values, masks).argmax(-1))
-
-
-def legal_values(values: Tensor, masks: Tensor | None) -> Tensor:
-    """(..., K) values, with minus infinity in place of actions that the (..., K) mask forbids."""
-    return values if masks is None else values.masked_fill(~masks, -torch.inf)
-
-
-class QNetwork(nn.Module):
-    """Observations of one group to values of actions."""
-
-    def __init__(self, group: GroupSpec, config: QMIXConfig) -> None:
-        super().__init__()
-        assert isinstance(group.action, DiscreteActions)
-        self.torso = Torso(
-            [group.observation],
-            num_agents=group.size,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-            recurrent=config.recurrent,
-        )
-        self.advantages = Head(self.torso.size, group.action.num_actions, 0.1)
-        self.value = Head(self.torso.size, 1, 0.1) if config.dueling else None
-
-    def values(self, features: Tensor) -> Tensor:
-        """(..., size) features to (..., actions) values (Wang et al. 2016, "Dueling network architectures", eq. 9)."""
-        advantages: Tensor = self.advantages(features)
-        if self.value is None:
-            return advantages
-        value: Tensor = self.value(features)
-        return value + advantages - advantages.mean(-1, keepdim=True)
 
 
 class Networks(nn.Module):
@@ -177,7 +125,17 @@ class Networks(nn.Module):
     def __init__(self, spec: EnvironmentSpec, config: QMIXConfig) -> None:
         super().__init__()
         self._places = {group.name: place for place, group in enumerate(spec.groups)}
-        self.groups = nn.ModuleList(QNetwork(group, config) for group in spec.groups)
+        self.groups = nn.ModuleList(
+            QNetwork(
+                group,
+                hidden_sizes=config.hidden_sizes,
+                activation=config.activation,
+                layer_norm=config.layer_norm,
+                recurrent=config.recurrent,
+                dueling=config.dueling,
+            )
+            for group in spec.groups
+        )
         self.mixer = _make_mixer(spec, config)
 
     def of(self, group: GroupSpec) -> QNetwork:
@@ -204,51 +162,6 @@ def _make_mixer(spec: EnvironmentSpec, config: QMIXConfig) -> Mixer | None:
         return MonotonicMixer(agents, spec.state, embedding=config.mixer_embedding, hidden=config.mixer_hidden)
     actions = sum(group.size * num_actions(group) for group in spec.groups)
     return DuplexDuelingMixer(agents, actions, spec.state, heads=config.mixer_heads, hidden=config.mixer_hidden)
-
-
-def num_actions(group: GroupSpec) -> int:
-    """How many actions an agent of the group chooses from."""
-    assert isinstance(group.action, DiscreteActions)
-    return group.action.num_actions
-
-
-class QPolicy(Policy):
-    """Takes the best action, or explores: with ``num_uniforms`` of 2, epsilon-greedily."""
-
-    def __init__(self, group: GroupSpec, network: QNetwork, config: QMIXConfig, *, greedy: bool) -> None:
-        self._group = group
-        self._network = network
-        self._config = config
-        self._counter: Counter | None = None
-        self._epsilon = config.epsilon()
-        self._exponents = torch.ones(1, 1)
-        self.num_uniforms = 0 if greedy else 2
-        self.extras = {}
-
-    def explore(self, placement: Placement) -> None:
-        """Explores as the experiment's counter and the global numbers of copies say."""
-        self._counter = placement.counter
-        copies = torch.arange(placement.first_copy, placement.first_copy + placement.num_envs, device=placement.device)
-        self._exponents = 1.0 + self._config.epsilon_exponent * copies.unsqueeze(1) / max(placement.total_envs - 1, 1)
-
-    def initial_state(self, num_envs: int) -> Tensor | None:
-        """See Policy."""
-        torso = self._network.torso
-        return None if torso.gru is None else torso.initial_state(num_envs, self._group.size)
-
-    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
-        torso = self._network.torso
-        observations = prepare_input(self._group.observation, step.observations, normalize=self._config.layer_norm)
-        features = torso.features([observations])
-        if state is not None:
-            state = features = torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
-        values = self._network.values(features)
-        if uniforms is None:
-            return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
-        assert self._counter is not None, "a policy explores from the time that its dataset is made"
-        epsilon = self._epsilon(self._counter.env_steps - self._counter.began) ** self._exponents
-        return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +216,8 @@ class QMIXLearner(Learner):
         dataset: ReplayDataset[Any],
         config: QMIXConfig,
         placement: Placement,
+        *,
+        compile: bool = False,
     ) -> None:
         self._spec = spec
         self._networks = networks
@@ -312,51 +227,45 @@ class QMIXLearner(Learner):
         self._targets = copy.deepcopy(networks)
         self._epsilon = config.epsilon()
         segments = networks.segments()
-        self._names = tuple(segments)
-        self._optimizer = ReplicatedAdam(
-            segments,
+        size = share_size(config.replay.batch_size, placement.communicator.size) if compile else None
+        self._gradient_step: GradientStep[Transitions | Sequences] = GradientStep(
+            {name: {"networks": parameters} for name, parameters in segments.items()},
+            _FIGURES + _MOMENTS,
+            self._losses,
+            [networks, self._targets],
             placement.communicator,
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
-            bookkeeping=len(segments) * (len(_FIGURES) + _MOMENTS),
+            compiled_size=size,
         )
+        self._optimizer = self._gradient_step.optimizer
         self._followers = TargetParameters(self._targets.segments(), self._optimizer)
         self._rewards = {name: RunningMoments(device=placement.device) for name in segments}
         self._updates = 0
 
     def step(self) -> Metrics:
         """One update."""
-        sample = self._dataset.sample()
-        optimizer, config = self._optimizer, self._config
+        sample, config = self._dataset.sample(), self._config
         if config.team_reward and self._updates == 0:
             self._refuse_opponents(sample)
-        optimizer.zero()
-        table = optimizer.tail.view(len(self._names), -1)
-        # A rank whose share is empty brings zeros.
-        if sample.indices.shape[0]:
-            errors = self._add_gradients(sample, table)
-            if config.replay.priorities is not None:
-                self._dataset.update_priorities(sample.indices, errors)
-        optimizer.reduce()
-        sums = dict(zip(self._names, table.tolist(), strict=True))
-        norm = optimizer.step({name: row[0] for name, row in sums.items()})
+        metrics, surprise = self._gradient_step(sample, {})
+        if config.replay.priorities is not None:
+            self._dataset.update_priorities(sample.indices, surprise)
         if config.standardize_rewards:
             # From the next update on, so that the moments travel with the gradients.
-            for name, row in zip(self._names, table, strict=True):
-                self._rewards[name].update(row[len(_FIGURES) :].double())
+            table = self._optimizer.tail.view(len(self._rewards), -1)
+            for moments, row in zip(self._rewards.values(), table, strict=True):
+                moments.update(row[len(_FIGURES) :].double())
         self._updates += 1
         if self._updates % config.target_period == 0:
             self._followers.update(config.target_rate)
-        metrics = {"gradient_norm": norm, "skipped_steps": float(optimizer.skipped)}
         counter = self._placement.counter
-        metrics["epsilon"] = self._epsilon(counter.env_steps - counter.began)
-        for name, (count, *row) in sums.items():
-            metrics |= {
-                f"{name}/{figure}": value / max(count, 1.0)
-                for figure, value in zip(_FIGURES[1:], row[:-_MOMENTS], strict=True)
-            }
-        return metrics
+        return {
+            **{name: value for name, value in metrics.items() if not name.endswith(_MOMENTS)},
+            "skipped_steps": float(self._optimizer.skipped),
+            "epsilon": self._epsilon(counter.env_steps - counter.began),
+        }
 
     def _refuse_opponents(self, sample: Transitions | Sequences) -> None:
         """InputError where the agents' rewards cancel in all of the first sample: then there is no team. Collective."""
@@ -371,8 +280,8 @@ class QMIXLearner(Learner):
                 "learn; use iql, ippo or mappo"
             )
 
-    def _add_gradients(self, sample: Transitions | Sequences, table: Tensor) -> Tensor:
-        """Adds gradients of summed losses and the sums of figures; returns the items' (B,) priorities."""
+    def _losses(self, sample: Transitions | Sequences, noise: Noise) -> Losses:
+        """The sum of all losses, and of figures, a row for each of them; the items' priorities."""
         rows = self._read_rows(sample)
         if isinstance(sample, Sequences):
             groups = {group.name: self._read_sequences(group, sample) for group in self._spec.groups}
@@ -381,9 +290,9 @@ class QMIXLearner(Learner):
         rewards = torch.cat([group.rewards for group in groups.values()], -1).sum(-1)
         if self._networks.mixer is not None:
             values, following = self._mix(self._networks.mixer, groups, rows)
-            return self._learn("team", values, following, rewards, rows.discounts, rows.learn, rows, table[0])
-        errors: list[Tensor] = []
-        for (name, group), figures in zip(groups.items(), table, strict=True):
+            return _added([self._loss("team", values, following, rewards, rows.discounts, rows.learn, rows)])
+        losses: list[Losses] = []
+        for name, group in groups.items():
             values = _of(group.values, group.actions)
             following = _of(group.target_values, group.preferences.argmax(-1))
             own, discounts, learn = group.rewards, group.discounts, rows.learn.unsqueeze(-1)
@@ -393,10 +302,10 @@ class QMIXLearner(Learner):
                 learn = learn.expand_as(values)
             else:
                 learn = learn & group.active
-            errors.append(self._learn(name, values, following, own, discounts, learn, rows, figures))
-        return torch.stack(errors).amax(0)
+            losses.append(self._loss(name, values, following, own, discounts, learn, rows))
+        return _added(losses)
 
-    def _learn(
+    def _loss(
         self,
         name: str,
         values: Tensor,
@@ -405,12 +314,12 @@ class QMIXLearner(Learner):
         discounts: Tensor,
         learn: Tensor,
         rows: _Rows,
-        figures: Tensor,
-    ) -> Tensor:
+    ) -> Losses:
         """One loss of (...) or (..., A) values against rewards and what follows, likewise."""
         config, moments = self._config, self._rewards[name]
+        sums_of_rewards = values.new_zeros(len(_MOMENTS))
         if config.standardize_rewards:
-            figures[len(_FIGURES) :] = moments.batch_moments(rewards, learn).to(figures)
+            sums_of_rewards = moments.batch_moments(rewards, learn).to(values)
             deviation = (moments.variance + _SMALLEST_VARIANCE).sqrt()
             rewards = (rewards - moments.mean.to(rewards)) / deviation.to(rewards)
         if rows.ended is None:
@@ -423,18 +332,17 @@ class QMIXLearner(Learner):
         weights = learn.to(values.dtype)
         per_item = rows.weights if values.dim() == rows.discounts.dim() else rows.weights.unsqueeze(-1)
         loss = (td_loss(values, targets, config.huber_delta) * weights * per_item).sum()
-        loss.backward()
         with torch.no_grad():
             errors = (values - targets).abs() * weights
             sums = (weights.sum(), loss, errors.sum(), (values * weights).sum(), (targets * weights).sum())
-            figures[: len(_FIGURES)] = torch.stack(sums)
+            figures = torch.cat((torch.stack(sums), sums_of_rewards))
             if values.dim() > rows.discounts.dim():
                 errors = errors.amax(-1)
-            if rows.ended is None:
-                return errors
-            # Sequences count for their largest error more than for the others (Kapturowski et al. 2019, section 2.3).
-            steps = rows.learn.sum(0).clamp(min=1)
-            return 0.9 * errors.amax(0) + 0.1 * errors.sum(0) / steps
+            if rows.ended is not None:
+                # Sequences count for their largest error more than for the others (Kapturowski et al. 2019, sec. 2.3).
+                steps = rows.learn.sum(0).clamp(min=1)
+                errors = 0.9 * errors.amax(0) + 0.1 * errors.sum(0) / steps
+        return Losses(total=loss, figures=figures, surprise=errors)
 
     def _mix(self, mixer: Mixer, groups: Mapping[str, _Group], rows: _Rows) -> tuple[Tensor, Tensor]:
         """(...) values of the team: of what was done, and of the best that can be done next."""
@@ -470,7 +378,7 @@ class QMIXLearner(Learner):
             state=state,
             next_state=following,
             discounts=sample.discounts,
-            learn=torch.ones_like(sample.discounts, dtype=torch.bool),
+            learn=sample.weights > 0,  # items without a weight only fill up
             ended=None,
             weights=sample.weights,
         )
@@ -501,10 +409,10 @@ class QMIXLearner(Learner):
     def _read_sequences(self, group: GroupSpec, sample: Sequences) -> _Group:
         data, masks = sample.groups[group.name], sample.groups[group.name].action_masks
         seen = prepare_input(group.observation, data.observations, normalize=self._config.layer_norm)
-        values = _unroll(self._networks.of(group), seen)
+        values = unroll(self._networks.of(group), seen)
         next_masks = None if masks is None else masks[1:]
         with torch.no_grad():
-            target_values = legal_values(_unroll(self._targets.of(group), seen)[1:], next_masks)
+            target_values = legal_values(unroll(self._targets.of(group), seen)[1:], next_masks)
         return _Group(
             values=values[:-1],
             preferences=legal_values(values[1:].detach(), next_masks) if self._config.double else target_values,
@@ -549,6 +457,15 @@ def _of(values: Tensor, actions: Tensor) -> Tensor:
     return values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
 
+def _added(losses: Sequence[Losses]) -> Losses:
+    """All losses together; an item's priority is its largest."""
+    return Losses(
+        total=torch.stack([loss.total for loss in losses]).sum(),
+        figures=torch.stack([loss.figures for loss in losses]),
+        surprise=torch.stack([loss.surprise for loss in losses]).amax(0),
+    )
+
+
 def _joint(mixer: Mixer, groups: Sequence[tuple[Tensor, Tensor | None, Tensor, Tensor]]) -> dict[str, Tensor]:
     """What a mixer reads of all groups' values (..., A, K), masks, actions (..., A) and active flags (..., A)."""
     joint = {
@@ -557,17 +474,10 @@ def _joint(mixer: Mixer, groups: Sequence[tuple[Tensor, Tensor | None, Tensor, T
         "active": torch.cat([active for *_, active in groups], -1),
     }
     if mixer.reads_joint:
-        one_hot = [functional.one_hot(actions, values.shape[-1]).flatten(-2) for values, _, actions, _ in groups]
+        choices = [one_hot(actions, values.shape[-1]).flatten(-2) for values, _, actions, _ in groups]
         joint["best"] = torch.cat([legal_values(values, masks).amax(-1) for values, masks, _, _ in groups], -1)
-        joint["actions"] = torch.cat(one_hot, -1).to(joint["best"].dtype)
+        joint["actions"] = torch.cat(choices, -1).to(joint["best"].dtype)
     return joint
-
-
-def _unroll(network: QNetwork, seen: Tensor) -> Tensor:
-    """(L + 1, B, A, K) values along sequences of prepared observations, from an empty memory."""
-    features = network.torso.features([seen])
-    begins = torch.zeros(features.shape[:-1], dtype=torch.bool, device=features.device)
-    return network.values(network.torso.unroll(features, network.torso.initial_state(*features.shape[1:-1]), begins))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -575,6 +485,14 @@ class QMIX(ReplayBuilder[Networks]):
     """Builds QMIX, or with another ``mixer`` QPLEX, VDN or IQL."""
 
     config: QMIXConfig = field(default_factory=QMIXConfig)
+    compile: bool = False
+    """Whether updates run as kernels of torch's compiler; numbers agree up to rounding."""
+
+    def compiled(self) -> QMIX | None:
+        """See Builder; what reads sequences, or running moments of rewards, stays as it is."""
+        if self.config.recurrent or self.config.standardize_rewards:
+            return None
+        return replace(self, compile=True)
 
     @property
     def with_state(self) -> bool:
@@ -624,7 +542,18 @@ class QMIX(ReplayBuilder[Networks]):
 
     def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
         """See Builder."""
-        return {group.name: QPolicy(group, networks.of(group), self.config, greedy=evaluation) for group in spec.groups}
+        config = self.config
+        return {
+            group.name: QPolicy(
+                group,
+                networks.of(group),
+                normalize=config.layer_norm,
+                epsilon=config.epsilon(),
+                exponent=config.epsilon_exponent,
+                greedy=evaluation,
+            )
+            for group in spec.groups
+        }
 
     def items(self) -> Items:
         """See ReplayBuilder: sequences where networks have a memory."""
@@ -647,7 +576,7 @@ class QMIX(ReplayBuilder[Networks]):
     ) -> QMIXLearner:
         """See Builder."""
         assert isinstance(dataset, ReplayDataset)
-        return QMIXLearner(spec, networks, dataset, self.config, placement)
+        return QMIXLearner(spec, networks, dataset, self.config, placement, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""

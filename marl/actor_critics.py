@@ -25,7 +25,7 @@ from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, pr
 from marl.distributions import make_distribution, num_uniforms
 from marl.errors import InputError
 from marl.exploration import Exploration
-from marl.gradient_steps import GradientStep, Losses, LossFunction, Noise
+from marl.gradient_steps import GradientStep, Losses, LossFunction, Noise, share_size
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.off_policy import ReplayBuilder
 from marl.optimizers import TargetParameters
@@ -198,18 +198,14 @@ class ActorCriticLearner(Learner, ABC):
         for name, group in networks.items():
             if group.temperature is not None:
                 actors[name]["temperature"] = [group.temperature.log]
-        size = None
-        if compile:
-            # The shares of several ranks differ from batch to batch, but hardly by more than this.
-            share = config.replay.batch_size / placement.communicator.size
-            size = min(config.replay.batch_size, math.ceil(share + 3.0 * math.sqrt(share)))
+        size = share_size(config.replay.batch_size, placement.communicator.size) if compile else None
 
         def make_step(
             segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
             figures: Sequence[str],
-            losses: LossFunction,
+            losses: LossFunction[Transitions],
             learning_rate: float,
-        ) -> GradientStep:
+        ) -> GradientStep[Transitions]:
             return GradientStep(
                 segments,
                 figures,
@@ -406,7 +402,7 @@ class ActorCriticLearner(Learner, ABC):
         self._metrics = {name: float(value) for name, value in sorted(parts.get("_figures", {}).items())}
 
 
-def _followers(networks: Mapping[str, nn.Module], step: GradientStep) -> TargetParameters:
+def _followers(networks: Mapping[str, nn.Module], step: GradientStep[Any]) -> TargetParameters:
     segments = {name: list(network.parameters()) for name, network in networks.items()}
     return TargetParameters(segments, step.optimizer)
 

@@ -38,13 +38,13 @@ def encode_actions(action_spec: ActionSpec, actions: Tensor) -> Tensor:
         return actions
     dtype = torch.get_default_dtype()
     if isinstance(action_spec, DiscreteActions):
-        return _one_hot(actions, action_spec.num_actions).to(dtype)
-    parts = [_one_hot(choice, size) for choice, size in zip(actions.unbind(-1), action_spec.nvec, strict=True)]
+        return one_hot(actions, action_spec.num_actions).to(dtype)
+    parts = [one_hot(choice, size) for choice, size in zip(actions.unbind(-1), action_spec.nvec, strict=True)]
     return torch.cat(parts, dim=-1).to(dtype)
 
 
-def _one_hot(choices: Tensor, size: int) -> Tensor:
-    """(...) to (..., size) bool; torch's own looks at the values, which no compiler can."""
+def one_hot(choices: Tensor, size: int) -> Tensor:
+    """(...) int64 choices to (..., size) bool; torch's own looks at the values, which no compiler can."""
     return choices.unsqueeze(-1) == torch.arange(size, device=choices.device)
 
 

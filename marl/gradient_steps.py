@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from marl.compilation import compiled_gradients
 from marl.core import Communicator
 from marl.optimizers import ReplicatedAdam
-from marl.replay import Transitions
+from marl.replay import Sequences, Transitions
 
 ValueT = TypeVar("ValueT")
+SampleT = TypeVar("SampleT", bound="Transitions | Sequences")
 Noise = Mapping[str, Tensor]
 
 
@@ -30,10 +32,16 @@ class Losses:
     """(B,) without gradient: how wrong the predictions of each item were, for its priority; or empty."""
 
 
-LossFunction = Callable[[Transitions, Noise], Losses]
+LossFunction = Callable[[SampleT, Noise], Losses]
 
 
-class GradientStep:
+def share_size(batch_size: int, ranks: int) -> int:
+    """Items of a rank's share of a batch: shares differ from batch to batch, but are hardly ever larger than this."""
+    share = batch_size / ranks
+    return min(batch_size, math.ceil(share + 3.0 * math.sqrt(share)))
+
+
+class GradientStep(Generic[SampleT]):
     """One optimizer step of all groups' networks of one kind: sums of losses in, one all-reduce, averages out.
 
     Args:
@@ -45,14 +53,15 @@ class GradientStep:
         learning_rate: Adam's.
         epsilon: Adam's.
         max_gradient_norm: to which each segment's gradient is clipped, after the all-reduce.
-        compiled_size: items at a time of a compiled function, which is for one size only; None to compute plainly.
+        compiled_size: transitions at a time of a compiled function, which is for one size only; None to compute
+            plainly.
     """
 
     def __init__(
         self,
         segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
         figures: Sequence[str],
-        losses: LossFunction,
+        losses: LossFunction[SampleT],
         networks: Sequence[nn.Module],
         communicator: Communicator,
         *,
@@ -78,7 +87,7 @@ class GradientStep:
             bookkeeping=len(segments) * len(figures),
         )
 
-    def __call__(self, sample: Transitions, noise: Noise) -> tuple[dict[str, float], Tensor]:
+    def __call__(self, sample: SampleT, noise: Noise) -> tuple[dict[str, float], Tensor]:
         """One step.
 
         Args:
@@ -103,13 +112,13 @@ class GradientStep:
         norm = self.optimizer.step(counts)
         return {**averages, "gradient_norm": norm}, surprise
 
-    def _add_plainly(self, sample: Transitions, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _add_plainly(self, sample: SampleT, noise: Noise) -> tuple[Tensor, Tensor]:
         losses = self._losses(sample, noise)
         # Gradients into other networks on the way are left out: they are neither needed nor computed.
         losses.total.backward(inputs=self._parameters)
         return losses.figures, losses.surprise
 
-    def _add_compiled(self, sample: Transitions, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _add_compiled(self, sample: SampleT, noise: Noise) -> tuple[Tensor, Tensor]:
         """The same in parts of one size, the last one filled up with items of no weight."""
         assert self._size is not None
         figures = torch.zeros_like(self.optimizer.tail)
@@ -131,7 +140,7 @@ class GradientStep:
 class _Function(nn.Module):
     """Losses as a function of tensors alone, with all networks' parameters as its own; for a compiler."""
 
-    def __init__(self, losses: LossFunction, networks: Sequence[nn.Module], like: tuple[Transitions, Noise]) -> None:
+    def __init__(self, losses: LossFunction[Any], networks: Sequence[nn.Module], like: tuple[Any, Noise]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self._losses = losses
