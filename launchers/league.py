@@ -8,20 +8,14 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Generic, Literal
 
-import numpy as np
-
-from launchers.policies import saved_builder
-from launchers.run_directory import RunDirectory
-from launchers.settings import ConfigT, environment_of, experiment_of, from_json
-from launchers.text import nearest, require_positive
+from launchers.saved_league import SNAPSHOTS
+from launchers.settings import ConfigT, experiment_of
+from launchers.text import require_positive
 from launchers.train import Command, Options, run_command
-from marl.actors import Policy
-from marl.checkpoints import load_checkpoint, unflatten_state
-from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
+from marl.core import Communicator
 from marl.errors import InputError
 from marl.league import Role
 from marl.league_experiment import LeagueConfig, LeagueExperiment
-from marl.league_opponents import make_frozen_policies
 from marl.league_roles import (
     Exploiter,
     MainPlayer,
@@ -33,11 +27,7 @@ from marl.league_roles import (
 )
 from marl.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
 from marl.nfsp import NFSP, NFSPConfig
-from marl.payoffs import PayoffTable
-from marl.snapshots import read_snapshot
-from marl.specs import EnvironmentSpec
 
-SNAPSHOTS = "snapshots"
 MatchmakingName = Literal[
     "latest",
     "uniform",
@@ -210,74 +200,3 @@ def _read_sides(text: str | None) -> dict[str, str] | None:
     if not isinstance(value, dict) or not all(isinstance(side, str) for side in value.values()):
         raise InputError(f"--sides must be a JSON object from agent to side, not {text}")
     return value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SavedLeague:
-    """A league, read from its run directory."""
-
-    path: Path
-    algorithm: str
-    env: str
-    environment: EnvironmentFactory
-    spec: EnvironmentSpec
-    payoffs: PayoffTable
-    """All games of players that learned."""
-    digests: Mapping[str, str]
-    """Of each snapshot, oldest first."""
-    env_steps: Mapping[str, int]
-    """Environment steps at which each snapshot was taken."""
-
-    @property
-    def mixture(self) -> dict[str, float]:
-        """Share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
-        rows = [self.payoffs.index(name) for name in self.digests]
-        shares = nash_mixture(self.payoffs.antisymmetric_payoff()[np.ix_(rows, rows)])
-        return dict(zip(self.digests, shares.tolist(), strict=True))
-
-    def policies(self, name: str, *, greedy: bool = True) -> Mapping[str, Policy]:
-        """A snapshot's policies, one a group.
-
-        Raises:
-            InputError: there is no such snapshot, or its file is missing or damaged.
-        """
-        if name not in self.digests:
-            raise InputError(f"{self.path} has no snapshot {name!r}{nearest(name, self.digests)}")
-        parameters = read_snapshot(self.path / SNAPSHOTS / f"{self.digests[name]}.safetensors")
-        settings = from_json(RunDirectory.open(self.path).config)
-        builder = saved_builder(RunDirectory.open(self.path).config, settings)
-        return make_frozen_policies(builder, self.spec, parameters, greedy=greedy)
-
-
-def load_league(path: Path | str) -> SavedLeague:
-    """The league in a run directory, as its newest checkpoint knows it.
-
-    Raises:
-        InputError: there is none.
-    """
-    run = RunDirectory.open(Path(path))
-    config = run.config
-    if "league" not in config:
-        raise InputError(f"{run.path} is a run of marl train, not of marl league")
-    settings = from_json(config)
-    algorithm, env = str(config["name"]), str(config["env"])
-    builder = saved_builder(config, settings)
-    environment = environment_of(env, settings)
-    probe = environment(
-        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
-    )
-    probe.close()
-    state = unflatten_state(unflatten_state(load_checkpoint(run.checkpoints).tensors)["league"])
-    payoffs = PayoffTable()
-    payoffs.load_state_dict(state["payoffs"])
-    digests = [bytes(row).hex() for row in state["snapshots"]["digests"].tolist()]
-    return SavedLeague(
-        path=run.path,
-        algorithm=algorithm,
-        env=env,
-        environment=environment,
-        spec=probe.spec,
-        payoffs=payoffs,
-        digests=dict(zip(payoffs.players[-len(digests) :], digests, strict=True)),
-        env_steps=dict(zip(payoffs.players[-len(digests) :], state["snapshots"]["env_steps"].tolist(), strict=True)),
-    )

@@ -19,6 +19,7 @@ from envs.preprocessing import Preprocessing, preprocessed
 from launchers.launch import launch, world_size_from_environment
 from launchers.mpi import run_on_ranks
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
+from launchers.saved_league import SavedLeague
 from launchers.settings import read_env_kwargs
 from launchers.text import read_options, require_positive
 from launchers.tournament_players import (
@@ -238,9 +239,11 @@ class Hall:
             InputError: a player does not fit the environment, or the environment is no game for these players.
         """
         known = {} if saved is None else saved.get("players", {})
+        leagues: dict[Path, SavedLeague] = {}
         contestants = tuple(
             load_contestant(
                 entry,
+                leagues=leagues,
                 choosing=options.choosing,
                 env_kwargs=options.env_kwargs,
                 checkpoint=known.get(entry.name, {}).get("checkpoint") or None

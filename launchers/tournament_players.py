@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from launchers.policies import load_run
-from launchers.run_directory import RunDirectory
-from launchers.settings import Settings, from_json
+from launchers.saved_league import SNAPSHOTS, SavedLeague, load_league
+from launchers.settings import Settings
 from launchers.text import nearest
 from marl.actors import Policy
 from marl.checkpoints import list_checkpoints
@@ -100,20 +100,27 @@ class Trained:
     """Of its content."""
 
 
-def read_source(source: str, *, choosing: Choosing = "greedy", env_kwargs: str | None = None) -> Trained:
+def read_source(
+    source: str,
+    *,
+    choosing: Choosing = "greedy",
+    env_kwargs: str | None = None,
+    leagues: dict[Path, SavedLeague] | None = None,
+) -> Trained:
     """Policies by the path of a run, of one of its checkpoints, or of a league's snapshot.
 
     Args:
         source: ``RUN``, ``RUN/checkpoints/N``, ``LEAGUE@NAME`` or ``LEAGUE/snapshots/FILE``.
         choosing: whether they take their best action, or draw one as in training.
         env_kwargs: arguments of the environment other than the run's.
+        leagues: those that were read before, so that each is read once; takes those that are read now.
 
     Raises:
         InputError: there is nothing like that, or it is damaged.
     """
     path = Path(source)
     if path.suffix == ".safetensors" or (not path.exists() and "@" in source):
-        return _read_snapshot(source, choosing, env_kwargs)
+        return _read_snapshot(source, choosing, env_kwargs, leagues)
     run = load_run(path, env_kwargs=env_kwargs, sampled=choosing == "sampled")
     assert run.checkpoint is not None
     digest = hashlib.sha256((run.checkpoint / "manifest.json").read_bytes()).hexdigest()
@@ -128,19 +135,21 @@ def read_source(source: str, *, choosing: Choosing = "greedy", env_kwargs: str |
     )
 
 
-def _read_snapshot(source: str, choosing: Choosing, env_kwargs: str | None) -> Trained:
-    from launchers.league import SNAPSHOTS, load_league
-
+def _read_snapshot(
+    source: str, choosing: Choosing, env_kwargs: str | None, leagues: dict[Path, SavedLeague] | None
+) -> Trained:
     path = Path(source)
     folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
-    league = load_league(folder)
+    if leagues is None:
+        leagues = {}
+    league = leagues.get(folder) or leagues.setdefault(folder, load_league(folder))
     if not name:
         found = [name for name, digest in league.digests.items() if digest == path.stem]
         if not found:
             raise InputError(f"the league in {folder} has no snapshot {path.name}")
         name = found[0]
     policies = league.policies(name, greedy=choosing == "greedy")
-    settings = from_json(RunDirectory.open(folder).config)
+    settings = league.settings
     if env_kwargs is not None:
         settings = replace(settings, env_kwargs=env_kwargs)
     digest = league.digests[name]
@@ -209,7 +218,12 @@ class Contestant:
 
 
 def load_contestant(
-    entry: Entry, *, choosing: Choosing, env_kwargs: str | None = None, checkpoint: str | None = None
+    entry: Entry,
+    *,
+    choosing: Choosing,
+    env_kwargs: str | None = None,
+    checkpoint: str | None = None,
+    leagues: dict[Path, SavedLeague] | None = None,
 ) -> Contestant:
     """Loads one player.
 
@@ -218,6 +232,7 @@ def load_contestant(
         choosing: whether trained policies take their best action, or draw one as in training.
         env_kwargs: arguments of the environment other than the run's.
         checkpoint: the very checkpoint to take of a run; the newest whole one by default.
+        leagues: as in ``read_source``.
 
     Raises:
         InputError: there is no such class, run or snapshot, or it does not fit its configuration.
@@ -231,7 +246,7 @@ def load_contestant(
         left = ", ".join(other.name for other in list_checkpoints(path.parent)) or "none"
         raise InputError(f"player {entry.name}: the checkpoint {path} is gone; in its folder there are now: {left}")
     try:
-        run = read_source(str(path), choosing=choosing, env_kwargs=env_kwargs)
+        run = read_source(str(path), choosing=choosing, env_kwargs=env_kwargs, leagues=leagues)
     except InputError as error:
         raise InputError(f"player {entry.name}: {error}") from error
     return Contestant(entry=entry, run=run)

@@ -9,8 +9,8 @@ import torch
 from command_line import rows_of
 from tictactoe import lost_boards
 
-from launchers.league import load_league
 from launchers.policies import load_run
+from launchers.saved_league import load_league
 from marl.checkpoints import load_checkpoint
 from marl.errors import InputError
 from marl.usage import MACHINE
