@@ -487,10 +487,12 @@ def test_policies_are_loaded_into_networks_that_only_act():
 
 
 @pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
-def test_compiled_acting_and_updates_agree_with_plain_ones():
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_compiled_acting_and_updates_agree_with_plain_ones(bfloat16):
     results = []
     for compile in (False, True):
-        builder = MAPPO(config=MAPPOConfig(minibatches=2, epochs=2, rollout_length=5), compile=compile)
+        config = MAPPOConfig(minibatches=2, epochs=2, rollout_length=5, bfloat16=bfloat16)
+        builder = MAPPO(config=config, compile=compile)
         experiment = Experiment(
             ExperimentConfig(builder=builder, environment=make_batched("mpe2.simple_spread_v3", {}), num_envs=3)
         )
@@ -502,9 +504,11 @@ def test_compiled_acting_and_updates_agree_with_plain_ones():
         results.append((experiment.learner.get_variables(), metrics))
         experiment.close()
     (plain, plain_metrics), (compiled, compiled_metrics) = results
+    # Sums in another order fall to another of the few numbers that bfloat16 has; steps of Adam are 7e-4.
+    wide = 20 if bfloat16 else 1
     for name, tensor in plain.items():
-        torch.testing.assert_close(compiled[name], tensor, rtol=1e-4, atol=1e-5)
-    assert compiled_metrics == pytest.approx(plain_metrics, rel=1e-3, abs=1e-5)
+        torch.testing.assert_close(compiled[name], tensor, rtol=wide * 1e-4, atol=wide * 1e-5)
+    assert compiled_metrics == pytest.approx(plain_metrics, rel=wide * 1e-3, abs=wide * 1e-5)
 
 
 def test_recurrent_networks_are_not_for_the_compiler():

@@ -17,6 +17,21 @@ def inputs(*shapes):
     return [torch.randn(shape) for shape in shapes]
 
 
+def test_products_of_bfloat16_are_those_of_float32_to_three_digits():
+    torsos = [Torso([VECTOR], hidden_sizes=(64, 64), layer_norm=False, bfloat16=narrow) for narrow in (False, True)]
+    torsos[1].load_state_dict(torsos[0].state_dict())
+    inputs = torch.randn((200, 1, *VECTOR.shape), generator=torch.Generator().manual_seed(0))
+    exact, narrow = (torso.features([inputs]) for torso in torsos)
+    assert narrow.dtype == torch.float32
+    assert not torch.equal(narrow, exact)
+    torch.testing.assert_close(narrow, exact, rtol=0.0, atol=0.02)
+    for features in (exact, narrow):
+        features.square().sum().backward()
+    for one, other in zip(*(torso.parameters() for torso in torsos), strict=True):
+        assert other.grad.dtype == torch.float32
+        assert (other.grad - one.grad).norm() < 0.02 * one.grad.norm()
+
+
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("num_agents", [1, 3])
 def test_the_first_layer_is_a_linear_layer_over_all_inputs_and_a_one_hot_id(num_agents, layer_norm):
