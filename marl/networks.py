@@ -128,10 +128,10 @@ class ImageEncoder(nn.Module):
         return x.reshape(*leading, self.size)
 
 
-def _narrow_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _narrow_linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """A linear layer whose products are of bfloat16 numbers; the processor adds them up in float32."""
-    product = functional.linear(x.to(torch.bfloat16), weight.to(torch.bfloat16))
-    return product.to(x.dtype) + bias
+    product = functional.linear(x.to(torch.bfloat16), layer.weight.to(torch.bfloat16))
+    return product.to(x.dtype) + layer.bias
 
 
 class Torso(nn.Module):
@@ -213,7 +213,8 @@ class Torso(nn.Module):
             total = total + functional.linear(encoder(prepared), weight)
         x = self._finish(total)
         for layer in self.hidden:
-            x = self._finish(_narrow_linear(x, layer.weight, layer.bias) if self._bfloat16 else layer(x))
+            assert isinstance(layer, nn.Linear)
+            x = self._finish(_narrow_linear(x, layer) if self._bfloat16 else layer(x))
         return x
 
     def _finish(self, x: Tensor) -> Tensor:
