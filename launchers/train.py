@@ -519,6 +519,9 @@ def _check_directory(options: Options[Any], config: dict[str, Any]) -> str | Non
         refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
         done = _steps_of_finished(run)
         if done >= options.steps:
+            # What a process that was killed at the very end did not come to.
+            with contextlib.suppress(InputError), run.locked(patience=0.0):
+                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
             return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
     elif options.out is not None and (options.out / "config.json").exists():
         raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
@@ -532,18 +535,6 @@ def _steps_of_finished(run: RunDirectory) -> int:
         return int(summary.get("env_steps", -1))
     except (InputError, TypeError, ValueError):  # a damaged summary is written anew
         return -1
-
-
-def _open(
-    path: Path, options: Options[Any], config: dict[str, Any], held: contextlib.ExitStack, *, watched: bool
-) -> RunDirectory:
-    run = RunDirectory.open(path) if options.resume else RunDirectory.create(path, config)
-    held.enter_context(run.locked())
-    if options.resume:
-        run.write_config(config)
-    if watched:
-        make_folder(rank_folder(path))
-    return run
 
 
 def _on_root(communicator: Communicator, action: Callable[[], T]) -> T | None:

@@ -340,6 +340,18 @@ def test_resuming_a_finished_run_is_one_line(marl, spread_run):
     assert {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()} == before
 
 
+def test_what_ranks_of_a_finished_run_left_is_removed_unless_somebody_is_at_work_on_it(marl, spread_run, tmp_path):
+    run, words = tmp_path / "run", ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out")
+    shutil.copytree(spread_run, run)
+    (run / "ranks").mkdir()
+    (run / "ranks" / "0.beat").write_bytes(b"killed after the summary was written")
+    with RunDirectory.open(run).locked():
+        assert marl(*words, run).code == 0
+        assert (run / "ranks").exists()
+    assert marl(*words, run).code == 0
+    assert not (run / "ranks").exists()
+
+
 def test_a_run_without_a_checkpoint_is_resumed_from_its_beginning(marl, spread_run, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
