@@ -71,7 +71,11 @@ def to_json(algorithm: str, env: str, settings: Settings[Any], recipe: str | Non
 
 
 def from_json(config: Mapping[str, Any]) -> Settings[Any]:
-    """Settings as ``to_json`` wrote them; InputError where they do not fit this version."""
+    """Settings as ``to_json`` wrote them, on the CPU: who reads a run may have no GPU.
+
+    Raises:
+        InputError: they do not fit this version.
+    """
     try:
         values = dict(config)
         variant = find_algorithm(values.pop("name"))
@@ -79,6 +83,7 @@ def from_json(config: Mapping[str, Any]) -> Settings[Any]:
             values.pop(name, None)
         values["algorithm"] = variant.config_from(values["algorithm"])
         values["env_kwargs"] = json.dumps(values["env_kwargs"])
+        values["device"] = "cpu"
         values["preprocessing"] = restored(Preprocessing(), values["preprocessing"])
         return Settings(**values)
     except (KeyError, TypeError) as error:

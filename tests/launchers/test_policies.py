@@ -52,6 +52,15 @@ def test_turn_based_player_moves_legally_and_remembers_until_it_is_reset(tictact
     assert len(games[0]) >= 5
 
 
+def test_a_run_of_a_gpu_acts_where_there_is_none(spread_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(spread_run, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "device": "cuda"}))
+    observations, _ = simple_spread_v3.parallel_env().reset(seed=0)
+    assert load_policy(run).act(observations) == load_policy(spread_run).act(observations)
+
+
 def test_player_knows_its_agents(spread_run):
     with pytest.raises(InputError, match="knows no agent agent_9; agent_0, agent_1, agent_2"):
         load_policy(spread_run).act({"agent_9": np.zeros(18)})
