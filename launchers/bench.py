@@ -35,6 +35,8 @@ class Options:
     """For train and scaling: the unmodified environment, or its equal on tensors."""
     activation: Literal["tanh", "relu"] = "tanh"
     """For train on the batched backend: after each hidden layer."""
+    bfloat16: bool = False
+    """For train on the batched backend: products between hidden layers in bfloat16."""
     rounds: int = 40
     """How often value and reference take turns."""
     seconds: float = 0.25
@@ -52,7 +54,12 @@ def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
     """Training, against ``env.step`` alone on one core times the ranks; batched, against its matrix products."""
     if options.backend == "batched":
         yield from _training().train_batched(
-            options.env, options.num_envs, options.rounds, communicator, activation=options.activation
+            options.env,
+            options.num_envs,
+            options.rounds,
+            communicator,
+            activation=options.activation,
+            bfloat16=options.bfloat16,
         )
     else:
         yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)

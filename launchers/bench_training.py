@@ -153,18 +153,25 @@ def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Co
 
 
 def train_batched(
-    env: str, num_envs: int, rounds: int, communicator: Communicator, *, activation: Literal["tanh", "relu"] = "tanh"
+    env: str,
+    num_envs: int,
+    rounds: int,
+    communicator: Communicator,
+    *,
+    activation: Literal["tanh", "relu"] = "tanh",
+    bfloat16: bool = False,
 ) -> Iterator[Figure]:
     """Training IPPO on the batched environment in JaxMARL's configuration, against its matrix products alone.
 
     Separate 64x64 actors and critics without normalisation, 128 steps, 4 epochs of 4 minibatches (FLAIROX/JaxMARL,
-    baselines/IPPO). The reference does the products of a whole round of acting and learning on all ranks at once.
+    baselines/IPPO). The reference does the products of a whole round of acting and learning on all ranks at once, in
+    float32 always.
     """
     from launchers.bench_update import products_of, repeat_products
 
-    plain, fast = (
-        _batched(env, num_envs, communicator, compile=compile, activation=activation) for compile in (False, True)
-    )
+    settings = {"activation": activation}
+    plain = _batched(env, num_envs, communicator, compile=False, **settings)
+    fast = _batched(env, num_envs, communicator, compile=True, **settings, bfloat16=bfloat16)
 
     def iterate(experiment: Any) -> None:
         while not experiment.dataset.ready():
@@ -190,7 +197,8 @@ def train_batched(
             references.append(steps / times[0])
             values.append(steps / times[1])
     fast.close()
-    yield figure(f"train/ippo/{activation}/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+    kind = f"{activation}-bfloat16" if bfloat16 else activation
+    yield figure(f"train/ippo/{kind}/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
 
 
 def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
@@ -213,14 +221,14 @@ def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
         yield figure(f"scaling/{size}-ranks", rates[size], rates[1], "env steps/s")
 
 
-def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool, activation: str) -> Any:
+def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool, **settings: Any) -> Any:
     return _experiment(
         env,
         num_envs,
         communicator,
         backend="batched",
         compile=compile,
-        activation=activation,
+        **settings,
         centralized_critic=False,
         layer_norm=False,
         rollout_length=128,
