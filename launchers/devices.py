@@ -79,13 +79,11 @@ class ProcessGroup:
     def __init__(self, communicator: Communicator, backend: Literal["nccl", "gloo"], device: torch.device) -> None:
         first = communicator.rank == 0
         where = torch.zeros(256, dtype=torch.uint8)
+        host = _address(communicator)
         if first:
-            host = _address(communicator)
             store = TCPStore(host, 0, communicator.size, is_master=True, wait_for_workers=False)
             said = f"{host} {store.port}".encode()
             where[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
-        else:
-            _address(communicator)
         communicator.broadcast(where)
         host, port = bytes(where.tolist()).rstrip(b"\0").decode().split()
         if not first:

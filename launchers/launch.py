@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -73,18 +73,20 @@ def available_cores() -> int:
 
 def world_size_from_environment() -> int | None:
     """How many ranks the launcher says it started; None where no launcher did."""
-    for name in _WORLD_SIZES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return None
+    return number_from_environment(_WORLD_SIZES)
 
 
 def local_rank() -> int:
     """Which of its machine's ranks the launcher says this is, counted from 0; 0 where no launcher did."""
-    for name in _LOCAL_RANKS:
+    return number_from_environment(_LOCAL_RANKS) or 0
+
+
+def number_from_environment(names: Sequence[str]) -> int | None:
+    """What the first of these variables that holds a number says; None where none does."""
+    for name in names:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
-    return 0
+    return None
 
 
 def stated_threads(environment: Mapping[str, str] | None = None) -> int:

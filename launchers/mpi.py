@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launchers.launch import available_core_numbers, world_size_from_environment
+from launchers.launch import available_core_numbers, number_from_environment, world_size_from_environment
 from launchers.processes import LAST_WORD
 from marl.communicators import SerialCommunicator, check_collective
 from marl.core import Communicator
@@ -43,10 +43,7 @@ _PATIENCE: Final = {75: 60.0, 2: 5.0}
 
 
 def _world_rank_from_environment() -> int:
-    for name in _WORLD_RANKS:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    return number_from_environment(_WORLD_RANKS) or 0
 
 
 def _share_cores(comm: MPI.Intracomm) -> bool:

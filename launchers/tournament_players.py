@@ -142,7 +142,9 @@ def _read_snapshot(
     folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
     if leagues is None:
         leagues = {}
-    league = leagues.get(folder) or leagues.setdefault(folder, load_league(folder))
+    if folder not in leagues:
+        leagues[folder] = load_league(folder)
+    league = leagues[folder]
     if not name:
         found = [name for name, digest in league.digests.items() if digest == path.stem]
         if not found:
