@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +35,8 @@ _RECORD: Final = struct.Struct("<5q")
 _HEADER: Final = 64
 """Where the part of the file begins that never changes."""
 _KINDS: Final = ("all_reduce", "broadcast", "gather_rows")
+_OUTERMOST: Final = ("<module>", "_run_module_as_main")
+"""Where a main thread's stack ends, with ``python FILE`` and with ``python -m MODULE``."""
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
@@ -163,6 +165,8 @@ class Verdict:
 
     late: tuple[int, ...]
     reason: str
+    host: str = field(default_factory=socket.gethostname)
+    """The machine of who noticed."""
 
     def save(self, folder: Path) -> bool:
         """Writes it into the folder; False if somebody else was first."""
@@ -173,7 +177,7 @@ class Verdict:
         except OSError:
             return True
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"late": self.late, "reason": self.reason}, file)
+            json.dump(asdict(self), file)
         return True
 
     @classmethod
@@ -181,7 +185,7 @@ class Verdict:
         """The one that was written; None where there is none."""
         try:
             value = json.loads((folder / "verdict.json").read_bytes())
-            return cls(tuple(value["late"]), str(value["reason"]))
+            return cls(tuple(value["late"]), str(value["reason"]), str(value["host"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -257,7 +261,7 @@ class Observer:
 class Watchdog:
     """A thread that ends this rank when the job stands still, or when what started the rank is gone.
 
-    Whoever notices first writes the verdict, says it, and asks all ranks of this machine for their stacks; then
+    Whoever notices first writes the verdict, says it, and asks all ranks of its machine for their stacks; then
     every rank leaves without another word to MPI, and mpirun ends what is left.
 
     Args:
@@ -314,13 +318,22 @@ class Watchdog:
             sys.stderr.write(f"marl: {verdict.reason}; stacks are in {self._folder}\n")
             sys.stderr.flush()
             dump_stacks(read_beats(self._folder))
+            self._write_stacks()
+        else:
+            # The first on this machine has asked this rank too. Two that write the same file at once spoil it.
+            time.sleep(0.1)
+            said = Verdict.load(self._folder)
+            if said is None or said.host != socket.gethostname():
+                self._write_stacks()
+        # The others' stacks come while they still wait, and the first to leave ends them all.
+        time.sleep(1.0)
+        self._leave(1)
+
+    def _write_stacks(self) -> None:
         if self._stacks is not None:
             faulthandler.dump_traceback(self._stacks, all_threads=True)
         else:
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
-        # The others' stacks come while they still wait, and the first to leave ends them all.
-        time.sleep(1.0)
-        self._leave(1)
 
 
 def dump_stacks(beats: Sequence[Beat]) -> None:
@@ -395,10 +408,15 @@ def read_frame(folder: Path, rank: int) -> str | None:
         lines = (folder / f"{rank}.stack").read_text(errors="replace").splitlines()
     except OSError:
         return None
-    # The main thread is the oldest, and the oldest is written last.
-    starts = [index for index, line in enumerate(lines) if line.endswith("(most recent call first):")]
-    frames = [match for line in lines[starts[-1] if starts else 0 :] if (match := _FRAME.fullmatch(line))]
-    if not frames:
+    stacks: list[list[tuple[str, str, str]]] = []
+    for line in lines:
+        if line.endswith("(most recent call first):"):
+            stacks.append([])
+        elif stacks and (match := _FRAME.fullmatch(line)):
+            stacks[-1].append((match[1], match[2], match[3]))
+    # The main thread is the oldest, and the oldest is written last, unless the process ended while it wrote.
+    whole = [stack for stack in stacks if stack and stack[-1][2] in _OUTERMOST] or [stack for stack in stacks if stack]
+    if not whole:
         return None
-    file, number, function = frames[0].groups()
+    file, number, function = whole[-1][0]
     return f"{file}:{number} in {function}"

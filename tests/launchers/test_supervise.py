@@ -278,7 +278,7 @@ def test_a_job_of_stopped_ranks_is_ended_by_the_supervisor(attempts, run, monkey
     [
         ({"1.stack": "Fatal Python error: Segmentation fault\n"}, (139, b""), "rank 1 crashed: Segmentation fault"),
         ({"0.error": "ValueError: bad"}, (1, b""), "rank 0 raised ValueError: bad"),
-        ({"verdict.json": '{"late": [1], "reason": "rank 1 is late"}'}, (1, b""), "rank 1 is late"),
+        ({"verdict.json": '{"late": [1], "reason": "rank 1 is late", "host": "here"}'}, (1, b""), "rank 1 is late"),
         ({}, (137, KILLED), "rank 1 was killed by signal 9 (SIGKILL)"),
         ({}, (-15, b""), "mpirun was killed by signal 15 (SIGTERM)"),
         ({}, (134, b""), "mpirun ended with exit code 134, as if by signal 6 (SIGABRT)"),

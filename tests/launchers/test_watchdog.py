@@ -185,6 +185,47 @@ def test_the_watchdog_ends_a_rank_that_is_stuck_and_writes_where_it_was(tmp_path
     heartbeat.close()
 
 
+@pytest.mark.parametrize(("host", "written"), [(socket.gethostname(), False), ("another-machine", True)])
+def test_who_is_asked_for_its_stacks_by_the_first_to_notice_does_not_write_them_twice(tmp_path, host, written):
+    make_folder(tmp_path / "ranks")
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path / "ranks")
+    assert Verdict((1,), "noticed by another rank", host).save(tmp_path / "ranks")
+    left = threading.Event()
+    stacks = tmp_path / "ranks" / "0.stack"
+    descriptor = os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with Watchdog(tmp_path / "ranks", 0.3, stacks=descriptor, leave=lambda code: left.set()):
+        assert left.wait(30)
+    os.close(descriptor)
+    heartbeat.close()
+    assert (stacks.stat().st_size > 0) == written
+
+
+WHOLE = """Thread 0x1 (most recent call first):
+  File "/lib/threading.py", line 1 in wait
+  File "/lib/threading.py", line 2 in _bootstrap
+
+Current thread 0x2 (most recent call first):
+  File "/project/game.py", line 42 in step
+  File "/project/train.py", line 7 in <module>
+"""
+
+
+def test_a_stack_cut_by_the_end_of_the_process_is_passed_over_for_the_one_before(tmp_path):
+    later = WHOLE.replace("42", "43")
+    for length in range(len(later) + 1):
+        (tmp_path / "0.stack").write_text(WHOLE + later[:length])
+        # The last character that counts is the one that closes <module>.
+        assert read_frame(tmp_path, 0) == f"/project/game.py:{42 if length < len(later) - 1 else 43} in step"
+
+
+def test_a_stack_that_is_all_there_is_counts_even_if_it_is_cut(tmp_path):
+    (tmp_path / "0.stack").write_text(WHOLE[: WHOLE.index("line 7")])
+    assert read_frame(tmp_path, 0) == "/project/game.py:42 in step"
+    (tmp_path / "0.stack").write_text("")
+    assert read_frame(tmp_path, 0) is None
+
+
 def test_only_the_first_to_notice_speaks(tmp_path):
     assert Verdict((1,), "first").save(tmp_path)
     assert not Verdict((0,), "second").save(tmp_path)
