@@ -25,6 +25,7 @@ def main(communicator: Communicator) -> int:
     heartbeat = Heartbeat(communicator.rank)
     watched = WatchedCommunicator(communicator, heartbeat)
     heartbeat.counter = counter = Counter()
+    communicator.all_reduce(torch.zeros(1))  # ranks that start late on a busy machine are not what is watched here
     last = communicator.rank == communicator.size - 1
     with watched_rank(folder, heartbeat, communicator.rank, timeout=2.0, in_job=True):
         for _ in range(1000):
