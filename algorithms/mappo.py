@@ -6,33 +6,30 @@ for IPPO. ``centralized_critic`` is the whole difference: the critic reads the g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from marl.actors import Decision, Policy
+from marl.actors import Policy
 from marl.advantages import AdvantageEstimator, Estimates, Inputs
 from marl.builders import ConfiguredBuilder, Placement
 from marl.checkpoints import flatten_state, unflatten_state
-from marl.compilation import TensorFunction, compiled_gradients, compiled_module
 from marl.config_checks import require_above, require_at_least, require_share, require_widths
 from marl.core import Adder, Dataset, Learner, Metrics, State
-from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
 from marl.magnet import Magnet
-from marl.minibatches import assign
-from marl.networks import Activation, Head, Torso, prepare_input
+from marl.networks import Activation, Torso, prepare_input
 from marl.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.optimizers import ReplicatedAdam
-from marl.ppo_loss import FIGURES, PPOLoss, Rollout, TensorLoss
-from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
-from marl.streams import Stream
+from marl.ppo_loss import FIGURES, PPOLoss, Rollout
+from marl.ppo_networks import ActorNetwork, CriticNetwork, GroupNetworks, PPOPolicy
+from marl.ppo_passes import RolloutPasses
+from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, Sharing
 from marl.trajectories import TrajectoryAdder, TrajectoryDataset
-from marl.types import GroupStep, Trajectory
+from marl.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,164 +98,25 @@ class MAPPOConfig:
     chunk_length: int = 10
     """Steps over which gradients flow back through a GRU."""
 
+    def make_torso(self, inputs: Sequence[ArraySpec], num_agents: int) -> Torso:
+        """The hidden layers of an actor or a critic."""
+        return Torso(
+            inputs,
+            num_agents=num_agents,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            recurrent=self.recurrent,
+            convolve=self.convolutions,
+            bfloat16=self.bfloat16,
+        )
 
-_MICROBATCH = 4096
-
-
-class ActorNetwork(nn.Module):
-    """Observations to the parameters of an action distribution."""
-
-    def __init__(self, group: GroupSpec, config: MAPPOConfig) -> None:
-        super().__init__()
-        self._action = group.action
-        self.torso = _torso(config, [group.observation], group.size)
-        self.head = Head(self.torso.size, num_outputs(group.action), 0.01)
-        self.log_std: nn.Parameter | None = None
-        if isinstance(group.action, ContinuousActions):
-            self.log_std = nn.Parameter(torch.full((group.action.size,), -0.5))
-
-    def distribution(self, features: Tensor, masks: Tensor | None) -> Distribution:
-        """The action distribution for (..., size) features."""
-        return make_distribution(self._action, self.head(features), masks, log_std=self.log_std)
-
-
-class CriticNetwork(nn.Module):
-    """State and observations, or observations alone, to values in normalised units."""
-
-    def __init__(self, group: GroupSpec, state: ArraySpec | None, config: MAPPOConfig) -> None:
-        super().__init__()
-        self._own = not config.centralized_critic or config.agent_features
-        inputs = [state] if state is not None and config.centralized_critic else []
-        self.reads_state = bool(inputs)
-        if self._own:
-            inputs.append(group.observation)
-        self.torso = _torso(config, inputs, group.size if self._own else 1)
-        self.head = Head(self.torso.size, 1, 1.0)
-
-    def features(self, observations: Tensor, state: Tensor | None, agents: Tensor | None = None) -> Tensor:
-        """Features of (..., A, *) observations and (..., 1, *) state, or of flat ones; see Torso."""
-        inputs = [state] if self.reads_state and state is not None else []
-        if self._own:
-            inputs.append(observations)
-        features = self.torso.features(inputs, agents)
-        shape = observations.shape[: features.dim() - 1]
-        return features if self._own else features.expand(*shape, -1)
-
-    def values(self, features: Tensor) -> Tensor:
-        """(..., size) features to (...) values."""
-        values: Tensor = self.head(features).squeeze(-1)
-        return values
-
-
-def _torso(config: MAPPOConfig, inputs: Sequence[ArraySpec], num_agents: int) -> Torso:
-    return Torso(
-        inputs,
-        num_agents=num_agents,
-        hidden_sizes=config.hidden_sizes,
-        activation=config.activation,
-        layer_norm=config.layer_norm,
-        recurrent=config.recurrent,
-        convolve=config.convolutions,
-        bfloat16=config.bfloat16,
-    )
-
-
-def _prepared(config: MAPPOConfig, spec: ArraySpec, raw: Tensor) -> Tensor:
-    return prepare_input(spec, raw, normalize=config.layer_norm, convolve=config.convolutions)
-
-
-@dataclass(slots=True)
-class GroupNetworks:
-    """What one group acts and learns with."""
-
-    actor: ActorNetwork
-    critic: CriticNetwork
-    observations: ObservationNormalizer | None
+    def prepare(self, spec: ArraySpec, raw: Tensor) -> Tensor:
+        """What these layers read of (..., *shape) raw inputs."""
+        return prepare_input(spec, raw, normalize=self.layer_norm, convolve=self.convolutions)
 
 
 Networks = dict[str, GroupNetworks]
-
-
-class Sampling(nn.Module):
-    """What a feed-forward policy does in a step: actions and their log-probabilities."""
-
-    def __init__(self, group: GroupSpec, actor: ActorNetwork, config: MAPPOConfig) -> None:
-        super().__init__()
-        self.actor = actor
-        self._spec = group.observation
-        self._config = config
-
-    def forward(self, observations: Tensor, uniforms: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(E, A, *) observations, uniform numbers and masks to actions and log-probabilities."""
-        prepared = _prepared(self._config, self._spec, observations)
-        distribution = self.actor.distribution(self.actor.torso.features([prepared]), masks)
-        actions = distribution.sample(uniforms)
-        return actions, distribution.log_prob(actions)
-
-
-class MAPPOPolicy(Policy):
-    """Samples from the actor network's distribution, or takes its mode."""
-
-    def __init__(
-        self,
-        group: GroupSpec,
-        networks: GroupNetworks,
-        config: MAPPOConfig,
-        *,
-        greedy: bool,
-        compile: bool = False,
-    ) -> None:
-        self._networks = networks
-        self._config = config
-        self._group = group
-        self.num_uniforms = 0 if greedy else num_uniforms(group.action)
-        self.extras = {}
-        if not greedy:
-            self.extras = {"log_probs": ArraySpec(shape=())}
-            if networks.actor.torso.gru is not None:
-                self.extras["states"] = ArraySpec(shape=(networks.actor.torso.size,))
-        self._sample: TensorFunction | None = None
-        if compile and not greedy:
-            self._sample = compiled_module(Sampling(group, networks.actor, config), threads=1)
-
-    def initial_state(self, num_envs: int) -> Tensor | None:
-        """See Policy."""
-        torso = self._networks.actor.torso
-        return None if torso.gru is None else torso.initial_state(num_envs, self._group.size)
-
-    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
-        if self._sample is not None and uniforms is not None:
-            seen = _normalized(self._networks, step.observations)
-            masks = () if step.action_masks is None else (step.action_masks,)
-            actions, log_probs = self._sample(seen, uniforms, *masks)
-            return Decision(actions=actions, extras={"log_probs": log_probs}, state=None)
-        before = state
-        distribution, state = self._distribution(step, first, state)
-        if uniforms is None:
-            return Decision(actions=distribution.mode(), extras={}, state=state)
-        actions = distribution.sample(uniforms)
-        extras = {"log_probs": distribution.log_prob(actions)}
-        if before is not None:
-            extras["states"] = before
-        return Decision(actions=actions, extras=extras, state=state)
-
-    def probabilities(
-        self, step: GroupStep, first: Tensor, state: Tensor | None, num_actions: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """See Policy."""
-        if not self.num_uniforms:
-            return super().probabilities(step, first, state, num_actions)
-        distribution, state = self._distribution(step, first, state)
-        assert isinstance(distribution, MaskedCategorical)
-        return distribution.probs, state
-
-    def _distribution(self, step: GroupStep, first: Tensor, state: Tensor | None) -> tuple[Distribution, Tensor | None]:
-        actor = self._networks.actor
-        features = actor.torso.features([_read(self._group, self._networks, step.observations, self._config)])
-        if state is not None:
-            state = features = actor.torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
-        return actor.distribution(features, step.action_masks), state
 
 
 class MAPPOLearner(Learner):
@@ -279,10 +137,6 @@ class MAPPOLearner(Learner):
         self._dataset = dataset
         self._config = config
         self._placement = placement
-        self._communicator = placement.communicator
-        self._shuffle = Stream(
-            placement.seed, "minibatches", first_copy=placement.first_copy, num_copies=placement.num_envs
-        )
         segments: dict[str, Sequence[nn.Parameter]] = {}
         for name, group in networks.items():
             segments[f"{name}.actor"] = list(group.actor.parameters())
@@ -311,7 +165,7 @@ class MAPPOLearner(Learner):
             lambda_=config.gae_lambda,
             team_reward=config.team_reward,
         )
-        self._losses = {
+        losses = {
             name: PPOLoss(
                 group.actor,
                 group.critic,
@@ -331,9 +185,13 @@ class MAPPOLearner(Learner):
                 config.magnet_updates,
                 uniform_share=config.magnet_uniform_share,
             )
-        self._compile = compile and not spec.turn_based
-        self._compiled: dict[str, Callable[..., Sequence[Tensor]]] = {}
-        self._passes = 0
+        self._passes = RolloutPasses(
+            losses,
+            placement,
+            minibatches=config.minibatches,
+            chunk_length=config.chunk_length if config.recurrent else None,
+            compile=compile and not spec.turn_based,
+        )
 
     def step(self) -> Metrics:
         """One update: advantages, then ``epochs`` passes of ``minibatches`` gradient steps."""
@@ -351,26 +209,21 @@ class MAPPOLearner(Learner):
         rollouts = {name: self._rollout(name, trajectory, inputs, estimates[name]) for name in self._networks}
         sums = torch.zeros_like(self._optimizer.tail, dtype=torch.float64)
         norms: list[float] = []
-        for _ in range(config.epochs):
-            for units in self._cut(trajectory):
-                self._optimizer.zero()
-                for index, name in enumerate(self._networks):
-                    figures = self._optimizer.tail[index * len(FIGURES) : (index + 1) * len(FIGURES)]
-                    self._add_gradients(name, rollouts[name], trajectory, units, figures)
-                self._optimizer.reduce()
-                figures = self._optimizer.tail.view(len(self._networks), len(FIGURES))
-                # A group without samples has moved nowhere.
-                divergence = figures[:, 4] / figures[:, 0].clamp(min=1.0)
-                if config.target_kl is not None and float(divergence.max()) > config.target_kl:
-                    break
-                sums += self._optimizer.tail
-                counts: dict[str, float] = {}
-                for name, row in zip(self._networks, figures.tolist(), strict=True):
-                    counts |= {f"{name}.actor": row[0], f"{name}.critic": row[-1]}
-                norms.append(self._optimizer.step(counts))
-            else:
-                continue
-            break
+        for units in self._passes.cut(trajectory.length, config.epochs):
+            self._optimizer.zero()
+            figures = self._optimizer.tail.view(len(self._networks), len(FIGURES))
+            for name, row in zip(self._networks, figures, strict=True):
+                self._passes.add_gradients(name, rollouts[name], units, row)
+            self._optimizer.reduce()
+            # A group without samples has moved nowhere.
+            divergence = figures[:, 4] / figures[:, 0].clamp(min=1.0)
+            if config.target_kl is not None and float(divergence.max()) > config.target_kl:
+                break
+            sums += self._optimizer.tail
+            counts: dict[str, float] = {}
+            for name, row in zip(self._networks, figures.tolist(), strict=True):
+                counts |= {f"{name}.actor": row[0], f"{name}.critic": row[-1]}
+            norms.append(self._optimizer.step(counts))
         self._update_observation_moments(trajectory)
         return self._metrics(sums, norms)
 
@@ -378,35 +231,12 @@ class MAPPOLearner(Learner):
         """The rollout as networks take it: once for all passes."""
         state, final_state = trajectory.state, trajectory.finals.state
         if self._spec.state is not None and state is not None and final_state is not None:
-            state = _prepared(self._config, self._spec.state, state)
-            final_state = _prepared(self._config, self._spec.state, final_state)
-        seen: dict[str, Tensor] = {}
-        last: dict[str, Tensor] = {}
-        for group in self._spec.groups:
-            networks, finals = self._networks[group.name], trajectory.finals.groups[group.name]
-            seen[group.name] = _read(group, networks, trajectory.groups[group.name].observations, self._config)
-            last[group.name] = _read(group, networks, finals.observations, self._config)
+            state = self._config.prepare(self._spec.state, state)
+            final_state = self._config.prepare(self._spec.state, final_state)
+        seen = {name: group.read(trajectory.groups[name].observations) for name, group in self._networks.items()}
+        finals = trajectory.finals.groups
+        last = {name: group.read(finals[name].observations) for name, group in self._networks.items()}
         return Inputs(observations=seen, final_observations=last, state=state, final_state=final_state)
-
-    def _cut(self, trajectory: Trajectory) -> list[Tensor | None]:
-        """The next pass's minibatches: flat indices of (unit, copy), or None for everything at once."""
-        config, placement = self._config, self._placement
-        length = config.chunk_length if config.recurrent else 1
-        self._passes += 1
-        if config.minibatches == 1:
-            everything = -(-trajectory.length // length) * trajectory.num_envs
-            return [torch.arange(everything, device=placement.device) if config.recurrent else None]
-        numbers = assign(
-            self._shuffle,
-            self._passes,
-            units=-(-trajectory.length // length),
-            first_copy=placement.first_copy,
-            num_envs=placement.num_envs,
-            minibatches=config.minibatches,
-        ).flatten()
-        # Cut on the host, where finding positions waits for nothing.
-        cuts = [(numbers == number).nonzero().squeeze(-1) for number in range(config.minibatches)]
-        return [cut.to(placement.device) for cut in cuts]
 
     def _rollout(self, name: str, trajectory: Trajectory, inputs: Inputs, estimates: Estimates) -> Rollout:
         data, recurrent = trajectory.groups[name], self._config.recurrent
@@ -433,55 +263,14 @@ class MAPPOLearner(Learner):
             critic_states=None if estimates.critic_states is None else rows(estimates.critic_states),
         )
 
-    def _add_gradients(
-        self, name: str, rollout: Rollout, trajectory: Trajectory, units: Tensor | None, figures: Tensor
-    ) -> None:
-        """Adds the gradient of the loss, summed over a minibatch's samples, and the sums of its figures."""
-        everything, config = trajectory.length * trajectory.num_envs, self._config
-        agents = rollout.weights.shape[1]
-        if self._compile:
-            add = self._compiled.get(name)
-            if add is None:
-                add = self._compiled[name] = compiled_gradients(TensorLoss(self._losses[name], rollout))
-            fields = [field for field in rollout if field is not None]
-            units = torch.arange(everything, device=figures.device) if units is None else units
-            # One shape for all parts of all minibatches, the last part filled up.
-            largest = -(-everything // config.minibatches)
-            size = -(-largest // max(1, -(-largest * agents // _MICROBATCH)))
-            for part in units.split(size):
-                inside = torch.arange(size, device=part.device) < part.numel()
-                figures += add(pad(part, (0, size - part.numel())), inside, *fields)[0]
-            return
-        length = config.chunk_length if config.recurrent else 1
-        size = max(1, _MICROBATCH // (length * agents))
-        for start in range(0, everything if units is None else units.numel(), size):
-            # Small enough for the processor's cache. Slices are views, indices are gathered.
-            rows: Tensor | slice
-            rows, inside = slice(start, min(start + size, everything)), None
-            if units is not None:
-                rows = units[start : start + size]
-                if config.recurrent:
-                    rows, inside = self._sequences(rows, trajectory)
-            loss, sums = self._losses[name](rollout, rows, inside)
-            loss.backward()
-            figures += sums
-
-    def _sequences(self, chunks: Tensor, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """Rows (L, B) of chunks (B,), and which of them exist: the last chunk may reach over the end."""
-        length = self._config.chunk_length
-        # Unit u is chunk u // E of copy u % E.
-        times = torch.arange(length, device=chunks.device).unsqueeze(1) + chunks // trajectory.num_envs * length
-        rows = times.clamp(max=trajectory.length - 1) * trajectory.num_envs + chunks % trajectory.num_envs
-        return rows, times < trajectory.length
-
     def _update_observation_moments(self, trajectory: Trajectory) -> None:
         """After the update, so that a rollout is learned from as it was seen."""
         for name, group in self._networks.items():
-            if group.observations is not None:
+            if group.normalizer is not None:
                 data = trajectory.groups[name]
-                moments = group.observations.batch_moments(data.observations[:-1], data.active[:-1])
-                self._communicator.all_reduce(moments)
-                group.observations.update(moments)
+                moments = group.normalizer.batch_moments(data.observations[:-1], data.active[:-1])
+                self._placement.communicator.all_reduce(moments)
+                group.normalizer.update(moments)
 
     def _metrics(self, sums: Tensor, norms: Sequence[float]) -> Metrics:
         metrics: dict[str, float] = {}
@@ -502,19 +291,14 @@ class MAPPOLearner(Learner):
         return flatten_state({name: self._group_state(name) for name in self._networks})
 
     def _group_state(self, name: str) -> dict[str, State]:
-        group, values = self._networks[name], self._values[name]
-        parts: dict[str, State] = {"actor": group.actor.state_dict(), "critic": group.critic.state_dict()}
-        if values is not None:
-            parts["values"] = values.state_dict()
-        if group.observations is not None:
-            parts["observations"] = group.observations.state_dict()
-        return parts
+        values = self._values[name]
+        return {**self._networks[name].state_dict(), **({} if values is None else {"values": values.state_dict()})}
 
     def state_dict(self) -> State:
         """Parameters, normalisers, optimizer, and the number of passes, from which minibatches follow."""
         own: dict[str, State] = {
             "optimizer": self._optimizer.state_dict(),
-            "minibatches": {"passes": torch.tensor(self._passes)},
+            "minibatches": self._passes.state_dict(),
         }
         if self._magnet is not None:
             own["magnet"] = self._magnet.state_dict()
@@ -524,11 +308,11 @@ class MAPPOLearner(Learner):
         """See Saveable."""
         parts = unflatten_state(state)
         for name, values in self._values.items():
-            _load_group(self._networks[name], parts[name])
+            self._networks[name].load_state_dict(parts[name])
             if values is not None:
                 values.load_state_dict(unflatten_state(parts[name])["values"])
         self._optimizer.load_state_dict(parts["optimizer"])
-        self._passes = int(parts["minibatches"]["passes"])
+        self._passes.load_state_dict(parts["minibatches"])
         if self._magnet is not None:
             self._magnet.load_state_dict(parts["magnet"])
 
@@ -539,15 +323,6 @@ class MAPPOLearner(Learner):
     def load_copies_state_dict(self, state: State) -> None:
         """See Saveable."""
         self._estimator.load_copies_state_dict(state)
-
-
-def _normalized(networks: GroupNetworks, observations: Tensor) -> Tensor:
-    return observations if networks.observations is None else networks.observations.normalize(observations)
-
-
-def _read(group: GroupSpec, networks: GroupNetworks, observations: Tensor, config: MAPPOConfig) -> Tensor:
-    """Observations as the group's networks take them."""
-    return _prepared(config, group.observation, _normalized(networks, observations))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -590,11 +365,19 @@ class MAPPO(ConfiguredBuilder[Networks]):
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
         """See Builder."""
+        config = self.config
         return {
             group.name: GroupNetworks(
-                ActorNetwork(group, self.config),
-                CriticNetwork(group, spec.state, self.config),
-                ObservationNormalizer(group.observation.shape) if self.config.normalize_observations else None,
+                spec=group.observation,
+                actor=ActorNetwork(group, config.make_torso),
+                critic=CriticNetwork(
+                    group,
+                    spec.state if config.centralized_critic else None,
+                    config.make_torso,
+                    reads_observations=not config.centralized_critic or config.agent_features,
+                ),
+                normalizer=ObservationNormalizer(group.observation.shape) if config.normalize_observations else None,
+                prepare=config.prepare,
             )
             for group in spec.groups
         }
@@ -602,7 +385,7 @@ class MAPPO(ConfiguredBuilder[Networks]):
     def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
         """See Builder."""
         return {
-            group.name: MAPPOPolicy(group, networks[group.name], self.config, greedy=evaluation, compile=self.compile)
+            group.name: PPOPolicy(group, networks[group.name], greedy=evaluation, compile=self.compile)
             for group in spec.groups
         }
 
@@ -633,12 +416,4 @@ class MAPPO(ConfiguredBuilder[Networks]):
         """See Builder."""
         parts = unflatten_state(state)
         for name, group in networks.items():
-            _load_group(group, parts[name])
-
-
-def _load_group(networks: GroupNetworks, state: State) -> None:
-    parts = unflatten_state(state)
-    networks.actor.load_state_dict(parts["actor"])
-    networks.critic.load_state_dict(parts["critic"])
-    if networks.observations is not None:
-        networks.observations.load_state_dict(parts["observations"])
+            group.load_state_dict(parts[name])

@@ -25,6 +25,8 @@ class EvaluateOptions:
     """From which the episodes follow; training evaluates with its own seed."""
     num_envs: int = 32
     """Copies played at once."""
+    max_steps: int = 10_000
+    """Where an episode is cut, if it has not ended by then."""
     env_kwargs: str | None = None
     """Arguments for the environment other than the run's, as a JSON object."""
     json: bool = False
@@ -34,7 +36,7 @@ class EvaluateOptions:
 def evaluate(words: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, words, program="marl evaluate")
-    require_positive(episodes=options.episodes, num_envs=options.num_envs)
+    require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
     from launchers.launch import use_fair_threads
     from launchers.mpi import run_on_ranks
     from launchers.policies import load_run
@@ -54,6 +56,7 @@ def evaluate(words: list[str]) -> int:
             seed=options.seed,
             communicator=communicator,
             sharing=trained.settings.algorithm.sharing,
+            max_steps=options.max_steps,
         )
         if communicator.rank == 0:
             summary = {**result.summary(), "env_steps": trained.env_steps}

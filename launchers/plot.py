@@ -32,7 +32,15 @@ _POINTS: Final = 200
 _RESAMPLES: Final = 2000
 # Fields that do not make another experiment: which of several repetitions, where, and what is looked at meanwhile.
 _REPETITION: Final = frozenset(
-    {RUN_ID, "seed", "row_every", "evaluate_every", "evaluation_episodes", "checkpoint_every"}
+    {
+        RUN_ID,
+        "seed",
+        "row_every",
+        "evaluate_every",
+        "evaluation_episodes",
+        "evaluation_max_steps",
+        "checkpoint_every",
+    }
 )
 _LABELS: Final = {
     "episode_return/mean": "Episode return",

@@ -52,6 +52,8 @@ class Settings(Generic[ConfigT]):
     """Episodes in a row that a copy may lose because the environment raised; 0 to end at the first exception."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
+    evaluation_max_steps: int = 10_000
+    """Where an episode of an evaluation is cut, if it has not ended by then; a game of a league counts as a draw."""
     evaluate_every: int | None = None
     """Also evaluate each time that many environment steps have passed."""
     exploitability_every: int | None = None
@@ -118,6 +120,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
     require_positive(
         steps=settings.steps,
         num_envs=settings.num_envs,
+        evaluation_max_steps=settings.evaluation_max_steps,
         evaluate_every=settings.evaluate_every,
         exploitability_every=settings.exploitability_every,
         checkpoint_every=settings.checkpoint_every,
@@ -137,6 +140,7 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
         steps=settings.steps,
         num_envs=settings.num_envs,
         evaluation_episodes=settings.evaluation_episodes,
+        evaluation_max_steps=settings.evaluation_max_steps,
         evaluate_every=settings.evaluate_every,
         measure=measure,
         measure_every=settings.exploitability_every,

@@ -29,7 +29,9 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
     spread = f" ± {interval:.2f} (95 %)" if math.isfinite(interval) else ""
     episodes = int(summary["evaluation/episodes"])
     plural = "s" * (episodes != 1)
-    return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}"
+    limits = int(summary.get("evaluation/step_limits", 0))
+    stopped = f", {limits} of them cut at the step limit" if limits else ""
+    return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}{stopped}"
 
 
 def read_options(

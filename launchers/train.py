@@ -42,6 +42,7 @@ T = TypeVar("T")
 _MAY_DIFFER_ON_RESUME = (
     "steps",
     "evaluation_episodes",
+    "evaluation_max_steps",
     "evaluate_every",
     "exploitability_every",
     "checkpoint_every",

@@ -58,6 +58,14 @@ class EpisodeTracker(Saveable):
         self._lengths[over] = 0
         return ended
 
+    def cut(self, max_steps: int) -> EndedEpisodes:
+        """Ends, for the count, the episodes that have lasted ``max_steps``; their copies play on."""
+        copies = (self._lengths >= max_steps).nonzero().squeeze(1)
+        cut = EndedEpisodes(copies=copies, returns=self._returns[copies], lengths=self._lengths[copies])
+        self._returns[copies] = 0.0
+        self._lengths[copies] = 0
+        return cut
+
     def copies_state_dict(self) -> State:
         """Unfinished episodes' sums."""
         return {"returns": self._returns, "lengths": self._lengths}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -12,8 +14,11 @@ from torch import Tensor
 from marl.actors import Policy, PolicyActor
 from marl.communicators import split
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
-from marl.environment_loop import EpisodeTracker
+from marl.environment_loop import EndedEpisodes, EpisodeTracker
 from marl.specs import EnvironmentSpec, Sharing
+
+MAX_STEPS: Final = 10_000
+"""Of an episode or a game that is only watched; policies may come to play one that never ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +31,8 @@ class Evaluation:
     """(N, agents) float64."""
     lengths: Tensor
     """(N,) int64."""
+    stopped: int = 0
+    """How many of them reached the step limit, and count with their returns up to there."""
 
     @property
     def totals(self) -> Tensor:
@@ -35,6 +42,7 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Mean return with its 95 % interval (half width, normal approximation), and each agent's mean."""
         totals, count = self.totals, len(self.totals)
+        stopped = {"evaluation/step_limits": float(self.stopped)} if self.stopped else {}
         spread = float(totals.std()) if count > 1 else math.nan
         return {
             "evaluation/return_mean": float(totals.mean()),
@@ -45,6 +53,7 @@ class Evaluation:
                 f"evaluation/return/{agent}": float(value)
                 for agent, value in zip(self.agents, self.returns.mean(0), strict=True)
             },
+            **stopped,
         }
 
 
@@ -60,15 +69,17 @@ def evaluate(
     sharing: Sharing = "spaces",
     with_state: bool = False,
     device: torch.device | str = "cpu",
+    max_steps: int = MAX_STEPS,
 ) -> Evaluation:
     """Plays ``episodes`` episodes, spread over copies and ranks.
 
     Episode n is the (n // num_envs)th of copy n % num_envs, so that which episodes count depends neither on
-    their lengths nor on the number of ranks.
+    their lengths nor on the number of ranks. One that has not ended after ``max_steps`` counts with its returns up to
+    there, and is its copy's last: episodes begin anew by their own end only.
     """
     total = min(num_envs, episodes)
     first, count = split(total, communicator.size, communicator.rank)
-    rows: list[tuple[int, int, list[float]]] = []
+    rows: list[list[float]] = []
     if count:
         request = EnvironmentRequest(
             num_envs=count, first_copy=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
@@ -87,23 +98,33 @@ def evaluate(
         wanted = [len(range(first + copy, episodes, total)) for copy in range(count)]
         missing = sum(wanted)
         done = [0] * count
-        timestep = copies.reset()
-        while missing:
-            timestep = copies.step(actor.select_actions(timestep))
-            ended = tracker.track(timestep)
-            if ended is None:
-                continue
+
+        def take(ended: EndedEpisodes, *, stopped: bool) -> None:
+            nonlocal missing
             for copy, length, returns in zip(
                 ended.copies.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True
             ):
                 if done[copy] < wanted[copy]:
-                    rows.append((done[copy] * total + first + copy, length, returns))
+                    rows.append([done[copy] * total + first + copy, float(stopped), length, *returns])
+                    done[copy] += 1
                     missing -= 1
-                done[copy] += 1
+                    if stopped:
+                        missing -= wanted[copy] - done[copy]
+                        done[copy] = wanted[copy]
+
+        timestep = copies.reset()
+        for step in itertools.count(1):
+            timestep = copies.step(actor.select_actions(timestep))
+            ended = tracker.track(timestep)
+            if ended is not None:
+                take(ended, stopped=False)
+            if step >= max_steps:
+                take(tracker.cut(max_steps), stopped=True)
+            if not missing:
+                break
         copies.close()
     agents = tuple(agent for group in spec.groups for agent in group.agents)
-    flat = [[number, length, *returns] for number, length, returns in rows]
-    table = torch.tensor(flat, dtype=torch.float64).reshape(-1, 2 + len(agents))
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
     table = communicator.gather_rows(table)
     table = table[table[:, 0].argsort()]
-    return Evaluation(agents=agents, returns=table[:, 2:], lengths=table[:, 1].long())
+    return Evaluation(agents=agents, returns=table[:, 3:], lengths=table[:, 2].long(), stopped=int(table[:, 1].sum()))

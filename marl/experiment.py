@@ -31,7 +31,7 @@ from marl.core import (
 from marl.counters import Counter
 from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTracker
 from marl.errors import InputError
-from marl.evaluation import Evaluation, evaluate
+from marl.evaluation import MAX_STEPS, Evaluation, evaluate
 from marl.loggers import NullLogger
 from marl.normalizers import Normalizer
 from marl.specs import EnvironmentSpec
@@ -64,6 +64,8 @@ class ExperimentConfig:
     """Environment copies."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
+    evaluation_max_steps: int = MAX_STEPS
+    """Where an episode of an evaluation is cut, if it has not ended; in a league a game, which is a draw then."""
     evaluate_every: int | None = None
     """Also evaluate each time that many environment steps have passed."""
     measure: Measure | None = None
@@ -333,6 +335,7 @@ class Experiment:
             communicator=self.communicator,
             sharing=self.config.builder.sharing,
             device=self.placement.device,
+            max_steps=self.config.evaluation_max_steps,
         )
 
     def save(self, checkpointer: Checkpointer | AsyncCheckpointer | None) -> None:

@@ -24,7 +24,7 @@ from marl.league import League, Role
 from marl.league_opponents import FrozenPolicies, LeagueOpponents
 from marl.league_results import Results
 from marl.loggers import NullLogger
-from marl.self_play import MAX_STEPS, RANDOM, Sides, make_self_play_actor, play_games
+from marl.self_play import RANDOM, Sides, make_self_play_actor, play_games
 from marl.snapshots import SnapshotStore
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
@@ -52,8 +52,6 @@ class LeagueConfig:
     """Recent games between two players that matchmaking reads."""
     measure_games: int = 0
     """Games that each new snapshot plays against every earlier one, half from each seat; for two sides."""
-    max_game_steps: int = MAX_STEPS
-    """A game of an evaluation, or between snapshots, that has not ended by then is a draw."""
     directory: Path | None = None
     """Where snapshots are written; None to keep them in memory and in checkpoints."""
 
@@ -68,8 +66,6 @@ class GameEvaluation(Evaluation):
     """(N,) int64: on which side the player sat."""
     points: Tensor
     """(N,) float64: 1 for a win, 0.5 for a draw; the mean over opponents where there are several."""
-    stopped: int = 0
-    """Games that reached the step limit, and are draws."""
 
     def summary(self) -> dict[str, float]:
         """Mean return of the player's side with its 95 % interval, and points a game from each side."""
@@ -79,8 +75,6 @@ class GameEvaluation(Evaluation):
             if len(points):
                 figures[f"evaluation/score/{name}"] = float(points.mean())
                 figures[f"evaluation/losses/{name}"] = float((points < 0.5).sum())
-        if self.stopped:
-            figures["evaluation/step_limits"] = float(self.stopped)
         return figures | {"evaluation/score": float(self.points.mean())}
 
 
@@ -212,7 +206,7 @@ class LeagueExperiment:
             communicator=self.communicator,
             sharing=main.config.builder.sharing,
             like=main.greedy,
-            max_steps=self.config.max_game_steps,
+            max_steps=self.config.experiment.evaluation_max_steps,
         )
         own = returns.gather(1, sides.unsqueeze(1))
         points = (1 + (own - returns).sign()).sum(1) - 1
@@ -373,7 +367,7 @@ class LeagueExperiment:
             communicator=self.communicator,
             sharing=player.config.builder.sharing,
             like=self._frozen(newest),
-            max_steps=self.config.max_game_steps,
+            max_steps=self.config.experiment.evaluation_max_steps,
         )
         self.league.add_games(seating[:, 0].numpy(), seating[:, 1].numpy(), returns.numpy())
 

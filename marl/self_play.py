@@ -20,6 +20,7 @@ from marl.communicators import split
 from marl.core import Actor, Adder, Communicator, EnvironmentFactory, EnvironmentRequest, Saveable, State
 from marl.environment_loop import EpisodeTracker
 from marl.errors import InputError
+from marl.evaluation import MAX_STEPS
 from marl.specs import DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
 from marl.testing import random_actions
 from marl.types import Actions, GroupStep, TimeStep
@@ -28,9 +29,6 @@ LEARNER: Final = -1
 """The learner itself, with its newest parameters, where players are numbers."""
 RANDOM: Final = -2
 """Uniformly random legal actions, where players are numbers."""
-
-MAX_STEPS: Final = 10_000
-"""Steps after which a game that is played to the end is a draw."""
 
 Policies = Mapping[str, Policy]
 """One a group: how a player acts on whichever side it sits."""

@@ -418,7 +418,7 @@ def test_observations_are_normalised_by_what_active_agents_saw():
             return 1000.0 + 5.0 * self.uniforms[:, :3]
 
     built = experiment(Shifted, updates=2, normalize_observations=True)
-    normalizer = built.networks["agent"].observations
+    normalizer = built.networks["agent"].normalizer
     assert normalizer.moments.count.item() == 2 * 8 * 8 * 2
     assert normalizer.mean.tolist() == pytest.approx([1002.5] * 3, abs=0.5)
     assert normalizer.std.tolist() == pytest.approx([5.0 / 12**0.5] * 3, rel=0.2)

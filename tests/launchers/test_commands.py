@@ -47,6 +47,13 @@ def test_evaluate_takes_other_arguments_of_the_environment(marl, refused, spread
     assert "takes no argument colour" in refused("evaluate", spread_run, "--env-kwargs", '{"colour": 5}')
 
 
+def test_evaluation_cuts_episodes_at_the_limit_and_says_so(marl, spread_run):
+    line = marl("evaluate", spread_run, "--episodes", 2, "--max-steps", 4).stdout
+    assert line.strip().endswith("over 2 greedy episodes, 2 of them cut at the step limit")
+    told = json.loads(marl("evaluate", spread_run, "--episodes", 2, "--max-steps", 4, "--json").stdout)
+    assert (told["evaluation/step_limits"], told["evaluation/episode_length"]) == (2, 4)
+
+
 def test_evaluate_refuses_spaces_that_the_run_was_not_trained_on(refused, spread_run):
     assert "does not fit" in refused("evaluate", spread_run, "--env-kwargs", '{"N": 5}')
 

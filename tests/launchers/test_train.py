@@ -281,6 +281,7 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
         (("mappo", SPREAD, "--env-kwargs", '{"colour": 3}'), "takes no argument colour"),
         (("mappo", SPREAD, "--steps", "0"), "--steps must be at least 1, got 0"),
         (("mappo", SPREAD, "--seed", "-1"), "--seed cannot be negative, got -1"),
+        (("mappo", SPREAD, "--evaluation-max-steps", "0"), "--evaluation-max-steps must be at least 1, got 0"),
         (("mappo", SPREAD, "--checkpoint-every", "0"), "--checkpoint-every must be at least 1"),
         (("mappo", SPREAD, "--keep-checkpoints", "0"), "--keep-checkpoints must be at least 1"),
         (("mappo", SPREAD, "--ranks", "0"), "--ranks must be at least 1, got 0"),

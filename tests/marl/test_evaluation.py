@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from probes import Deaths, anything
+from probes import Deaths, Probe, anything, team
 
 from marl.actors import Decision, Policy
 from marl.communicators import SerialCommunicator
@@ -36,7 +36,19 @@ class Rank(SerialCommunicator):
         return tensor[:0] if self.rank else tensor.clone()
 
 
-def play(environment=GAME, *, episodes=17, num_envs=5, communicator=None, seed=0):
+class Endless(Probe):
+    """Reward 1 for ever."""
+
+    agents = team(2, ArraySpec(shape=(3,)), DiscreteActions(num_actions=2))
+
+    def observe(self, agent):
+        return torch.zeros(self.num_envs, 3)
+
+    def play(self, actions, rewards, terminated, truncated):
+        rewards.fill_(1.0)
+
+
+def play(environment=GAME, *, episodes=17, num_envs=5, communicator=None, seed=0, max_steps=10_000):
     spec = environment(EnvironmentRequest(num_envs=1)).spec
     return evaluate(
         {group.name: Sign() for group in spec.groups},
@@ -46,53 +58,78 @@ def play(environment=GAME, *, episodes=17, num_envs=5, communicator=None, seed=0
         num_envs=num_envs,
         seed=seed,
         communicator=communicator or SerialCommunicator(),
+        max_steps=max_steps,
     )
 
 
+@pytest.mark.parametrize("max_steps", [10_000, 3])
 @pytest.mark.parametrize("ranks", [2, 3, 4, 7])
-def test_evaluation_is_the_same_for_any_number_of_ranks(ranks):
+def test_evaluation_is_the_same_for_any_number_of_ranks(ranks, max_steps):
     class Numbered(Rank):
         def gather_rows(self, tensor):
             self.sent = tensor.clone()
             return tensor[:0]
 
     one = Numbered(0, 1)
-    play(communicator=one)
+    play(communicator=one, max_steps=max_steps)
     expected = one.sent[one.sent[:, 0].argsort()]
     rows = []
     for rank in range(ranks):
         communicator = Numbered(rank, ranks)
-        play(communicator=communicator)
+        play(communicator=communicator, max_steps=max_steps)
         rows.append(communicator.sent)
     table = torch.cat(rows)
     assert torch.equal(table[table[:, 0].argsort()], expected)
-    assert expected[:, 0].tolist() == list(range(17))
+    if max_steps == 10_000:
+        assert expected[:, 0].tolist() == list(range(17))
 
 
-def test_the_episodes_of_each_copy_count_in_order_whatever_their_lengths():
+@pytest.mark.parametrize("max_steps", [10_000, 4, 2])
+def test_the_episodes_of_each_copy_count_in_order_whatever_their_lengths(max_steps):
     # By hand: copy c plays episodes c, c + 5, c + 10, … of the whole.
     environment = GAME(EnvironmentRequest(num_envs=5, purpose="evaluate", with_state=False))
     timestep = environment.reset()
     sums = torch.zeros(5, 2, dtype=torch.float64)
+    steps = [0] * 5
     played = [[] for _ in range(5)]
     while min(map(len, played)) < 4:
         actions = {name: Sign().act(step, None, None, None).actions for name, step in timestep.groups.items()}
         timestep = environment.step(actions)
         sums += torch.cat([step.rewards for step in timestep.groups.values()], dim=1)
-        for copy in timestep.first.nonzero().flatten().tolist():
-            played[copy].append(sums[copy].tolist())
-            sums[copy] = 0.0
-    expected = [played[number % 5][number // 5] for number in range(17)]
-    result = play()
-    assert result.returns.tolist() == [pytest.approx(row) for row in expected]
+        for copy, ended in enumerate(timestep.first.tolist()):
+            steps[copy] += 1
+            if ended or steps[copy] == max_steps:
+                played[copy].append((sums[copy].tolist(), steps[copy], not ended))
+            if ended:
+                sums[copy] = steps[copy] = 0
+    result = play(max_steps=max_steps)
+    expected, cut = [], 0
+    for number in range(17):
+        before, (returns, length, stopped) = played[number % 5][: number // 5], played[number % 5][number // 5]
+        if not any(other[2] for other in before):
+            expected.append((pytest.approx(returns), length))
+            cut += stopped
+    assert list(zip(result.returns.tolist(), result.lengths.tolist(), strict=True)) == expected
+    assert result.stopped == cut
+    assert (cut > 0) == (max_steps < 10_000)
     assert result.agents == ("x", "y")
+
+
+def test_episodes_that_do_not_end_count_with_their_returns_up_to_the_limit():
+    result = play(Endless, episodes=7, num_envs=3, max_steps=11)
+    assert result.returns.tolist() == [[11.0, 11.0]] * 3
+    assert result.lengths.tolist() == [11] * 3
+    summary = result.summary()
+    assert summary["evaluation/step_limits"] == 3
+    assert summary["evaluation/episodes"] == 3
+    assert "evaluation/step_limits" not in play().summary()
 
 
 def test_fewer_episodes_than_copies_or_ranks_are_enough():
     assert play(episodes=3, num_envs=100).returns.shape == (3, 2)
     idle = Rank(3, 4)
     play(episodes=2, num_envs=100, communicator=idle)
-    assert idle.sent.shape == (0, 4)
+    assert idle.sent.shape == (0, 5)
     # The first of them are the same, since each is its copy's first.
     assert torch.equal(play(episodes=3, num_envs=5).returns, play(episodes=5, num_envs=5).returns[:3])
 

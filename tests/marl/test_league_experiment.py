@@ -121,7 +121,7 @@ def test_one_evaluated_game_has_no_score_from_the_other_side():
 
 
 def test_games_of_an_evaluation_that_do_not_end_are_draws_and_counted():
-    _, result = trained(dataclasses.replace(config(evaluation_episodes=6, steps=UPDATE), max_game_steps=1))
+    _, result = trained(config(evaluation_episodes=6, evaluation_max_steps=1, steps=UPDATE))
     summary = result.evaluation.summary()
     assert summary["evaluation/step_limits"] > 3
     assert summary["evaluation/episode_length"] < 2

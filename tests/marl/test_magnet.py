@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 
-from algorithms.mappo import ActorNetwork, CriticNetwork, MAPPOConfig
 from marl.magnet import Magnet
+from marl.networks import Torso
 from marl.ppo_loss import PPOLoss, Rollout
+from marl.ppo_networks import ActorNetwork, CriticNetwork
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
 
 GROUP = GroupSpec(
@@ -17,10 +18,14 @@ GROUP = GroupSpec(
 )
 
 
+def make_torso(inputs, num_agents):
+    return Torso(inputs, num_agents=num_agents, hidden_sizes=(8,))
+
+
 @pytest.fixture
 def actor():
     torch.manual_seed(0)
-    return ActorNetwork(GROUP, MAPPOConfig(hidden_sizes=(8,)))
+    return ActorNetwork(GROUP, make_torso)
 
 
 def move(actor):
@@ -109,10 +114,9 @@ def test_the_bonus_is_minus_the_divergence_from_the_magnet(actor, sparse):
     magnet = Magnet({"player": actor}, 1)
     magnet.advance()
     log_probs, observations, masks = ask(magnet)
-    config = MAPPOConfig(hidden_sizes=(8,), centralized_critic=False)
     loss = PPOLoss(
         actor,
-        CriticNetwork(GROUP, None, config),
+        CriticNetwork(GROUP, None, make_torso, reads_observations=True),
         clip=0.2,
         clip_value=False,
         huber_delta=None,

@@ -126,7 +126,7 @@ class Explodes(MAPPOLearner):
 class Forgets(MAPPOLearner):
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        self._passes = 0
+        self._passes.load_state_dict({"passes": torch.tensor(0)})
 
 
 class DependsOnRank(MAPPOLearner):
