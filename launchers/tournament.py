@@ -298,32 +298,31 @@ class Hall:
     def hold(self, communicator: Communicator, file: GamesFile) -> list[PlayedGame]:
         """Plays what is missing and returns the games that count, on rank 0; the others get none."""
         rules = _rules(self.options)
-        while True:
-            plan = from_root(communicator, lambda: self._plan(file, communicator.size))
-            if not plan:
-                break
+        played: dict[int, PlayedGame] = {}
+
+        def plan_next() -> list[list[Any]]:
+            nonlocal played
+            played = file.read()
+            file.rewrite(played)
+            return self._plan(played, communicator.size)
+
+        while plan := from_root(communicator, plan_next):
             progress = _Progress(file, self.options, quiet=communicator.rank != 0)
             for number, players, block, known in plan[communicator.rank :: communicator.size]:
                 meeting = Meeting(number=number, players=tuple(players), games=self.options.games)
                 games = self._blocks(meeting)[block].games
-                played = play_games(self.arena, self.sides, self.players, games, rules, purpose="tournament")
-                file.append(game for game in played if game.index not in known)
+                results = play_games(self.arena, self.sides, self.players, games, rules, purpose="tournament")
+                file.append(game for game in results if game.index not in known)
                 progress.tell()
             # Nobody plans before everybody has written.
             communicator.all_reduce(torch.zeros(1, dtype=torch.int64))
-        if communicator.rank != 0:
-            return []
-        games_by_index = file.read()
-        file.rewrite(games_by_index)
-        return self._counted(games_by_index)
+        return self._counted(played) if communicator.rank == 0 else []
 
-    def _plan(self, file: GamesFile, ranks: int) -> list[list[Any]]:
+    def _plan(self, played: dict[int, PlayedGame], ranks: int) -> list[list[Any]]:
         """Blocks to play next, as (meeting, its players, block, games of it that are known), in order.
 
         A block that was written in part is played once more as a whole, since only that gives the same games.
         """
-        played = file.read()
-        file.rewrite(played)
         meetings = self.meetings(played)
         self._check(meetings, played)
         missing = [

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from marl.ratings import (
 Scoring = Literal["game", "duplicate"]
 Comparison = tuple[str, str, float, int]
 """First player, second player, score of the first (0, 0.5 or 1), and the unit that it belongs to."""
+
+_FIELDS: Final = tuple(field.name for field in fields(PlayedGame))
+_NAMES: Final = frozenset(_FIELDS)
 
 
 class GamesFile:
@@ -106,7 +109,10 @@ class GamesFile:
 
 
 def _line(game: PlayedGame) -> bytes:
-    return json.dumps(asdict(game), separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    # What asdict does, without its copies: a tournament has thousands of games.
+    row = {name: getattr(game, name) for name in _FIELDS}
+    row["forfeits"] = [asdict(forfeit) for forfeit in game.forfeits]
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
 def _game(line: bytes) -> PlayedGame | None:
@@ -114,7 +120,7 @@ def _game(line: bytes) -> PlayedGame | None:
         row = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(row, dict) or row.keys() != {field.name for field in fields(PlayedGame)}:
+    if not isinstance(row, dict) or row.keys() != _NAMES:
         return None
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
     values["forfeits"] = tuple(Forfeit(**forfeit) for forfeit in row["forfeits"])
