@@ -15,6 +15,7 @@ from envs.storage import ApiError
 from marl import testing
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.errors import InputError
+from marl.random_actions import RandomActions
 
 _NO_PREPROCESSING = Preprocessing()
 
@@ -102,7 +103,7 @@ def _check_forgetting(factory: EnvironmentFactory, steps: int) -> None:
     request = EnvironmentRequest(num_envs=2)
     played, fresh = factory(request), factory(request)
     try:
-        choose = testing.RandomActions(played.spec, num_envs=2)
+        choose = RandomActions(played.spec, num_envs=2)
         timestep = played.reset()
         later = -1
         for _ in range(10 * steps):

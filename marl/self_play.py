@@ -21,8 +21,8 @@ from marl.core import Actor, Adder, Communicator, EnvironmentFactory, Environmen
 from marl.environment_loop import EpisodeTracker
 from marl.errors import InputError
 from marl.evaluation import MAX_STEPS
+from marl.random_actions import random_actions
 from marl.specs import DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
-from marl.testing import random_actions
 from marl.types import Actions, GroupStep, TimeStep
 
 LEARNER: Final = -1

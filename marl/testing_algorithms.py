@@ -20,6 +20,7 @@ from marl.communicators import check_collective
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, State, VectorEnvironment
 from marl.errors import InputError
 from marl.experiment import Experiment, ExperimentConfig
+from marl.fake_environment import FakeVectorEnvironment
 from marl.specs import (
     AgentSpec,
     ArraySpec,
@@ -30,7 +31,7 @@ from marl.specs import (
     MultiDiscreteActions,
     group_agents,
 )
-from marl.testing import ConformanceError, FakeVectorEnvironment
+from marl.testing import ConformanceError
 
 ResultT = TypeVar("ResultT")
 _BUDGET = 20_000

@@ -8,7 +8,8 @@ from envs.factory import make_factory
 from envs.game_tree import CHANCE, TERMINAL, read_tree
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
-from marl.testing import RandomActions, check_environment
+from marl.random_actions import RandomActions
+from marl.testing import check_environment
 
 pyspiel = pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
 pytest.importorskip("shimmy", reason="shimmy is not installed (extra: games)")

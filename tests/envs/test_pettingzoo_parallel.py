@@ -9,9 +9,10 @@ from envs.pettingzoo import PettingZooVectorEnvironment
 from envs.storage import ApiError
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
+from marl.random_actions import RandomActions
 from marl.specs import SpecError
 from marl.streams import derive_int
-from marl.testing import RandomActions, check_environment, tensors_of
+from marl.testing import check_environment, tensors_of
 
 
 def environment_of(make, **request):

@@ -9,8 +9,9 @@ import torch
 from envs.factory import make_constructor, make_factory
 from envs.preprocessing import Preprocessing
 from marl.core import EnvironmentRequest
+from marl.random_actions import RandomActions
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing import RandomActions, check_determinism, check_environment, check_independence, check_timesteps
+from marl.testing import check_determinism, check_environment, check_independence, check_timesteps
 
 NEEDS = {"classic": "rlcard", "butterfly": "pymunk", "sisl": "pygame", "openspiel": "pyspiel"}
 

@@ -14,6 +14,7 @@ from marl.checkpoints import Checkpointer, load_checkpoint
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.experiment import ExperimentConfig
+from marl.fake_environment import FakeVectorEnvironment
 from marl.league_experiment import LeagueConfig, LeagueExperiment
 from marl.league_roles import (
     Exploiter,
@@ -23,7 +24,6 @@ from marl.league_roles import (
 from marl.matchmaking import PFSP, QualityScores, Window
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing import FakeVectorEnvironment
 from marl.usage import MACHINE
 
 SEEN, THREE = ArraySpec(shape=(2,)), DiscreteActions(num_actions=3)

@@ -12,6 +12,7 @@ from marl.communicators import SerialCommunicator
 from marl.core import Adder, EnvironmentRequest
 from marl.environment_loop import EpisodeTracker
 from marl.errors import InputError
+from marl.fake_environment import FakeVectorEnvironment
 from marl.self_play import (
     LEARNER,
     RANDOM,
@@ -22,7 +23,6 @@ from marl.self_play import (
     play_games,
 )
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing import FakeVectorEnvironment
 
 THREE = DiscreteActions(num_actions=3)
 SEEN = ArraySpec(shape=(2,))
