@@ -41,7 +41,7 @@ def sample_of(items: int) -> Transitions:
     )
 
 
-def step_of(compiled_size: int | None) -> tuple[GradientStep, nn.Linear]:
+def step_of(compiled_batch_size: int | None) -> tuple[GradientStep, nn.Linear]:
     torch.manual_seed(0)
     critic, target = nn.Linear(3, 1), nn.Linear(3, 1)
 
@@ -66,7 +66,7 @@ def step_of(compiled_size: int | None) -> tuple[GradientStep, nn.Linear]:
         learning_rate=0.1,
         epsilon=1e-8,
         max_gradient_norm=1.0,
-        compiled_size=compiled_size,
+        compiled_batch_size=compiled_batch_size,
     )
     return step, critic
 
