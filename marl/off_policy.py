@@ -1,4 +1,4 @@
-"""What builders of off-policy algorithms have in common: replay, its adder, and the numbers that they all have."""
+"""What off-policy algorithms have in common: settings, replay and its adder, and what they refuse."""
 
 from __future__ import annotations
 
