@@ -129,8 +129,7 @@ class MADDPGLearner(ActorCriticLearner):
         schedule = LinearSchedule(
             initial=config.noise_deviation, final=config.final_noise_deviation, steps=config.noise_steps
         )
-        counter = self._placement.counter
-        return schedule(counter.env_steps - counter.began) / config.noise_deviation
+        return schedule(self._placement.counter.steps_since_began) / config.noise_deviation
 
     def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See ActorCriticLearner."""

@@ -25,12 +25,12 @@ from marl.critics import CriticNetwork, GroupBatch, JointActions, JointBatch, pr
 from marl.distributions import make_distribution, num_uniforms
 from marl.errors import InputError
 from marl.exploration import Exploration
-from marl.gradient_steps import GradientStep, Losses, LossFunction, Noise, share_size
-from marl.networks import Activation, Head, Torso, prepare_input
-from marl.off_policy import ReplayBuilder
+from marl.gradient_steps import GradientStep, Losses, LossFunction, Noise, added
+from marl.networks import Head, Torso, prepare_input
+from marl.off_policy import OffPolicyConfig, ReplayBuilder
 from marl.optimizers import TargetParameters
 from marl.replay import ReplayConfig, TransitionDataset, Transitions
-from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, Sharing
+from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.streams import Stream
 from marl.types import GroupStep
 
@@ -39,43 +39,25 @@ _REPLAY: Final = ReplayConfig(samples_per_insert=10.24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActorCriticConfig:
+class ActorCriticConfig(OffPolicyConfig):
     """Settings of all off-policy actor-critic algorithms."""
 
     centralized_critic: bool = True
     """Whether critics read the global state and all agents' actions, or only what the agent itself sees and does."""
-    sharing: Sharing = "spaces"
-    """Which agents share a policy and a critic: spaces, none, all, or a map from agent to group."""
     team_reward: bool = False
-    """Learn from the sum of all agents' rewards instead of each agent's own."""
     replay: ReplayConfig = _REPLAY
-    """Capacity, batches, and how much is learned from each step."""
-    n_step: int = 1
-    """Steps whose rewards are summed before the bootstrap."""
     discount: float = 0.95
-    """Weight of the next step's value, gamma."""
+    max_gradient_norm: float = 0.5
     actor_learning_rate: float = 1e-3
     """Adam's step size for actors."""
     critic_learning_rate: float = 1e-3
     """Adam's step size for critics."""
-    adam_epsilon: float = 1e-8
-    """Adam's epsilon."""
-    max_gradient_norm: float = 0.5
-    """Norm to which each network's gradient is clipped, after the all-reduce."""
-    target_rate: float = 0.01
-    """How far target networks move towards their originals at a time, tau."""
     critics: int = 1
     """Critics of each group; targets take the least of their values."""
     current_others: bool = False
     """Actors are improved against what the others' policies would do now, instead of what they did then."""
     random_start: bool = True
     """Whether actions are uniformly random until learning begins."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
-    activation: Activation = "relu"
-    """After each hidden layer."""
-    layer_norm: bool = False
-    """Whether inputs and hidden layers are layer-normalised."""
 
 
 class ActorNetwork(nn.Module):
@@ -198,7 +180,6 @@ class ActorCriticLearner(Learner, ABC):
         for name, group in networks.items():
             if group.temperature is not None:
                 actors[name]["temperature"] = [group.temperature.log]
-        size = share_size(config.replay.batch_size, placement.communicator.size) if compile else None
 
         def make_step(
             segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
@@ -215,7 +196,7 @@ class ActorCriticLearner(Learner, ABC):
                 learning_rate=learning_rate,
                 epsilon=config.adam_epsilon,
                 max_gradient_norm=config.max_gradient_norm,
-                compiled_size=size,
+                compiled_batch_size=config.replay.batch_size if compile else None,
             )
 
         figures = ("samples", "critic_loss", "value")
@@ -332,14 +313,13 @@ class ActorCriticLearner(Learner, ABC):
                 active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
                 around = {name: actions[name].detach() * active[name] for name in actions}
             joint = self._joint.join(around)
-        losses: list[Tensor] = []
-        figures: list[Tensor] = []
+        losses: list[Losses] = []
         for name, data in batch.groups.items():
             loss, sums = self.actor_loss(name, batch, actions[name], self._joint.others(name, joint), contexts[name])
-            losses.append(loss)
             samples = (data.actor_weights > 0).to(loss.dtype).sum()
-            figures.append(torch.stack([samples, loss.detach(), *sums]))
-        return Losses(total=torch.stack(losses).sum(), figures=torch.stack(figures), surprise=sample.weights[:0])
+            figures = torch.stack([samples, loss.detach(), *sums])
+            losses.append(Losses(total=loss, figures=figures, surprise=sample.weights[:0]))
+        return added(losses)
 
     def _prepare(self, sample: Transitions) -> JointBatch:
         config = self._config

@@ -27,7 +27,7 @@ class Counter:
         self.episodes = 0
         """Episodes ended, over all copies and ranks."""
         self.began = 0
-        """Environment steps at which the learner last began anew; schedules of exploration count from there."""
+        """Environment steps at which the learner last began anew."""
         self._clock = clock
         self._started = clock()
         self._seconds_before = 0.0
@@ -36,6 +36,11 @@ class Counter:
     def wall_seconds(self) -> float:
         """Seconds since the start, without the time between a checkpoint and its resumption."""
         return self._seconds_before + self._clock() - self._started
+
+    @property
+    def steps_since_began(self) -> int:
+        """Environment steps since the learner last began anew: what schedules of exploration go by."""
+        return self.env_steps - self.began
 
     def row(self) -> dict[str, float]:
         """The counts as the first entries of a row for loggers."""

@@ -32,10 +32,19 @@ class Losses:
     """(B,) without gradient: how wrong the predictions of each item were, for its priority; or empty."""
 
 
+def added(losses: Sequence[Losses]) -> Losses:
+    """All groups' losses together, of (figures,) each; an item's surprise is its largest."""
+    return Losses(
+        total=torch.stack([loss.total for loss in losses]).sum(),
+        figures=torch.stack([loss.figures for loss in losses]),
+        surprise=torch.stack([loss.surprise for loss in losses]).amax(0),
+    )
+
+
 LossFunction = Callable[[SampleT, Noise], Losses]
 
 
-def share_size(batch_size: int, ranks: int) -> int:
+def _share_size(batch_size: int, ranks: int) -> int:
     """Items of a rank's share of a batch: shares differ from batch to batch, but are hardly ever larger than this."""
     share = batch_size / ranks
     return min(batch_size, math.ceil(share + 3.0 * math.sqrt(share)))
@@ -53,8 +62,8 @@ class GradientStep(Generic[SampleT]):
         learning_rate: Adam's.
         epsilon: Adam's.
         max_gradient_norm: to which each segment's gradient is clipped, after the all-reduce.
-        compiled_size: transitions at a time of a compiled function, which is for one size only; None to compute
-            plainly.
+        compiled_batch_size: items of a global batch, for which losses and gradients are compiled; None to compute
+            them plainly.
     """
 
     def __init__(
@@ -68,7 +77,7 @@ class GradientStep(Generic[SampleT]):
         learning_rate: float,
         epsilon: float,
         max_gradient_norm: float,
-        compiled_size: int | None = None,
+        compiled_batch_size: int | None = None,
     ) -> None:
         self._segments = {name: tuple(f"{name}.{part}" for part in parts) for name, parts in segments.items()}
         flat = {f"{name}.{part}": list(value) for name, parts in segments.items() for part, value in parts.items()}
@@ -76,7 +85,9 @@ class GradientStep(Generic[SampleT]):
         self._figures = tuple(figures)
         self._losses = losses
         self._networks = tuple(networks)
-        self._size = compiled_size
+        self._size: int | None = None
+        if compiled_batch_size is not None:  # a compiled function is for so many items, no more and no less
+            self._size = _share_size(compiled_batch_size, communicator.size)
         self._compiled: Callable[..., Sequence[Tensor]] | None = None
         self.optimizer = ReplicatedAdam(
             flat,

@@ -283,6 +283,23 @@ class ObservationNormalizer(Normalizer):
 
 
 @final
+class RewardNormalizer(Normalizer):
+    """Normalises rewards, one number each, by the moments of all seen so far.
+
+    Args:
+        epsilon: added to the variance, for rewards that never change.
+        device: where the tensors live.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-4, device: torch.device | str = "cpu") -> None:
+        super().__init__(RunningMoments(device=device))
+        self.epsilon = epsilon
+
+    def _std(self) -> Tensor:
+        return (self.moments.variance + self.epsilon).sqrt()
+
+
+@final
 class ValueNormalizer(Normalizer):
     """Normalises returns, and turns a critic's outputs into values: MAPPO's ValueNorm, or PopArt.
 

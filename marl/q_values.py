@@ -1,8 +1,9 @@
-"""Values of single choices: networks of them, and policies that take the best one or explore."""
+"""Values of single choices: networks of them, alone and as a team, and policies that take the best one or explore."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,24 @@ from torch import Tensor, nn
 from marl.actors import Decision, Policy
 from marl.builders import Placement
 from marl.counters import Counter
+from marl.critics import one_hot
+from marl.errors import InputError
+from marl.mixers import Mixer
 from marl.networks import Activation, Head, Torso, prepare_input
 from marl.schedules import LinearSchedule
-from marl.specs import DiscreteActions, GroupSpec
+from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 from marl.types import GroupStep
+
+
+def require_choices(spec: EnvironmentSpec) -> None:
+    """InputError where agents do anything else than to make one discrete choice."""
+    for group in spec.groups:
+        if not isinstance(group.action, DiscreteActions):
+            kind = "continuous" if isinstance(group.action, ContinuousActions) else "multi-discrete"
+            raise InputError(
+                f"{group.name} has {kind} actions, but Q-learners need one discrete choice; "
+                "use mappo, or maddpg for continuous actions"
+            )
 
 
 def num_actions(group: GroupSpec) -> int:
@@ -80,6 +95,10 @@ class QNetwork(nn.Module):
         self.advantages = Head(self.torso.size, num_actions(group), 0.1)
         self.value = Head(self.torso.size, 1, 0.1) if dueling else None
 
+    def forward(self, seen: Tensor) -> Tensor:
+        """(..., A, *) prepared observations to (..., A, actions) values, without a memory."""
+        return self.values(self.torso.features([seen]))
+
     def values(self, features: Tensor) -> Tensor:
         """(..., size) features to (..., actions) values (Wang et al. 2016, "Dueling network architectures", eq. 9)."""
         advantages: Tensor = self.advantages(features)
@@ -94,6 +113,65 @@ def unroll(network: QNetwork, seen: Tensor) -> Tensor:
     features = network.torso.features([seen])
     begins = torch.zeros(features.shape[:-1], dtype=torch.bool, device=features.device)
     return network.values(network.torso.unroll(features, network.torso.initial_state(*features.shape[1:-1]), begins))
+
+
+class Choices(NamedTuple):
+    """What the agents of one group do."""
+
+    values: Tensor
+    """(..., A, K)."""
+    masks: Tensor | None
+    """(..., A, K) bool, True where legal; None if all are, or where the values say it."""
+    actions: Tensor
+    """(..., A) int64."""
+    active: Tensor
+    """(..., A) bool."""
+
+    def chosen(self) -> Tensor:
+        """(..., A) values of the actions."""
+        return self.values.gather(-1, self.actions.unsqueeze(-1)).squeeze(-1)
+
+
+class QNetworks(nn.Module):
+    """All groups' networks, and what makes the team's value of theirs.
+
+    Args:
+        groups: the networks by group, in the order of groups.
+        mixer: None where there is no value of the team.
+    """
+
+    def __init__(self, groups: Mapping[str, QNetwork], mixer: Mixer | None) -> None:
+        super().__init__()
+        self._places = {name: place for place, name in enumerate(groups)}
+        self.groups = nn.ModuleList(groups.values())
+        self.mixer = mixer
+
+    def of(self, group: GroupSpec) -> QNetwork:
+        """A group's network."""
+        network = self.groups[self._places[group.name]]
+        assert isinstance(network, QNetwork)
+        return network
+
+    def segments(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that are clipped together: independent groups' apart, those of a team together."""
+        if self.mixer is not None:
+            return {"team": list(self.parameters())}
+        return {name: list(self.groups[place].parameters()) for name, place in self._places.items()}
+
+    def mix(self, choices: Sequence[Choices], state: Tensor | None) -> Tensor:
+        """(...) the team's values of all groups' choices in (..., *shape) prepared states; see Mixer."""
+        assert self.mixer is not None, "without a mixer there is no value of the team"
+        joint = {
+            # Not those with masks: in the padding of sequences, which is left out in the end, actions may be illegal.
+            "chosen": torch.cat([each.chosen() for each in choices], -1),
+            "active": torch.cat([each.active for each in choices], -1),
+        }
+        if self.mixer.reads_joint:
+            actions = [one_hot(each.actions, each.values.shape[-1]).flatten(-2) for each in choices]
+            joint["best"] = torch.cat([legal_values(each.values, each.masks).amax(-1) for each in choices], -1)
+            joint["actions"] = torch.cat(actions, -1).to(joint["best"].dtype)
+        mixed: Tensor = self.mixer(**joint, state=state)
+        return mixed
 
 
 class QPolicy(Policy):
@@ -150,5 +228,5 @@ class QPolicy(Policy):
         if uniforms is None:
             return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
         assert self._counter is not None, "a policy explores from the time that its dataset is made"
-        epsilon = self._epsilon(self._counter.env_steps - self._counter.began) ** self._exponents
+        epsilon = self._epsilon(self._counter.steps_since_began) ** self._exponents
         return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)

@@ -38,3 +38,9 @@ def test_a_foreign_state_is_refused_and_changes_nothing(name, value):
     with pytest.raises(ValueError, match=name):
         counter.load_state_dict({"env_steps": 1, "updates": 1, "episodes": 1, "wall_seconds": 1.0, name: value})
     assert counter.env_steps == 7
+
+
+def test_schedules_of_exploration_begin_anew_with_the_learner():
+    counter = Counter(clock=lambda: 0.0)
+    counter.env_steps, counter.began = 640, 600
+    assert counter.steps_since_began == 40

@@ -6,7 +6,7 @@ from torch import nn
 
 from marl.communicators import SerialCommunicator
 from marl.compilation import can_compile
-from marl.gradient_steps import GradientStep, Losses, tensors_of, with_tensors
+from marl.gradient_steps import GradientStep, Losses, added, tensors_of, with_tensors
 from marl.replay import GroupTransitions, Transitions
 
 ITEMS, AGENTS = 12, 2
@@ -41,7 +41,7 @@ def sample_of(items: int) -> Transitions:
     )
 
 
-def step_of(compiled_size: int | None) -> tuple[GradientStep, nn.Linear]:
+def step_of(compiled_batch_size: int | None) -> tuple[GradientStep, nn.Linear]:
     torch.manual_seed(0)
     critic, target = nn.Linear(3, 1), nn.Linear(3, 1)
 
@@ -66,7 +66,7 @@ def step_of(compiled_size: int | None) -> tuple[GradientStep, nn.Linear]:
         learning_rate=0.1,
         epsilon=1e-8,
         max_gradient_norm=1.0,
-        compiled_size=compiled_size,
+        compiled_batch_size=compiled_batch_size,
     )
     return step, critic
 
@@ -82,6 +82,17 @@ def test_compiled_steps_agree_with_plain_ones(size):
         assert figures == pytest.approx(wanted, rel=1e-5, abs=1e-6)
         torch.testing.assert_close(surprises, surprise)
         torch.testing.assert_close(critic.weight, expected.weight)
+
+
+def test_all_groups_losses_are_added_and_an_items_largest_surprise_counts():
+    parts = [
+        Losses(total=torch.tensor(total), figures=torch.tensor([total, 1.0]), surprise=torch.tensor(surprise))
+        for total, surprise in ((2.0, [1.0, 5.0]), (3.0, [4.0, 0.0]))
+    ]
+    losses = added(parts)
+    assert losses.total.item() == 5.0
+    assert losses.figures.tolist() == [[2.0, 1.0], [3.0, 1.0]]
+    assert losses.surprise.tolist() == [4.0, 5.0]
 
 
 def test_tensors_are_taken_out_of_a_value_and_others_put_in():

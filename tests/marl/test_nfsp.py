@@ -6,6 +6,7 @@ import torch
 from algorithms.mappo import MAPPO
 from algorithms.qmix import QMIX, QMIXConfig
 from envs.factory import make_factory
+from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiment import Experiment, ExperimentConfig
 from marl.nfsp import NFSP, AveragePolicy, NFSPConfig
@@ -58,7 +59,7 @@ def test_an_agent_plays_its_best_response_in_a_share_of_episodes_and_sticks_to_i
     spec, networks = made(builder)
     (group,) = spec.groups
     policy = builder.make_policies(spec, networks, evaluation=False)[group.name]
-    policy.best._counter = type("Counter", (), {"env_steps": 0, "began": 0})
+    policy.best._counter = Counter()
     step, count = blank_step(group, 20_000), 20_000
     generator = torch.Generator().manual_seed(0)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from marl.normalizers import (
     ExponentialMoments,
     ObservationNormalizer,
+    RewardNormalizer,
     RunningMoments,
     ValueNormalizer,
     popart_rescale,
@@ -248,3 +249,13 @@ def test_values_stay_as_they_were_when_popart_learns_new_moments(shape, width):
             torch.testing.assert_close(normalizer.denormalize(layer(inputs)), values, rtol=1e-4, atol=1e-3)
             assert layer.weight.requires_grad
             assert layer.weight.dtype == torch.float32
+
+
+def test_rewards_are_normalised_by_all_seen_so_far_and_constant_ones_stay_finite():
+    normalizer = RewardNormalizer(epsilon=0.25)
+    assert normalizer.normalize(torch.tensor([2.0])).tolist() == pytest.approx([2.0 / math.sqrt(1.25)])
+    normalizer.update(normalizer.batch_moments(torch.tensor([3.0, 3.0])))
+    assert normalizer.normalize(torch.tensor([3.0, 4.0])).tolist() == [0.0, 2.0]
+    again = RewardNormalizer(epsilon=0.25)
+    again.load_state_dict(normalizer.state_dict())
+    assert again.normalize(torch.tensor([4.0])).tolist() == [2.0]
