@@ -7,6 +7,7 @@ import difflib
 import io
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -30,6 +31,11 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
     episodes = int(summary["evaluation/episodes"])
     plural = "s" * (episodes != 1)
     return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}"
+
+
+def warn(line: str) -> None:
+    """Says a line on standard error, as ``marl``."""
+    print(f"marl: {line}", file=sys.stderr, flush=True)
 
 
 def read_options(
