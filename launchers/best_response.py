@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,12 +104,7 @@ class _Hall:
 
     def __init__(self, arena: PettingZooArena, spec: EnvironmentSpec, sides: Sides, settings: ResponseSettings) -> None:
         self._arena, self._spec, self._settings = arena, spec, settings
-        agents = [agent for group in spec.groups for agent in group.agents]
-        places = sides.of_agent.tolist()
-        self._sides: Sequence[Side] = [
-            Side(name=name, agents=tuple(agent for agent, place in zip(agents, places, strict=True) if place == number))
-            for number, name in enumerate(sides.names)
-        ]
+        self._sides = [Side(name=name, agents=agents) for name, agents in zip(sides.names, sides.agents, strict=True)]
 
     def returns(self, policies: Any, spec: EnvironmentSpec, response: Any, side: int | None) -> Floats:
         """(G, S) returns of the sides, with a response on one of them, or with none."""

@@ -11,7 +11,8 @@ from typing import Any, Final, Generic, Literal
 from launchers.saved_league import SNAPSHOTS
 from launchers.settings import ConfigT, experiment_of
 from launchers.text import require_positive
-from launchers.train import Command, Options, run_command
+from launchers.train import run_command
+from launchers.training_options import Command, Options
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.league import Role

@@ -38,8 +38,9 @@ _MOST_CORES: Final = 4096
 _LOOKS: Final = 20
 _NAP: Final = 1e-4
 """After so many looks for the others, seconds between two looks, where ranks share cores."""
-_PATIENCE: Final = {75: 60.0, 2: 5.0}
-"""Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first."""
+_PATIENCE: Final = {75: 120.0, 2: 5.0}
+"""Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first, and rank 0
+then gives W&B up to 90 to finish."""
 
 
 def _world_rank_from_environment() -> int:

@@ -18,7 +18,7 @@ from launchers.settings import Backend, Settings, environment_of, from_json, rea
 from marl.actors import Policy, PolicyActor
 from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
-from marl.core import EnvironmentFactory, EnvironmentRequest
+from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.errors import InputError
 from marl.nfsp import NFSP, NFSPConfig
 from marl.players import blank_step
@@ -51,17 +51,31 @@ class TrainedRun:
         return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
 
 
-def saved_builder(config: Mapping[str, Any], settings: Settings[Any]) -> Builder[Any]:
-    """The builder of a run of ``marl train`` or ``marl league``, by its ``config.json``.
+def saved_parts(
+    config: Mapping[str, Any], settings: Settings[Any]
+) -> tuple[Builder[Any], EnvironmentFactory, VectorEnvironment]:
+    """What a run of ``marl train`` or ``marl league`` was put together from.
+
+    Args:
+        config: the run's ``config.json``.
+        settings: the run's, or with another environment than in training.
+
+    Returns:
+        The builder, the environment, and one copy of it, closed, to be asked for its spec.
 
     Raises:
-        InputError: it does not fit this version.
+        InputError: the run does not fit this version, or there is no such environment.
     """
     builder = find_algorithm(str(config["name"])).build(settings.algorithm)
     league = config.get("league", {})
     if league.get("matchmaking") == "nfsp":
-        return NFSP(best_response=builder, config=restored(NFSPConfig(), league["nfsp"]))
-    return builder
+        builder = NFSP(best_response=builder, config=restored(NFSPConfig(), league["nfsp"]))
+    environment = environment_of(str(config["env"]), settings)
+    probe = environment(
+        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
+    )
+    probe.close()
+    return builder, environment, probe
 
 
 def load_run(
@@ -87,13 +101,7 @@ def load_run(
     settings = replace(from_json(run.config), backend=backend)
     if env_kwargs is not None:
         settings = replace(settings, env_kwargs=env_kwargs)
-    algorithm, env = str(run.config["name"]), str(run.config["env"])
-    builder = saved_builder(run.config, settings)
-    environment = environment_of(env, settings)
-    probe = environment(
-        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
-    )
-    probe.close()
+    builder, environment, probe = saved_parts(run.config, settings)
     checkpoint = load_checkpoint(checkpoint_path)
     networks = builder.make_networks(probe.spec)
     try:
@@ -110,8 +118,8 @@ def load_run(
         raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {reason[:300]}") from error
     return TrainedRun(
         path=path,
-        algorithm=algorithm,
-        env=env,
+        algorithm=str(run.config["name"]),
+        env=str(run.config["env"]),
         settings=settings,
         environment=environment,
         spec=probe.spec,

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from launchers.policies import saved_builder
+from launchers.policies import saved_parts
 from launchers.run_directory import RunDirectory
-from launchers.settings import Settings, environment_of, from_json
+from launchers.settings import Settings, from_json
 from launchers.text import nearest
 from marl.actors import Policy
 from marl.builders import Builder
 from marl.checkpoints import load_checkpoint, unflatten_state
-from marl.core import EnvironmentFactory, EnvironmentRequest
+from marl.core import EnvironmentFactory
 from marl.errors import InputError
 from marl.league_opponents import make_frozen_policies
 from marl.meta_games import nash_averaging
@@ -76,21 +76,15 @@ def load_league(path: Path | str) -> SavedLeague:
     if "league" not in config:
         raise InputError(f"{run.path} is a run of marl train, not of marl league")
     settings = from_json(config)
-    algorithm, env = str(config["name"]), str(config["env"])
-    builder = saved_builder(config, settings)
-    environment = environment_of(env, settings)
-    probe = environment(
-        EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)
-    )
-    probe.close()
+    builder, environment, probe = saved_parts(config, settings)
     state = unflatten_state(unflatten_state(load_checkpoint(run.checkpoints).tensors)["league"])
     payoffs = PayoffTable()
     payoffs.load_state_dict(state["payoffs"])
     digests = [bytes(row).hex() for row in state["snapshots"]["digests"].tolist()]
     return SavedLeague(
         path=run.path,
-        algorithm=algorithm,
-        env=env,
+        algorithm=str(config["name"]),
+        env=str(config["env"]),
         environment=environment,
         settings=settings,
         builder=builder,

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 EARLY: Final = (signal.SIGUSR1,)
 """What a command that trains notes from its first moment on: unheard, the signal would end it."""
+STOPPED: Final = 75
+"""The exit code of what was stopped and can be resumed."""
 ALL: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 

@@ -15,6 +15,7 @@ from typing import IO, Final
 from launchers.hosts import look_at_hosts
 from launchers.launch import STATED_CODES, Ended, Stop, marl_command, run_job
 from launchers.processes import Job, identity, jobs_named
+from launchers.stopping import STOPPED
 from launchers.watchdog import Beat, Observer, Verdict, dump_stacks, read_beats, read_frame
 from marl.errors import InputError
 
@@ -181,7 +182,7 @@ class Supervisor:
     def _stopped(self) -> int:
         how = f"with --resume --out {self._run}" if self._begun else "by the same command; nothing was begun"
         self._say(f"stopped while no rank was training; go on {how}")
-        return 75
+        return STOPPED
 
     def _listens(self) -> bool:
         """Whether the ranks hear a request to stop: they do once one of them trains."""

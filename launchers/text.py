@@ -7,6 +7,7 @@ import difflib
 import io
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
@@ -32,6 +33,11 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
     limits = int(summary.get("evaluation/step_limits", 0))
     stopped = f", {limits} of them cut at the step limit" if limits else ""
     return f"return {summary['evaluation/return_mean']:.2f}{spread} over {episodes} greedy episode{plural}{stopped}"
+
+
+def warn(line: str) -> None:
+    """Says a line on standard error, as ``marl``."""
+    print(f"marl: {line}", file=sys.stderr, flush=True)
 
 
 def read_options(

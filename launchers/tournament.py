@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -16,11 +16,13 @@ import tyro
 from envs.arena import PettingZooArena
 from envs.factory import make_constructor
 from envs.preprocessing import Preprocessing, preprocessed
+from launchers.agreement import from_root
 from launchers.launch import launch, world_size_from_environment
 from launchers.mpi import run_on_ranks
 from launchers.run_directory import RunDirectory, default_run_path, refuse_other_config
 from launchers.saved_league import SavedLeague
 from launchers.settings import read_env_kwargs
+from launchers.stopping import STOPPED
 from launchers.text import read_options, require_positive
 from launchers.tournament_players import (
     Choosing,
@@ -48,9 +50,6 @@ from marl.pairings import (
 )
 from marl.players import Player
 from marl.ratings import SPRTConfig
-
-STOPPED: Final = 75
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,30 +191,6 @@ def _open(options: Options, config: dict[str, Any], saved: dict[str, Any] | None
         refuse_other_config(RunDirectory.open(path), config)
         return path
     return RunDirectory.create(path, config).path
-
-
-def from_root(communicator: Communicator, action: Callable[[], T]) -> T:
-    """What ``action`` returns on rank 0, on all ranks; it must be JSON. Where it is refused, all ranks end."""
-    size = torch.zeros(1, dtype=torch.int64)
-    data = torch.zeros(0, dtype=torch.uint8)
-    problem: BaseException | None = None
-    if communicator.rank == 0:
-        try:
-            data = torch.frombuffer(bytearray(json.dumps(action()).encode()), dtype=torch.uint8)
-            size.fill_(data.numel())
-        except InputError as error:
-            problem = error
-            size.fill_(-1)
-    communicator.broadcast(size)
-    if problem is not None:
-        raise problem
-    if int(size) < 0:
-        raise SystemExit(2)
-    if communicator.rank != 0:
-        data = torch.zeros(int(size), dtype=torch.uint8)
-    communicator.broadcast(data)
-    value: T = json.loads(bytes(data.tolist()))
-    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

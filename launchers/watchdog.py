@@ -31,7 +31,9 @@ if TYPE_CHECKING:  # the supervisor reads along without loading torch
     from marl.counters import Counter
 
 DUMP_SIGNAL: Final = signal.SIGUSR2
-_RECORD: Final = struct.Struct("<5q")
+LONGEST_END: Final = 300.0
+"""Seconds without progress that are borne at least, once a rank has left training: W&B alone may take 90 to finish."""
+_RECORD: Final = struct.Struct("<6q")
 _HEADER: Final = 64
 """Where the part of the file begins that never changes."""
 _KINDS: Final = ("all_reduce", "broadcast", "gather_rows")
@@ -52,6 +54,7 @@ class Heartbeat:
         self._descriptor = -1
         self._folder: Path | None = None
         self._entered = self._left = self._kind = self._size = 0
+        self._over = False
         self.counter: Counter | None = None
         """Where the number of updates is read; None while there is none."""
 
@@ -79,6 +82,11 @@ class Heartbeat:
         """Writes the newest number of updates, which may have grown since the last collective."""
         self._write()
 
+    def end(self) -> None:
+        """Says that this rank has left training, in order or not, and that its updates need not be waited for."""
+        self._over = True
+        self._write()
+
     def fail(self, reason: str) -> None:
         """Says why this rank ends."""
         if self._folder is not None:
@@ -94,7 +102,7 @@ class Heartbeat:
     def _write(self) -> None:
         if self._descriptor >= 0:
             updates = -1 if self.counter is None else self.counter.updates
-            record = _RECORD.pack(updates, self._entered, self._left, self._kind, self._size)
+            record = _RECORD.pack(updates, self._entered, self._left, self._kind, self._size, self._over)
             # A full disk or a file server that is away must not end the run that this only watches.
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, record, 0)
@@ -118,6 +126,8 @@ class Beat:
     """The newest collective."""
     size: int
     """Its bytes."""
+    over: bool = False
+    """Whether the rank has left training, in order or not: it closes what it holds, and no longer writes stacks."""
 
     @property
     def waits(self) -> bool:
@@ -142,7 +152,7 @@ def read_beats(folder: Path) -> list[Beat]:
         try:
             data = path.read_bytes()
             header = json.loads(data[_HEADER:])
-            updates, entered, left, kind, size = _RECORD.unpack(data[: _RECORD.size])
+            updates, entered, left, kind, size, over = _RECORD.unpack(data[: _RECORD.size])
         except (OSError, ValueError, struct.error):
             continue
         beats.append(
@@ -154,6 +164,7 @@ def read_beats(folder: Path) -> list[Beat]:
                 left=left,
                 kind=_KINDS[kind],
                 size=size,
+                over=bool(over),
             )
         )
     return sorted(beats, key=lambda beat: beat.rank)
@@ -204,9 +215,12 @@ def judge(beats: Sequence[Beat]) -> Verdict:
     # All that entered the newest collective but one that has left it already: that one is late for the next.
     behind = behind or [beat for beat in ahead if not beat.waits]
     if behind:
-        late = [beat for beat in behind if not beat.waits] or behind
+        # Whoever is at work holds up those that have left training, and both those that wait.
+        least = min((beat.waits, beat.over) for beat in behind)
+        late = [beat for beat in behind if (beat.waits, beat.over) == least]
         waiting = [beat for beat in ahead if beat.waits]
-        where = f"in {late[0].collective}" if late[0].waits else "in its own work"
+        work = "at its end" if late[0].over else "in its own work"
+        where = f"in {late[0].collective}" if late[0].waits else work
         wait = f"; {_name(waiting)} waiting in {waiting[0].collective}" if waiting else ""
         return Verdict(_ranks(late), f"{_name(late)} late, {where} since update {late[0].updates}{wait}")
     kinds = {beat.collective for beat in beats}
@@ -231,7 +245,7 @@ class Observer:
 
     Args:
         folder: where they are.
-        timeout: seconds without a change that are too many.
+        timeout: seconds without a change that are too many; ``LONGEST_END`` at least once a rank has left training.
         clock: seconds that never go back; ``time.monotonic`` but in tests.
     """
 
@@ -253,7 +267,9 @@ class Observer:
         for beat in beats:
             if beat.rank not in self._seen or self._seen[beat.rank][0] != beat:
                 self._seen[beat.rank] = (beat, now)
-        if not any(now - self._seen[beat.rank][1] > self._timeout for beat in beats):
+        # Once a rank has left training the job is about to end, and what takes long then has limits of its own.
+        timeout = max(self._timeout, LONGEST_END) if any(beat.over for beat in beats) else self._timeout
+        if not any(now - self._seen[beat.rank][1] > timeout for beat in beats):
             return None
         return judge(beats)
 
@@ -339,7 +355,8 @@ class Watchdog:
 def dump_stacks(beats: Sequence[Beat]) -> None:
     """Asks all ranks of this machine to write down where their Python is; a stopped one does it as it goes on."""
     for beat in beats:
-        if beat.is_here and beat.pid != os.getpid() and identity(beat.pid) == beat.identity:
+        # To a rank that has left training the signal would be the end.
+        if beat.is_here and not beat.over and beat.pid != os.getpid() and identity(beat.pid) == beat.identity:
             with contextlib.suppress(OSError):
                 os.kill(beat.pid, DUMP_SIGNAL)
                 if is_stopped(beat.pid):
@@ -386,6 +403,7 @@ def watched_rank(folder: Path, heartbeat: Heartbeat, rank: int, *, timeout: floa
         heartbeat.fail(f"{type(error).__name__}: {' '.join(str(error).split())}")
         raise
     finally:
+        heartbeat.end()
         if in_job:
             faulthandler.unregister(signal.SIGTERM)
             faulthandler.unregister(DUMP_SIGNAL)

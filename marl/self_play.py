@@ -44,6 +44,7 @@ class Sides:
 
     Attributes:
         names: of the S sides, in the order of their first agents' names.
+        agents: of each side, sorted by name.
         of_group: which side each agent of a group is on, (A,) int64.
         of_agent: the same for all agents, group by group.
 
@@ -52,6 +53,7 @@ class Sides:
     """
 
     names: tuple[str, ...]
+    agents: tuple[tuple[str, ...], ...]
     of_group: dict[str, Tensor]
     of_agent: Tensor
 
@@ -70,6 +72,7 @@ class Sides:
                 f"all agents ({', '.join(spec.agents)}) are on one side, so there is nobody to play against; "
                 'name sides with --sides \'{"AGENT": "SIDE", ...}\''
             )
+        self.agents = tuple(tuple(agent for agent in spec.agents if side_of[agent] == name) for name in self.names)
         index = {name: number for number, name in enumerate(self.names)}
         self.of_group = {
             group.name: torch.tensor([index[side_of[agent]] for agent in group.agents]) for group in spec.groups

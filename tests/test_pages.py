@@ -11,7 +11,7 @@ from launchers.catalog import find_algorithm
 from launchers.league import LeagueOptions
 from launchers.main import COMMANDS, main
 from launchers.text import read_options
-from launchers.train import Options
+from launchers.training_options import Options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,7 @@ from launchers.launch import Ended
 from launchers.processes import JOB, Job, identity, jobs_named
 from launchers.stopping import StopRequest
 from launchers.supervise import Supervisor, explain_failure, rank_folder
-from launchers.watchdog import Heartbeat, judge, read_beats
+from launchers.watchdog import Heartbeat, Observer, judge, read_beats
 from marl.counters import Counter
 from marl.errors import InputError
 
@@ -74,7 +74,7 @@ def tried(tmp_path):
     return (tmp_path / "words").read_text().splitlines()
 
 
-def beat(run, rank, updates):
+def beat(run, rank, updates, *, over=False):
     """A line of shell that leaves a rank's heartbeat."""
     source = run.parent / f"beat-{rank}-{updates}"
     source.mkdir()
@@ -82,6 +82,8 @@ def beat(run, rank, updates):
     heartbeat.counter = Counter()
     heartbeat.counter.updates = updates
     heartbeat.open(source)
+    if over:
+        heartbeat.end()
     heartbeat.close()
     return f"mkdir -p {run}/ranks; cp {source}/{rank}.beat {run}/ranks/"
 
@@ -273,6 +275,23 @@ def test_a_job_of_stopped_ranks_is_ended_by_the_supervisor(attempts, run, monkey
     assert "the job failed after update 3: rank 0 is late, in its own work since update 3" in said
 
 
+@pytest.mark.parametrize(("over", "attempted"), [(False, 2), (True, 1)])
+def test_ranks_that_take_long_to_end_are_not_thought_to_hang(attempts, run, tmp_path, monkeypatch, over, attempted):
+    # As when W&B takes a minute to finish, of which no rank knows anything but rank 0.
+    ranks = "; ".join(beat(run, rank, 3, over=over) for rank in range(2))
+    attempts(f"{ranks}; sleep 3; exit 0", "exit 0")
+    monkeypatch.setattr("launchers.supervise.Observer", lambda folder, timeout: Observer(folder, 0.5))
+    code, said = supervise(run, watchdog=1.0)
+    assert code == 0
+    assert len(tried(tmp_path)) == attempted
+    assert ("ranks 0, 1 are late" in said) == (not over)
+
+
+def test_a_request_to_stop_that_comes_too_late_leaves_the_job_to_its_end(attempts, run, tmp_path):
+    attempts(f"{beat(run, 0, 3, over=True)}; trap '' USR1; kill -USR1 $PPID; sleep 0.5; exit 0")
+    assert supervise(run) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("files", "ended", "cause"),
     [
@@ -317,6 +336,7 @@ def test_each_rank_is_told_with_its_update_collective_and_place(tmp_path):
         heartbeat.enter(0, 4096)
         if rank:
             heartbeat.leave()
+        heartbeat.end()
         heartbeat.close()
     (tmp_path / "0.stack").write_text(STACK + STACK.replace("42", "43"))
     failure = explain_failure(Ended(code=1, notices=b""), tmp_path)

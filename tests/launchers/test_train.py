@@ -12,7 +12,6 @@ import pytest
 import torch
 from command_line import SHORT, SPREAD, rows_of
 
-import launchers.train
 from launchers import mpi
 from launchers.main import main
 from launchers.recipes import RECIPES
@@ -245,7 +244,7 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
         def __init__(self, *words, **settings):
             super().__init__(*words, **settings, init_timeout=1.0, finish_timeout=1.0)
 
-    monkeypatch.setattr(launchers.train, "WandbLogger", Impatient)
+    monkeypatch.setattr("launchers.training_books.WandbLogger", Impatient)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     run = tmp_path / "run"
@@ -257,6 +256,30 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
     assert (run / "summary.json").exists()
     secret = b"0" * 40
     assert not any(secret in path.read_bytes() for path in run.rglob("*") if path.is_file())
+
+
+SLOW_WANDB = """
+import sys, time
+
+if any(word.endswith("wandb_process.py") for word in sys.orig_argv):
+    import wandb
+
+    finish = wandb.Run.finish
+    wandb.Run.finish = lambda *words, **options: (time.sleep(15), finish(*words, **options))
+"""
+
+
+@pytest.mark.slow
+def test_a_slow_wandb_does_not_make_a_finished_job_look_stuck(start, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SLOW_WANDB)
+    run = tmp_path / "run"
+    # The supervisor waits 1.2 times as long as the ranks, and 5 seconds.
+    words = ("--ranks", 2, "--watchdog", 5, "--max-restarts", 1, "--wandb", "offline", "--compile", "no", "--out", run)
+    process = start("train", "mappo", SPREAD, "--steps", 32, *SHORT, *TINY, *words, PYTHONPATH=str(tmp_path))
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stderr) == (0, ""), stdout
+    assert (run / "summary.json").exists()
+    assert not (run / "failures").exists()
 
 
 # Bad input: one line, exit code 2, nothing half-written

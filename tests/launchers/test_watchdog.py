@@ -1,5 +1,6 @@
 """Heartbeats, and the verdict over those that stand still."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,11 +14,13 @@ import torch
 
 from launchers.processes import identity, is_stopped
 from launchers.watchdog import (
+    LONGEST_END,
     Beat,
     Heartbeat,
     Observer,
     Verdict,
     Watchdog,
+    dump_stacks,
     judge,
     make_folder,
     read_beats,
@@ -29,7 +32,7 @@ from marl.communicators import SerialCommunicator
 from marl.counters import Counter
 
 
-def beat(rank, *, entered=5, left=None, updates=3, kind="all_reduce", size=64, pid=None, host=None):
+def beat(rank, *, entered=5, left=None, updates=3, kind="all_reduce", size=64, pid=None, host=None, over=False):
     pid = os.getpid() if pid is None else pid
     return Beat(
         rank=rank,
@@ -41,6 +44,7 @@ def beat(rank, *, entered=5, left=None, updates=3, kind="all_reduce", size=64, p
         left=entered - 1 if left is None else left,
         kind=kind,
         size=size,
+        over=over,
     )
 
 
@@ -110,6 +114,14 @@ def test_collectives_out_of_step_are_told_apart():
     assert "which does not end" in judge([beat(0), beat(1)]).reason
 
 
+def test_whoever_is_at_work_holds_up_those_that_have_left_training():
+    assert judge([beat(0, left=5), beat(1, left=5, over=True)]).late == (0,)
+    everybody = judge([beat(0, left=5, over=True), beat(1, left=5, over=True)])
+    assert everybody == Verdict((0, 1), "ranks 0, 1 are late, at its end since update 3")
+    failed = judge([beat(0, entered=4, left=4, over=True), beat(1)])
+    assert failed.reason == "rank 0 is late, at its end since update 3; rank 1 is waiting in all_reduce of 64 bytes"
+
+
 def test_a_stopped_rank_is_named_though_all_are_in_the_same_collective(sleeper):
     beats = [beat(0), beat(1, pid=sleeper.pid)]
     sleeper.send_signal(signal.SIGSTOP)
@@ -146,6 +158,23 @@ def test_a_rank_that_stands_still_too_long_is_noticed(tmp_path):
         # Since second 14 nothing has changed.
         assert (verdict is None) == (second <= 24), second
     heartbeat.close()
+
+
+def test_a_job_at_its_end_is_given_time_but_not_for_ever(tmp_path):
+    clock = Clock()
+    heartbeats = [Heartbeat(rank) for rank in range(2)]
+    for heartbeat in heartbeats:
+        heartbeat.open(tmp_path)
+    observer = Observer(tmp_path, 10.0, clock)
+    # Rank 0 is in its last collective while rank 1 sends its curves to a slow server.
+    heartbeats[0].enter(0, 8)
+    heartbeats[1].end()
+    for clock.now in range(int(LONGEST_END) + 1):
+        assert observer.look() is None
+    clock.now += 1
+    assert observer.look().late == (1,)
+    for heartbeat in heartbeats:
+        heartbeat.close()
 
 
 def test_a_job_that_was_suspended_as_a_whole_is_not_late(tmp_path):
@@ -240,6 +269,32 @@ def test_a_rank_writes_why_it_ended(tmp_path):
     ):
         raise ZeroDivisionError("division\nby zero")
     assert (tmp_path / "1.error").read_text() == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_a_rank_says_that_it_has_left_training_whether_in_order_or_not(tmp_path, error):
+    heartbeat = Heartbeat(1)
+    heartbeat.counter = Counter()
+    heartbeat.counter.updates = 7
+    with (
+        contextlib.suppress(ZeroDivisionError),
+        watched_rank(tmp_path, heartbeat, 1, timeout=100.0, in_job=False),
+    ):
+        assert [(beat.updates, beat.over) for beat in read_beats(tmp_path)] == [(7, False)]
+        if error is not None:
+            raise error
+    # How far it came stays there to be read.
+    assert [(beat.updates, beat.over) for beat in read_beats(tmp_path)] == [(7, True)]
+
+
+def test_only_ranks_that_train_are_asked_for_their_stacks(monkeypatch, sleeper):
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda pid, number: asked.append((pid, number)))
+        dump_stacks([beat(0, pid=sleeper.pid, over=True)])
+        assert asked == []
+        dump_stacks([beat(0, pid=sleeper.pid)])
+    assert asked == [(sleeper.pid, signal.SIGUSR2)]
 
 
 def test_a_folder_that_is_not_there_costs_nothing(tmp_path):

@@ -106,6 +106,7 @@ def test_sides_are_agents_of_equal_spaces_or_else_roles():
     assert Sides(spec_of(GAMES["at once"])).names == ("p_0", "p_1")
     roles = Sides(spec_of(GAMES["roles"]))
     assert roles.names == ("hunter", "prey")
+    assert roles.agents == (("hunter_0", "hunter_1"), ("prey",))
     assert roles.of_group["hunter"].tolist() == [0, 0]
     assert roles.of_group["prey"].tolist() == [1]
     assert roles.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[3.0, -4.0]]
@@ -114,6 +115,7 @@ def test_sides_are_agents_of_equal_spaces_or_else_roles():
 def test_sides_can_be_named():
     sides = Sides(spec_of(GAMES["roles"]), {"hunter_0": "a", "prey": "a", "hunter_1": "b"})
     assert sides.names == ("a", "b")
+    assert sides.agents == (("hunter_0", "prey"), ("hunter_1",))
     assert sides.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[-3.0, 2.0]]
 
 

@@ -13,6 +13,7 @@ from launchers.watchdog import Heartbeat, watched_rank
 from launchers.watched_communicator import WatchedCommunicator
 from marl.core import Communicator
 from marl.counters import Counter
+from marl.errors import InputError
 
 
 def endless_step() -> None:
@@ -27,18 +28,24 @@ def main(communicator: Communicator) -> int:
     heartbeat.counter = counter = Counter()
     communicator.all_reduce(torch.zeros(1))  # ranks that start late on a busy machine are not what is watched here
     last = communicator.rank == communicator.size - 1
-    with watched_rank(folder, heartbeat, communicator.rank, timeout=2.0, in_job=True):
-        for _ in range(1000):
-            watched.all_reduce(torch.zeros(4))
-            counter.updates += 1
-            if counter.updates < 5 or not last:
-                continue
-            if way == "endless":
-                endless_step()
-            if way == "stopped":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            if way == "out-of-step":
-                watched.broadcast(torch.zeros(1, dtype=torch.float64))
+    try:
+        with watched_rank(folder, heartbeat, communicator.rank, timeout=2.0, in_job=True):
+            for _ in range(1000):
+                watched.all_reduce(torch.zeros(4))
+                counter.updates += 1
+                if counter.updates < 5 or not last:
+                    continue
+                if way == "endless":
+                    endless_step()
+                if way == "stopped":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                if way == "out-of-step":
+                    watched.broadcast(torch.zeros(1, dtype=torch.float64))
+                if way == "slow-end":
+                    raise InputError("the disk is full")
+    finally:
+        if way == "slow-end" and last:
+            time.sleep(5.0)  # as W&B may take to finish
     return 0
 
 

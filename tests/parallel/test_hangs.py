@@ -37,6 +37,12 @@ def test_a_stopped_rank_is_named_and_writes_where_it_was_stopped(tmp_path):
     assert "in main" in read_frame(tmp_path, 1)
 
 
+def test_a_rank_that_takes_long_to_end_is_waited_for_by_those_within_a_collective(tmp_path):
+    done = hang("slow-end", tmp_path)
+    assert (done.code, done.stderr) == (2, "marl: the disk is full\n")
+    assert Verdict.load(tmp_path) is None
+
+
 @pytest.mark.timeout(120)
 def test_collectives_out_of_step_are_named(tmp_path):
     done = hang("out-of-step", tmp_path)
