@@ -37,6 +37,7 @@ def main(communicator: Communicator) -> int:
     if way == "stopped-in-order":
         requested = []
         signal.signal(signal.SIGUSR1, lambda *_: requested.append(True))
+        communicator.all_reduce(torch.zeros(1))  # now all ranks hear the request
         if communicator.rank == 0:
             print("ready", flush=True)  # noqa: T201
         flag = torch.zeros(1)
