@@ -205,7 +205,9 @@ class Supervisor:
         self._began = time.monotonic()
         observer = None
         if self._watchdog > 0:
-            observer = Observer(rank_folder(self._run), self._watchdog * 1.2 + 5)
+            # What a killed supervisor's job left tells nothing about this one, which may take long to start.
+            folder = rank_folder(self._run)
+            observer = Observer(folder, self._watchdog * 1.2 + 5, former=read_beats(folder))
         looked = 0.0
 
         def watch() -> bool:

@@ -247,10 +247,19 @@ class Observer:
         folder: where they are.
         timeout: seconds without a change that are too many; ``LONGEST_END`` at least once a rank has left training.
         clock: seconds that never go back; ``time.monotonic`` but in tests.
+        former: beats of a job before this one, which stand still until the ranks of this one remove them.
     """
 
-    def __init__(self, folder: Path, timeout: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        timeout: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        former: Sequence[Beat] = (),
+    ) -> None:
         self._folder = folder
+        self._former = {(beat.host, beat.pid, beat.identity) for beat in former}
         self._timeout = timeout
         self._clock = clock
         self._seen: dict[int, tuple[Beat, float]] = {}
@@ -263,7 +272,7 @@ class Observer:
             # This process stood still itself: the job was suspended as a whole, and nobody is late.
             self._seen.clear()
         self._last = now
-        beats = read_beats(self._folder)
+        beats = [beat for beat in read_beats(self._folder) if (beat.host, beat.pid, beat.identity) not in self._former]
         for beat in beats:
             if beat.rank not in self._seen or self._seen[beat.rank][0] != beat:
                 self._seen[beat.rank] = (beat, now)

@@ -16,7 +16,7 @@ from launchers.launch import Ended
 from launchers.processes import JOB, Job, identity, jobs_named
 from launchers.stopping import StopRequest
 from launchers.supervise import Supervisor, explain_failure, rank_folder
-from launchers.watchdog import Heartbeat, Observer, judge, read_beats
+from launchers.watchdog import Heartbeat, Observer
 from marl.counters import Counter
 from marl.errors import InputError
 
@@ -258,33 +258,39 @@ def test_two_supervisors_of_one_run_are_refused(attempts, run):
         other.wait()
 
 
-def test_a_job_of_stopped_ranks_is_ended_by_the_supervisor(attempts, run, monkeypatch):
+@pytest.fixture
+def impatient(monkeypatch):
+    """A supervisor that waits half a second for progress."""
+    monkeypatch.setattr("launchers.supervise.Observer", lambda folder, _, former: Observer(folder, 0.5, former=former))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_job_of_stopped_ranks_is_ended_by_the_supervisor(attempts, run):
     attempts(f"{beat(run, 0, 3)}; exec sleep 100", "exit 0")
 
-    class Impatient:
-        def __init__(self, folder, timeout):
-            pass
-
-        def look(self):
-            beats = read_beats(rank_folder(run))
-            return judge(beats) if beats else None
-
-    monkeypatch.setattr("launchers.supervise.Observer", Impatient)
     code, said = supervise(run, watchdog=1.0)
     assert code == 0
     assert "the job failed after update 3: rank 0 is late, in its own work since update 3" in said
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("over", "attempted"), [(False, 2), (True, 1)])
-def test_ranks_that_take_long_to_end_are_not_thought_to_hang(attempts, run, tmp_path, monkeypatch, over, attempted):
+def test_ranks_that_take_long_to_end_are_not_thought_to_hang(attempts, run, tmp_path, over, attempted):
     # As when W&B takes a minute to finish, of which no rank knows anything but rank 0.
     ranks = "; ".join(beat(run, rank, 3, over=over) for rank in range(2))
     attempts(f"{ranks}; sleep 3; exit 0", "exit 0")
-    monkeypatch.setattr("launchers.supervise.Observer", lambda folder, timeout: Observer(folder, 0.5))
     code, said = supervise(run, watchdog=1.0)
     assert code == 0
     assert len(tried(tmp_path)) == attempted
     assert ("ranks 0, 1 are late" in said) == (not over)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_a_killed_job_left_does_not_end_the_next_one_that_is_slow_to_start(attempts, run, tmp_path):
+    subprocess.run(beat(run, 0, 3), shell=True, check=True)
+    attempts("sleep 3; exit 0")
+    assert supervise(run, watchdog=1.0, resume=True) == (0, "")
+    assert len(tried(tmp_path)) == 1
 
 
 def test_a_request_to_stop_that_comes_too_late_leaves_the_job_to_its_end(attempts, run, tmp_path):

@@ -1,6 +1,7 @@
 """Heartbeats, and the verdict over those that stand still."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -175,6 +176,21 @@ def test_a_job_at_its_end_is_given_time_but_not_for_ever(tmp_path):
     assert observer.look().late == (1,)
     for heartbeat in heartbeats:
         heartbeat.close()
+
+
+def test_ranks_of_a_former_job_are_not_waited_for(tmp_path):
+    clock = Clock()
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path)
+    (left,) = read_beats(tmp_path)
+    patient = Observer(tmp_path, 3.0, clock, former=[left])
+    other = Observer(tmp_path, 3.0, clock, former=[dataclasses.replace(left, pid=left.pid + 1)])
+    for clock.now in range(4):
+        assert patient.look() is other.look() is None
+    clock.now = 4.0
+    assert patient.look() is None
+    assert other.look().late == (0,)
+    heartbeat.close()
 
 
 def test_a_job_that_was_suspended_as_a_whole_is_not_late(tmp_path):
