@@ -29,7 +29,7 @@ from typing import IO, Any, Final, Literal
 
 from launchers.hosts import HOSTFILE
 from launchers.processes import JOB, LAST_WORD, Job, Scratch
-from launchers.stopping import ALL, was_asked
+from launchers.stopping import ALL, STOPPED, was_asked
 from marl.errors import InputError
 
 TERMINAL: Final = "MARL_TERMINAL"
@@ -47,7 +47,7 @@ _WORLD_SIZES: Final = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS
 """Set by Open MPI's mpirun, by MPICH's and Intel's, and by srun."""
 _LOCAL_SIZES: Final = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")
 _LOCAL_RANKS: Final = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-STATED_CODES: Final = (0, 2, 75)
+STATED_CODES: Final = (0, 2, STOPPED)
 """Exit codes with a meaning of their own; all others become 1."""
 _TICK: Final = 0.2
 _GRACE: Final = 2.0

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from launchers.launch import available_core_numbers, number_from_environment, world_size_from_environment
 from launchers.processes import LAST_WORD
+from launchers.stopping import STOPPED
 from marl.communicators import SerialCommunicator, check_collective
 from marl.core import Communicator
 from marl.errors import InputError
@@ -38,7 +39,7 @@ _MOST_CORES: Final = 4096
 _LOOKS: Final = 20
 _NAP: Final = 1e-4
 """After so many looks for the others, seconds between two looks, where ranks share cores."""
-_PATIENCE: Final = {75: 120.0, 2: 5.0}
+_PATIENCE: Final = {STOPPED: 120.0, 2: 5.0}
 """Seconds that a rank waits for the others before it ends the job for all; a stop saves a checkpoint first, and rank 0
 then gives W&B up to 90 to finish."""
 
@@ -360,7 +361,7 @@ class _Farewell:
         communicator = self._communicator
         if not isinstance(communicator, ElasticCommunicator):
             return self._leave(code, report, key)
-        if code not in (0, 75):
+        if code not in (0, STOPPED):
             # The others may be anywhere, and this is no death to be survived.
             with contextlib.suppress(RankLossError):
                 return self._leave(code, report, key)

@@ -17,6 +17,7 @@ from marl.builders import Builder
 from marl.compilation import can_compile
 from marl.core import EnvironmentFactory
 from marl.errors import InputError
+from marl.evaluation import MAX_STEPS
 from marl.experiment import ExperimentConfig
 
 ConfigT = TypeVar("ConfigT")
@@ -52,7 +53,7 @@ class Settings(Generic[ConfigT]):
     """Episodes in a row that a copy may lose because the environment raised; 0 to end at the first exception."""
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
-    evaluation_max_steps: int = 10_000
+    evaluation_max_steps: int = MAX_STEPS
     """Where an episode of an evaluation is cut, if it has not ended by then; a game of a league counts as a draw."""
     evaluate_every: int | None = None
     """Also evaluate each time that many environment steps have passed."""

@@ -162,7 +162,7 @@ class Books:
         """
         if self.checkpointer is not None:
             _finish_writing(self.checkpointer)
-        if self.run is not None and refused and not (not self._options.resume and _withdraw(self.run)):
+        if self.run is not None and refused and (self._options.resume or not _withdraw(self.run)):
             _say_how_to_go_on(self.run, error)
 
     def close(self, code: int) -> None:

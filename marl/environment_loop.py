@@ -52,19 +52,18 @@ class EpisodeTracker(Saveable):
             return None
         over, dropped = timestep.final.copies, timestep.final.dropped
         copies = over if dropped is None else over[~dropped]
-        over, copies = over.to(self._returns.device), copies.to(self._returns.device)
-        ended = EndedEpisodes(copies=copies, returns=self._returns[copies], lengths=self._lengths[copies])
-        self._returns[over] = 0.0
-        self._lengths[over] = 0
-        return ended
+        return self._end(copies.to(self._returns.device), over.to(self._returns.device))
 
     def cut(self, max_steps: int) -> EndedEpisodes:
         """Ends, for the count, the episodes that have lasted ``max_steps``; their copies play on."""
         copies = (self._lengths >= max_steps).nonzero().squeeze(1)
-        cut = EndedEpisodes(copies=copies, returns=self._returns[copies], lengths=self._lengths[copies])
-        self._returns[copies] = 0.0
-        self._lengths[copies] = 0
-        return cut
+        return self._end(copies, copies)
+
+    def _end(self, counted: Tensor, over: Tensor) -> EndedEpisodes:
+        ended = EndedEpisodes(copies=counted, returns=self._returns[counted], lengths=self._lengths[counted])
+        self._returns[over] = 0.0
+        self._lengths[over] = 0
+        return ended
 
     def copies_state_dict(self) -> State:
         """Unfinished episodes' sums."""

@@ -461,20 +461,17 @@ def play_games(
             group.name: torch.zeros((count, group.size, *group.action.array.shape), dtype=group.action.array.dtype)
             for group in copies.spec.groups
         }
-        since = torch.zeros(count, dtype=torch.int64)
+        steps = 0
         while missing:
             timestep = copies.step(seated.act(timestep, _legal(blank, timestep, copies.spec)))
-            since += 1
+            steps += 1
             ended = tracker.track(timestep)
-            if timestep.final is not None:
-                since[timestep.final.copies] = 0
-            if int(since.max()) >= max_steps:
-                for copy in (since >= max_steps).nonzero().squeeze(1).tolist():
+            if steps >= max_steps:
+                for copy in tracker.cut(max_steps).copies.tolist():
                     left = torch.arange(int(done[copy]) * total + first + copy, games, total)
                     results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
                     missing -= len(left)
                     done[copy] += len(left)
-                    since[copy] = 0
             if ended is None:
                 continue
             numbers = done[ended.copies] * total + first + ended.copies
