@@ -468,7 +468,8 @@ def play_games(
             ended = tracker.track(timestep)
             if steps >= max_steps:
                 for copy in tracker.cut(max_steps).copies.tolist():
-                    left = torch.arange(int(done[copy]) * total + first + copy, games, total)
+                    # None, if it had played all its games and went on for nothing.
+                    left = torch.arange(min(int(done[copy]) * total + first + copy, games), games, total)
                     results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
                     missing -= len(left)
                     done[copy] += len(left)

@@ -334,6 +334,16 @@ def test_games_that_do_not_end_are_draws_and_counted():
     assert bool((cut[stopped] == 1).all())
 
 
+def test_a_copy_that_has_played_its_games_may_reach_the_limit_again():
+    seating = torch.randint(0, 3, (61, 2), generator=torch.Generator().manual_seed(0))
+    whole, lengths, _ = games_of(seating, SerialCommunicator())
+    for limit in lengths.unique().int().tolist():
+        returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
+        assert torch.equal(returns[~stopped], whole[~stopped])
+        assert torch.equal(cut[~stopped], lengths[~stopped])
+        assert bool(stopped[lengths > limit].all())
+
+
 def test_random_players_take_legal_actions_only():
     actions = ContinuousActions(low=(-1.0, -1.0), high=(1.0, 1.0))
     agents = (
