@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -176,8 +176,6 @@ class Verdict:
 
     late: tuple[int, ...]
     reason: str
-    host: str = field(default_factory=socket.gethostname)
-    """The machine of who noticed."""
 
     def save(self, folder: Path) -> bool:
         """Writes it into the folder; False if somebody else was first."""
@@ -188,7 +186,7 @@ class Verdict:
         except OSError:
             return True
         with os.fdopen(descriptor, "w") as file:
-            json.dump(asdict(self), file)
+            json.dump({"late": self.late, "reason": self.reason}, file)
         return True
 
     @classmethod
@@ -196,7 +194,7 @@ class Verdict:
         """The one that was written; None where there is none."""
         try:
             value = json.loads((folder / "verdict.json").read_bytes())
-            return cls(tuple(value["late"]), str(value["reason"]), str(value["host"]))
+            return cls(tuple(value["late"]), str(value["reason"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -286,7 +284,7 @@ class Observer:
 class Watchdog:
     """A thread that ends this rank when the job stands still, or when what started the rank is gone.
 
-    Whoever notices first writes the verdict, says it, and asks all ranks of its machine for their stacks; then
+    Each writes its stacks; whoever notices first says why, and asks those of its machine that have not written; then
     every rank leaves without another word to MPI, and mpirun ends what is left.
 
     Args:
@@ -339,17 +337,17 @@ class Watchdog:
                 return
 
     def _end(self, verdict: Verdict) -> None:
-        if verdict.save(self._folder):
+        first = verdict.save(self._folder)
+        if first:
             sys.stderr.write(f"marl: {verdict.reason}; stacks are in {self._folder}\n")
             sys.stderr.flush()
-            dump_stacks(read_beats(self._folder))
-            self._write_stacks()
-        else:
-            # The first on this machine has asked this rank too. Two that write the same file at once spoil it.
-            time.sleep(0.1)
-            said = Verdict.load(self._folder)
-            if said is None or said.host != socket.gethostname():
-                self._write_stacks()
+        self._write_stacks()
+        # Ranks whose Python runs notice soon and write their own. A signal is for the others: its handler reads the
+        # frames of threads that go on running.
+        time.sleep(2 * self._interval + 0.5)
+        if first:
+            silent = [beat for beat in read_beats(self._folder) if not _has_stacks(self._folder, beat.rank)]
+            dump_stacks(silent)
         # The others' stacks come while they still wait, and the first to leave ends them all.
         time.sleep(1.0)
         self._leave(1)
@@ -359,6 +357,13 @@ class Watchdog:
             faulthandler.dump_traceback(self._stacks, all_threads=True)
         else:
             faulthandler.dump_traceback(sys.__stderr__ or 2, all_threads=True)
+
+
+def _has_stacks(folder: Path, rank: int) -> bool:
+    try:
+        return (folder / f"{rank}.stack").stat().st_size > 0
+    except OSError:
+        return False
 
 
 def dump_stacks(beats: Sequence[Beat]) -> None:

@@ -230,22 +230,6 @@ def test_the_watchdog_ends_a_rank_that_is_stuck_and_writes_where_it_was(tmp_path
     heartbeat.close()
 
 
-@pytest.mark.parametrize(("host", "written"), [(socket.gethostname(), False), ("another-machine", True)])
-def test_who_is_asked_for_its_stacks_by_the_first_to_notice_does_not_write_them_twice(tmp_path, host, written):
-    make_folder(tmp_path / "ranks")
-    heartbeat = Heartbeat(0)
-    heartbeat.open(tmp_path / "ranks")
-    assert Verdict((1,), "noticed by another rank", host).save(tmp_path / "ranks")
-    left = threading.Event()
-    stacks = tmp_path / "ranks" / "0.stack"
-    descriptor = os.open(stacks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    with Watchdog(tmp_path / "ranks", 0.3, stacks=descriptor, leave=lambda code: left.set()):
-        assert left.wait(30)
-    os.close(descriptor)
-    heartbeat.close()
-    assert (stacks.stat().st_size > 0) == written
-
-
 WHOLE = """Thread 0x1 (most recent call first):
   File "/lib/threading.py", line 1 in wait
   File "/lib/threading.py", line 2 in _bootstrap
