@@ -15,23 +15,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from marl.actor_critics import (
-    ActorCriticBuilder,
-    ActorCriticConfig,
-    ActorCriticLearner,
-    ActorCriticPolicy,
-    ActorNetwork,
-    GroupNetworks,
-    Networks,
-    Purpose,
-)
+from marl.algorithms.actor_critic.batches import GroupBatch, JointBatch
+from marl.algorithms.actor_critic.builder import ActorCriticBuilder
+from marl.algorithms.actor_critic.exploration import Exploration, NoiseKind, make_noise
+from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
+from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks
+from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import Placement
-from marl.config_checks import require_above, require_at_least
-from marl.critics import GroupBatch, JointBatch, action_features
-from marl.distributions import make_distribution, num_outputs, relaxed_sample, standard_normal
-from marl.exploration import Exploration, NoiseKind, make_noise
+from marl.learning.config_checks import require_above, require_at_least
+from marl.learning.schedules import LinearSchedule
+from marl.networks.action_encodings import action_features
+from marl.networks.action_heads import make_distribution, num_outputs, relaxed_sample
+from marl.networks.gaussian import standard_normal
 from marl.replay import TransitionDataset
-from marl.schedules import LinearSchedule
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 
 

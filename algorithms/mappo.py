@@ -13,22 +13,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from marl.actors import Policy
-from marl.advantages import AdvantageEstimator, Estimates, Inputs
+from marl.adders.trajectories import TrajectoryAdder, TrajectoryDataset
+from marl.algorithms.on_policy.advantages import AdvantageEstimator, Estimates, Inputs
+from marl.algorithms.on_policy.losses import FIGURES, PPOLoss, Rollout
+from marl.algorithms.on_policy.magnet import Magnet
+from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork, GroupNetworks
+from marl.algorithms.on_policy.passes import RolloutPasses
+from marl.algorithms.on_policy.policy import PPOPolicy
 from marl.builders import ConfiguredBuilder, Placement
-from marl.checkpoints import flatten_state, unflatten_state
-from marl.config_checks import require_above, require_at_least, require_share, require_widths
+from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.errors import InputError
-from marl.magnet import Magnet
-from marl.networks import Activation, Torso, prepare_input
-from marl.normalizers import ObservationNormalizer, ValueNormalizer
-from marl.optimizers import ReplicatedAdam
-from marl.ppo_loss import FIGURES, PPOLoss, Rollout
-from marl.ppo_networks import ActorNetwork, CriticNetwork, GroupNetworks, PPOPolicy
-from marl.ppo_passes import RolloutPasses
+from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
+from marl.learning.optimizers import ReplicatedAdam
+from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
+from marl.networks.torso import Activation, Torso, prepare_input
+from marl.policy import Policy
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, Sharing
-from marl.trajectories import TrajectoryAdder, TrajectoryDataset
 from marl.types import Trajectory
 
 

@@ -15,23 +15,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from marl.actor_critics import (
-    ActorCriticBuilder,
-    ActorCriticConfig,
-    ActorCriticLearner,
-    ActorCriticPolicy,
-    ActorNetwork,
-    GroupNetworks,
-    Networks,
-    Purpose,
-    Temperature,
-)
+from marl.algorithms.actor_critic.batches import GroupBatch, JointBatch
+from marl.algorithms.actor_critic.builder import ActorCriticBuilder
+from marl.algorithms.actor_critic.exploration import Exploration
+from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
+from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks, Temperature
+from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import Placement
-from marl.config_checks import require_above
-from marl.critics import GroupBatch, JointBatch, encode_actions
-from marl.distributions import Distribution, MaskedCategorical, make_distribution, num_outputs, num_uniforms
 from marl.errors import InputError
-from marl.exploration import Exploration
+from marl.learning.config_checks import require_above
+from marl.networks.action_encodings import encode_actions
+from marl.networks.action_heads import make_distribution, num_outputs, num_uniforms
+from marl.networks.categorical import MaskedCategorical
+from marl.networks.distributions import Distribution
 from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
 
 

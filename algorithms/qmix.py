@@ -14,21 +14,22 @@ from typing import Any, Literal
 
 import torch
 
-from marl.actors import Policy
+from marl.algorithms.off_policy.builder import OffPolicyConfig, ReplayBuilder, refuse_opponents
+from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, Noise, added
+from marl.algorithms.off_policy.targets import TargetParameters
+from marl.algorithms.q_learning.losses import TD_FIGURES, GroupValues, TDTerms, ValueBatch, read_batch, td_losses
+from marl.algorithms.q_learning.mixers import DuplexDuelingMixer, Mixer, MonotonicMixer, SumMixer
+from marl.algorithms.q_learning.networks import QNetwork, QNetworks, num_actions, require_choices
+from marl.algorithms.q_learning.policy import QPolicy
 from marl.builders import Placement
-from marl.checkpoints import flatten_state, unflatten_state
-from marl.config_checks import option, require_above, require_at_least, require_share
+from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.errors import InputError
-from marl.gradient_steps import GradientStep, Losses, Noise, added
-from marl.mixers import DuplexDuelingMixer, Mixer, MonotonicMixer, SumMixer
-from marl.normalizers import RewardNormalizer
-from marl.off_policy import OffPolicyConfig, ReplayBuilder, refuse_opponents
-from marl.optimizers import TargetParameters
-from marl.q_learning import TD_FIGURES, GroupValues, TDTerms, ValueBatch, read_batch, td_losses
-from marl.q_values import QNetwork, QNetworks, QPolicy, num_actions, require_choices
+from marl.learning.config_checks import option, require_above, require_at_least, require_share
+from marl.learning.schedules import LinearSchedule
+from marl.networks.normalizers import RewardNormalizer
+from marl.policy import Policy
 from marl.replay import Items, ReplayConfig, ReplayDataset, SequenceItems, Sequences, Transitions
-from marl.schedules import LinearSchedule
 from marl.specs import EnvironmentSpec
 
 

@@ -58,7 +58,7 @@ class Contest:
 
 
 def _bench(rounds: int, *words: str) -> tuple[str, ...]:
-    return ("-m", "launchers.main", "bench", "train", "--ranks", "2", "--rounds", str(rounds), *words)
+    return ("-m", "marl.launchers.main", "bench", "train", "--ranks", "2", "--rounds", str(rounds), *words)
 
 
 def _stepping(copies: int, seconds: str) -> Contest:

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from algorithms.mappo import MAPPO
-from envs.arena import PettingZooArena
-from envs.factory import make_constructor
-from launchers.figures import figure
-from marl.games import Game, GameRules, play_games, two_or_more_sides
-from marl.players import PolicyPlayer
+from marl.algorithms.mappo import MAPPO
+from marl.envs.factory import make_constructor
+from marl.envs.pettingzoo.arena import PettingZooArena
+from marl.games.block import play_games
+from marl.games.game import Game, GameRules
+from marl.games.players import PolicyPlayer
+from marl.games.sides import two_or_more_sides
+from marl.launchers.bench.figures import figure
 from marl.types import GroupStep
 
 OPENING = 6

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from envs.factory import make_constructor, vectorize
-from envs.preprocessing import Preprocessing, preprocessed
-from envs.storage import ApiError
-from marl import testing
+from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentFactory, EnvironmentRequest
+from marl.envs.factory import make_constructor, vectorize
+from marl.envs.pettingzoo.rows import ApiError
+from marl.envs.preprocessing import Preprocessing, preprocessed
 from marl.errors import InputError
-from marl.random_actions import RandomActions
+from marl.testing import environments as testing
 
 _NO_PREPROCESSING = Preprocessing()
 
@@ -44,7 +44,7 @@ def examine(
     """Examines an environment by name.
 
     Args:
-        name: as in ``envs.factory.make_factory``.
+        name: as in ``marl.envs.factory.make_factory``.
         env_kwargs: arguments for the environment.
         preprocessing: of image observations.
         steps: how many steps each check takes.

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.utils import BaseParallelWrapper, BaseWrapper
 
-from envs.spaces import Array
+from marl.envs.pettingzoo.spaces import Array
 from marl.errors import InputError
 
 

@@ -8,19 +8,22 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from launchers.text import nearest
+from marl.errors import nearest
 
 COMMANDS: Final = {
-    "train": ("launchers.start:train", "train an algorithm on an environment, on one or many ranks"),
-    "league": ("launchers.start:league", "train by self-play, one player or a league of them"),
-    "evaluate": ("launchers.commands:evaluate", "play greedy episodes of a run and print their returns"),
-    "play": ("launchers.commands:play", "record an episode of a run as a video, or play against it"),
-    "plot": ("launchers.commands:plot", "draw learning curves of one or more runs"),
-    "track": ("launchers.commands:track", "replay a run's journal into W&B"),
-    "tournament": ("launchers.tournament:tournament", "let players meet, and rate them with error bars"),
-    "exploitability": ("launchers.exploitability:exploitability", "how much a best response wins, exactly"),
-    "doctor": ("launchers.commands:doctor", "check this installation, or an environment"),
-    "bench": ("launchers.bench:bench", "measure speed against a reference taken in the same run"),
+    "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),
+    "league": ("marl.launchers.training.start:league", "train by self-play, one player or a league of them"),
+    "evaluate": ("marl.launchers.commands.evaluate:evaluate", "play greedy episodes of a run and print their returns"),
+    "play": ("marl.launchers.commands.play:play", "record an episode of a run as a video, or play against it"),
+    "plot": ("marl.launchers.commands.plot:plot", "draw learning curves of one or more runs"),
+    "track": ("marl.launchers.commands.track:track", "replay a run's journal into W&B"),
+    "tournament": ("marl.launchers.tournament.command:tournament", "let players meet, and rate them with error bars"),
+    "exploitability": (
+        "marl.launchers.commands.exploitability:exploitability",
+        "how much a best response wins, exactly",
+    ),
+    "doctor": ("marl.launchers.commands.doctor:doctor", "check this installation, or an environment"),
+    "bench": ("marl.launchers.bench.command:bench", "measure speed against a reference taken in the same run"),
 }
 """Each is a function from the words after the command's name to an exit code."""
 

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from marl.actors import Policy
 from marl.core import Adder, Communicator, Dataset, Learner, State
 from marl.counters import Counter
+from marl.policy import Policy
 from marl.specs import EnvironmentSpec, Sharing
 
 NetworksT = TypeVar("NetworksT")

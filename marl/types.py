@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[Any]
+Bools = NDArray[np.bool_]
+
 
 Actions = Mapping[str, Tensor]
 """One tensor a group: (E, A) int64, (E, A, K) int64 or (E, A, D) float32, as the group's action spec says."""
@@ -167,3 +174,7 @@ class Trajectory:
 
 def _optional(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
+
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]

@@ -20,8 +20,9 @@ sys.path.append(str(Path(__file__).parent / "chaos"))
 
 from resumptions import Case, cases
 
-from marl.checkpoints import Checkpointer, load_checkpoint
-from marl.communicators import SerialCommunicator
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
+from marl.distributed.communicators import SerialCommunicator
 
 
 def train(case: Case, folder: Path, device: str, *, half: bool) -> None:

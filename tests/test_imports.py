@@ -11,7 +11,7 @@ PACKAGES = ("marl", "envs", "algorithms", "launchers")
 MAY_IMPORT = {
     "marl": {"marl"},
     "envs": {"marl", "envs"},
-    "algorithms": {"marl"},
+    "algorithms": {"marl", "algorithms"},
     "launchers": set(PACKAGES),
 }
 SUITES = {"pettingzoo", "gymnasium", "supersuit", "mpe2", "shimmy", "pyspiel", "lbforaging", "rware", "magent2"}
@@ -68,7 +68,7 @@ def test_algorithms_know_no_environment_suite():
 
 def test_mpi4py_has_one_importer():
     importers = [path for package in PACKAGES for path in modules(package) if "mpi4py" in tops(path)]
-    assert [path.relative_to(ROOT).as_posix() for path in importers] == ["launchers/mpi.py"]
+    assert {path.relative_to(ROOT).parts[:2] for path in importers} == {("launchers", "mpi")}
 
 
 def test_no_module_opens_pickles():

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from launchers import bench, commands, exploitability, tournament
-from launchers.catalog import find_algorithm
-from launchers.league import LeagueOptions
-from launchers.main import COMMANDS, main
-from launchers.text import read_options
-from launchers.training_options import Options
+from marl.launchers.bench import command as bench
+from marl.launchers.commands import doctor, evaluate, exploitability, play, plot, track
+from marl.launchers.console import read_options
+from marl.launchers.main import COMMANDS, main
+from marl.launchers.run.catalog import find_algorithm
+from marl.launchers.tournament import command as tournament
+from marl.launchers.training.league import LeagueOptions
+from marl.launchers.training.options import Options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS = {
-    "evaluate": commands.EvaluateOptions,
-    "play": commands.PlayOptions,
-    "plot": commands.PlotOptions,
-    "track": commands.TrackOptions,
-    "doctor": commands.DoctorOptions,
+    "evaluate": evaluate.EvaluateOptions,
+    "play": play.PlayOptions,
+    "plot": plot.PlotOptions,
+    "track": track.TrackOptions,
+    "doctor": doctor.DoctorOptions,
     "bench": bench.Options,
     "tournament": tournament.Options,
     "exploitability": exploitability.Options,
@@ -51,7 +53,7 @@ def check_train(words: list[str], kind: type = Options) -> None:
     config = find_algorithm(algorithm).default_config()
     read_options(kind[type(config)], rest, program="marl train", default=kind(algorithm=config))
     if ":" not in env:
-        from envs.factory import make_constructor
+        from marl.envs.factory import make_constructor
 
         make_constructor(env)
 

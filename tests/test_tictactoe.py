@@ -8,9 +8,9 @@ import pytest
 import torch
 from tictactoe import EMPTY, lost_boards, observation, place, winner
 
-from envs.factory import make_factory
-from marl.actors import Decision, Policy
 from marl.core import EnvironmentRequest
+from marl.envs.factory import make_factory
+from marl.policy import Decision, Policy
 
 
 @functools.cache

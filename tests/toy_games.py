@@ -2,10 +2,13 @@
 
 import toy_match
 
-from envs.arena import PettingZooArena
-from marl.actors import Policy
-from marl.games import Game, GameRules, play_games, two_or_more_sides
-from marl.players import ObjectPlayer, PolicyPlayer, RandomPlayer
+from marl.envs.pettingzoo.arena import PettingZooArena
+from marl.games.block import play_games
+from marl.games.game import Game, GameRules
+from marl.games.object_player import ObjectPlayer
+from marl.games.players import PolicyPlayer, RandomPlayer
+from marl.games.sides import two_or_more_sides
+from marl.policy import Policy
 
 
 def arena(boards=8, **settings):

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
-from marl.actors import Decision, Policy
+from marl.policy import Decision, Policy
 from marl.specs import GroupSpec
 from marl.types import GroupStep
 

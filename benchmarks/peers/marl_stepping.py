@@ -9,8 +9,8 @@ import time
 import torch
 from timing import print_median_rate
 
-from envs.factory import make_factory
 from marl.core import EnvironmentRequest
+from marl.envs.factory import make_factory
 
 LENGTH = 100
 

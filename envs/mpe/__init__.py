@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envs.mpe.environment import BatchedMPE
-from envs.mpe.factory import TASKS, bench_step, make_batched, make_task
+from marl.envs.mpe.environment import BatchedMPE
+from marl.envs.mpe.factory import TASKS, bench_step, make_batched, make_task
 
 __all__ = ["TASKS", "BatchedMPE", "bench_step", "make_batched", "make_task"]

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.mpe.physics import World, WorldState
-from envs.mpe.task import Task, one_hot
-from marl.compilation import can_compile, compile_function
 from marl.core import EnvironmentRequest, State, VectorEnvironment
+from marl.envs.mpe.columns import Columns, _copies_last, _rows_first
+from marl.envs.mpe.physics import World, WorldState
+from marl.envs.mpe.task import Task, one_hot
 from marl.errors import InputError
+from marl.learning.compilation import can_compile, compile_function
 from marl.specs import (
     ActionSpec,
     AgentSpec,
@@ -39,33 +40,6 @@ _ONE_THREAD_BELOW: Final = 2048
 """Copies below which a second thread costs more than it brings."""
 _TABLE: Final = 32_768
 """Random numbers drawn at once for coming resets."""
-
-
-class Columns:
-    """A group's columns in a buffer whose rows are copies and whose columns are all agents' values in mpe2's order.
-
-    Where the group's agents are evenly spaced, the group's tensor is a view of the buffer; otherwise it has
-    memory of its own, which ``refresh`` fills.
-    """
-
-    def __init__(self, buffer: Tensor, starts: Sequence[int], width: int | None) -> None:
-        rows, total = buffer.shape
-        shape = (rows, len(starts)) if width is None else (rows, len(starts), width)
-        steps = {second - first for first, second in itertools.pairwise(starts)}
-        self._buffer = buffer
-        self._index: Tensor | None = None
-        if len(steps) <= 1 and min(steps, default=1) > 0:
-            strides = (total, min(steps, default=1), 1)
-            self.tensor = buffer.as_strided(shape, strides[: len(shape)], buffer.storage_offset() + starts[0])
-        else:
-            self.tensor = buffer.new_zeros(shape)
-            columns = [start + offset for start in starts for offset in range(width or 1)]
-            self._index = torch.tensor(columns, device=buffer.device)
-
-    def refresh(self) -> None:
-        """Makes ``tensor`` show what the buffer holds now."""
-        if self._index is not None:
-            torch.index_select(self._buffer, 1, self._index, out=self.tensor.view(self.tensor.shape[0], -1))
 
 
 class BatchedMPE(VectorEnvironment):
@@ -552,11 +526,3 @@ class BatchedMPE(VectorEnvironment):
         examples: list[Any] = [*actions, *(tensor.clone() for tensor in self._written)]
         threads = 1 if self.num_envs < _ONE_THREAD_BELOW else None
         return cast("Callable[..., object]", compile_function(self._advance, examples, threads=threads))
-
-
-def _rows_first(tensor: Tensor) -> Tensor:
-    return tensor.movedim(-1, 0).cpu().contiguous().clone()
-
-
-def _copies_last(tensor: Tensor) -> Tensor:
-    return tensor.movedim(0, -1)

@@ -10,20 +10,20 @@ from typing import Final
 
 import torch
 
-from envs.mpe.environment import BatchedMPE, Compile
-from envs.mpe.simple import Simple
-from envs.mpe.simple_adversary import SimpleAdversary
-from envs.mpe.simple_crypto import SimpleCrypto
-from envs.mpe.simple_push import SimplePush
-from envs.mpe.simple_reference import SimpleReference
-from envs.mpe.simple_speaker_listener import SimpleSpeakerListener
-from envs.mpe.simple_spread import SimpleSpread
-from envs.mpe.simple_tag import SimpleTag
-from envs.mpe.simple_world_comm import SimpleWorldComm
-from envs.mpe.task import Task
-from marl.compilation import can_compile
 from marl.core import EnvironmentFactory, EnvironmentRequest
+from marl.envs.mpe.environment import BatchedMPE, Compile
+from marl.envs.mpe.task import Task
+from marl.envs.mpe.tasks.simple import Simple
+from marl.envs.mpe.tasks.simple_adversary import SimpleAdversary
+from marl.envs.mpe.tasks.simple_crypto import SimpleCrypto
+from marl.envs.mpe.tasks.simple_push import SimplePush
+from marl.envs.mpe.tasks.simple_reference import SimpleReference
+from marl.envs.mpe.tasks.simple_speaker_listener import SimpleSpeakerListener
+from marl.envs.mpe.tasks.simple_spread import SimpleSpread
+from marl.envs.mpe.tasks.simple_tag import SimpleTag
+from marl.envs.mpe.tasks.simple_world_comm import SimpleWorldComm
 from marl.errors import InputError
+from marl.learning.compilation import can_compile
 
 TASKS: Final[Mapping[str, type[Task]]] = {
     f"mpe2.{task.name}": task

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from pettingzoo import ParallelEnv
 
-from envs.mpe.environment import BatchedMPE
-from envs.mpe.factory import make_task
-from envs.mpe.task import Task
 from marl.core import EnvironmentRequest
+from marl.envs.mpe.environment import BatchedMPE
+from marl.envs.mpe.factory import make_task
+from marl.envs.mpe.task import Task
 from marl.errors import InputError
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
 from marl.types import FinalStep, TimeStep

@@ -1,4 +1,4 @@
-"""What a task of MPE is, and the pieces that several tasks are made of. Shapes as in ``envs.mpe.physics``."""
+"""What a task of MPE is, and the pieces that several tasks are made of. Shapes as in ``marl.envs.mpe.physics``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from envs.mpe.physics import Layout, WorldState
+from marl.envs.mpe.physics import Layout, WorldState
 from marl.errors import InputError
 
 

@@ -1,5 +1,7 @@
 """Where figures go: the journal, the terminal, W&B, TensorBoard, and small decorators around them."""
 
+from __future__ import annotations
+
 from marl.loggers.base import AtMostEvery, EveryNth, MultiLogger, NullLogger, OnlyNewer
 from marl.loggers.journal import JournalLogger, read_journal
 from marl.loggers.tensorboard import TensorBoardLogger

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
+
 _RETURN = "episode_return/"
 _EVALUATION = "evaluation/"
 _COUNTS = frozenset({"env_steps", "updates", "episodes", "wall_seconds", "env_steps_per_second", "memory_mb"})

@@ -9,17 +9,17 @@ It answers on stdout: ``{"ready": url}``, ``{"failed": why}``, ``{"finished": ro
 
 from __future__ import annotations
 
-import sys
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # this file's own folder, whose names would hide the packages wandb and tensorboard
-
 import collections
 import contextlib
 import json
 import os
+import sys
 import threading
 from typing import Any
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's own folder, whose names would hide the packages wandb and tensorboard
+
 
 _ORPHAN_SECONDS = 10.0
 

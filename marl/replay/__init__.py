@@ -9,6 +9,8 @@ every rank knows how many items every copy has stored. So all ranks draw the sam
 and each returns those whose copy it holds: together they are what one rank would have drawn, bit by bit.
 """
 
+from __future__ import annotations
+
 from marl.replay.config import ReplayConfig
 from marl.replay.datasets import ReplayDataset, SequenceDataset, TransitionDataset
 from marl.replay.items import (
@@ -21,14 +23,7 @@ from marl.replay.items import (
     Transitions,
 )
 from marl.replay.layout import Layout, Staging, item_layout
-from marl.replay.selectors import (
-    FifoSelector,
-    Priorities,
-    PrioritizedSelector,
-    Selection,
-    Selector,
-    UniformSelector,
-)
+from marl.replay.selectors import FifoSelector, Priorities, PrioritizedSelector, Selection, Selector, UniformSelector
 from marl.replay.storage import Replay, available_memory
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Any
 
 from marl.builders import Placement
 from marl.errors import InputError
-from marl.rate_limiter import SamplesPerInsert
 from marl.replay.datasets import ReplayDataset, SequenceDataset, TransitionDataset
 from marl.replay.items import Items, TransitionItems
+from marl.replay.rate_limiter import SamplesPerInsert
 from marl.replay.selectors import Priorities, PrioritizedSelector, Selector, UniformSelector
 from marl.replay.storage import Replay
 from marl.specs import EnvironmentSpec

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from marl.core import Dataset, State
 from marl.errors import InputError
-from marl.rate_limiter import SamplesPerInsert
 from marl.replay.items import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.replay.layout import Ints, as_array
+from marl.replay.rate_limiter import SamplesPerInsert
 from marl.replay.selectors import FifoSelector, Selection, Selector
 from marl.replay.storage import Replay
 

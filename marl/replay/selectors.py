@@ -14,8 +14,8 @@ from marl.core import Saveable, State
 from marl.errors import InputError
 from marl.replay.layout import Ints
 from marl.replay.storage import Replay
+from marl.replay.sum_tree import SegmentTrees
 from marl.streams import Stream
-from marl.sum_tree import SegmentTrees
 
 Floats = NDArray[np.float64]
 

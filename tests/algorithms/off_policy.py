@@ -7,13 +7,15 @@ import torch
 from probes import anything
 from torch import Tensor
 
-from marl.actor_critics import ActorCriticBuilder
-from marl.communicators import SerialCommunicator
+from marl.acting.evaluation import evaluate
+from marl.algorithms.actor_critic.batches import JointActions
+from marl.algorithms.actor_critic.builder import ActorCriticBuilder
 from marl.core import EnvironmentFactory, EnvironmentRequest
-from marl.critics import JointActions, encode_actions
-from marl.evaluation import evaluate
-from marl.experiment import Experiment, ExperimentConfig
-from marl.networks import prepare_input
+from marl.distributed.communicators import SerialCommunicator
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.networks.action_encodings import encode_actions
+from marl.networks.torso import prepare_input
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 

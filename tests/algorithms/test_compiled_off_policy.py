@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from algorithms.maddpg import MADDPG, MADDPGConfig
-from algorithms.masac import MASAC, MASACConfig
-from algorithms.qmix import QMIX, QMIXConfig
-from envs.factory import make_factory
-from marl.compilation import can_compile
-from marl.experiment import Experiment, ExperimentConfig
+from marl.algorithms.maddpg import MADDPG, MADDPGConfig
+from marl.algorithms.masac import MASAC, MASACConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
+from marl.envs.factory import make_factory
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.learning.compilation import can_compile
 from marl.replay import Priorities, ReplayConfig
 
 SPREAD, SPEAKER = "mpe2.simple_spread_v3", "mpe2.simple_speaker_listener_v4"

@@ -33,15 +33,16 @@ from probes import (
     geometric,
 )
 
-from algorithms.maddpg import MADDPG, MADDPGConfig
-from envs.factory import vectorize
-from envs.linear_quadratic import linear_quadratic, make_task, optimal_return
-from envs.matrix_games import penalty, prisoners_dilemma
-from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.algorithms.maddpg import MADDPG, MADDPGConfig
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import EnvironmentRequest
+from marl.envs.factory import vectorize
+from marl.envs.linear_quadratic import linear_quadratic, make_task, optimal_return
+from marl.envs.matrix_games import penalty, prisoners_dilemma
 from marl.errors import InputError
 from marl.replay import Priorities, ReplayConfig
-from marl.testing_algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithms import algorithm_specs, check_algorithm
 
 MATD3 = {"critics": 2, "policy_delay": 2, "target_noise": 0.2}
 

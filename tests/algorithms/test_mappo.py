@@ -24,13 +24,14 @@ from probes import (
 )
 from torch import Tensor
 
-from algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
-from envs.mpe import make_batched
-from marl.compilation import can_compile
+from marl.algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
 from marl.core import EnvironmentRequest
+from marl.envs.mpe import make_batched
 from marl.errors import InputError
-from marl.experiment import Experiment, ExperimentConfig
-from marl.networks import prepare_input
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.learning.compilation import can_compile
+from marl.networks.torso import prepare_input
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 from marl.types import TimeStep
 
@@ -78,8 +79,8 @@ def values(of: Experiment, timestep: TimeStep, group: str = "agent") -> Tensor:
 
 def greedy_return(of: Experiment, episodes: int = 64) -> Tensor:
     """(agents,) mean undiscounted returns of greedy play."""
-    from marl.communicators import SerialCommunicator
-    from marl.evaluation import evaluate
+    from marl.acting.evaluation import evaluate
+    from marl.distributed.communicators import SerialCommunicator
 
     result = evaluate(
         of.greedy,

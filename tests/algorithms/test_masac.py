@@ -20,13 +20,13 @@ from off_policy import (
 )
 from probes import Aim, Alternating, DelayedCredit, HiddenInState, OneLegalAction, Terminates, Truncates, anything
 
-from algorithms.masac import MASAC, MASACConfig
-from envs.factory import vectorize
-from envs.linear_quadratic import linear_quadratic, make_task, optimal_return
-from envs.matrix_games import penalty, prisoners_dilemma
+from marl.algorithms.masac import MASAC, MASACConfig
+from marl.envs.factory import vectorize
+from marl.envs.linear_quadratic import linear_quadratic, make_task, optimal_return
+from marl.envs.matrix_games import penalty, prisoners_dilemma
 from marl.errors import InputError
 from marl.replay import ReplayConfig
-from marl.testing_algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithms import algorithm_specs, check_algorithm
 
 COLD = {"initial_temperature": 1e-3, "adapt_temperature": False}
 

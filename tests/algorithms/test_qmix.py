@@ -17,14 +17,15 @@ from probes import (
 )
 from torch import Tensor
 
-from algorithms.qmix import QMIX, QMIXConfig, QMIXLearner
-from envs import matrix_games
-from envs.factory import vectorize
+from marl.algorithms.qmix import QMIX, QMIXConfig, QMIXLearner
+from marl.envs import matrix_games
+from marl.envs.factory import vectorize
 from marl.errors import InputError
-from marl.experiment import Experiment, ExperimentConfig
-from marl.networks import prepare_input
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.networks.torso import prepare_input
 from marl.replay import Priorities, ReplayConfig
-from marl.testing_algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithms import algorithm_specs, check_algorithm
 
 GAMMA = 0.8
 MIXERS = ("none", "vdn", "qmix", "qplex")

@@ -26,10 +26,10 @@ from resumptions import resume_on_ranks
 from stops import stop_runs
 from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
 
-from launchers.supervise import rank_folder
-from launchers.watchdog import read_beats
-from marl.checkpoints import list_checkpoints, load_checkpoint, save_checkpoint
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from marl.errors import InputError
+from marl.launchers.supervision.heartbeat import read_beats
+from marl.launchers.supervision.supervisor import rank_folder
 
 MARKS = Path(__file__).parent / "wandb_calls"
 VICTIMS = (
@@ -187,7 +187,7 @@ def kill_within_call(run: SupervisedRun, calls: Path, victim: str, chance: rando
                 owner = (Path("/proc") / str(parent) / "cmdline").read_bytes()
             except OSError:
                 owner = b""
-            if b"launchers.main" not in owner:
+            if b"marl.launchers.main" not in owner:
                 mark.unlink(missing_ok=True)  # of a process that is dead, or an orphan
                 continue
             with contextlib.suppress(ProcessLookupError):

@@ -20,15 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launchers.catalog import ALGORITHMS, find_algorithm
-from launchers.launch import mpirun_command, rank_environment
-from launchers.settings import Backend, Settings, experiment_of
-from marl.checkpoints import Checkpointer, load_checkpoint
-from marl.communicators import SerialCommunicator
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator
-from marl.experiment import Experiment
+from marl.distributed.communicators import SerialCommunicator
+from marl.experiments.experiment import Experiment
+from marl.experiments.usage import MACHINE
+from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
+from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
+from marl.launchers.run.settings import Backend, Settings, experiment_of
 from marl.replay import Priorities, ReplayConfig
-from marl.usage import MACHINE
 
 COPIES = 4
 STEPS = 40
@@ -280,7 +281,7 @@ def resume_on_ranks(folder: Path, stops: int, *, seed: int = 0) -> dict[str, Any
 
 def main(world: Communicator) -> int:
     """A rank's part in the series."""
-    from launchers.mpi import MPICommunicator
+    from marl.launchers.mpi.communicator import MPICommunicator
 
     assert isinstance(world, MPICommunicator)
     torch.set_num_threads(1)
@@ -312,6 +313,6 @@ def main(world: Communicator) -> int:
 
 
 if __name__ == "__main__":
-    from launchers.mpi import run_on_ranks
+    from marl.launchers.mpi.ranks import run_on_ranks
 
     sys.exit(run_on_ranks(main))

@@ -16,10 +16,10 @@ from typing import Any
 
 from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
 
-from launchers.processes import jobs_named
-from launchers.supervise import rank_folder
-from marl.checkpoints import list_checkpoints, load_checkpoint
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
 from marl.errors import InputError
+from marl.launchers.jobs.processes import jobs_named
+from marl.launchers.supervision.supervisor import rank_folder
 
 TARGETS = ("supervisor", "supervisor", "mpirun", "a rank", "all of them")
 """Who is told. SLURM tells a command, or all its processes."""

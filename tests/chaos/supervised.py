@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from launchers.launch import marl_command
-from launchers.processes import Job, jobs_named
-from launchers.supervise import rank_folder
-from launchers.watchdog import read_beats
-from marl.checkpoints import load_checkpoint
-from marl.usage import MACHINE
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.experiments.usage import MACHINE
+from marl.launchers.jobs.job import marl_command
+from marl.launchers.jobs.processes import Job, jobs_named
+from marl.launchers.supervision.heartbeat import read_beats
+from marl.launchers.supervision.supervisor import rank_folder
 
 GAME = ("ippo", "envs.matrix_games:two_step", "--recipe", "none")
 QUICK = ("--num-envs", "4", "--algorithm.rollout-length", "4", "--algorithm.epochs", "1")
@@ -123,7 +123,7 @@ def _role(pid: int) -> str:
     if not ranks:
         return "mpirun"
     # W&B's processes are children of a rank.
-    is_rank = b"launchers.main" in (process / "cmdline").read_bytes()
+    is_rank = b"marl.launchers.main" in (process / "cmdline").read_bytes()
     return f"rank {int(ranks[0])}" if is_rank else f"child {pid} of rank {int(ranks[0])}"
 
 

@@ -9,8 +9,8 @@ from chaos import damage_checkpoints, kill_writers, lose_ranks, soak
 from resumptions import cases, resume_alone
 from stops import stop_runs
 
-from marl.experiment import Experiment
-from marl.testing_algorithms import run_on_threads
+from marl.experiments.experiment import Experiment
+from marl.testing.threads import run_on_threads
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 

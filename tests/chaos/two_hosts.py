@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from launchers.launch import marl_command
+from marl.launchers.jobs.job import marl_command
 
 GAME = ("mappo", "mpe2.simple_spread_v3", "--backend", "batched", "--num-envs", "32", "--compile", "no")
 PATIENCE = 120.0

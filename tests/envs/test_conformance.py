@@ -5,7 +5,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 import numpy as np
 from toy_environments import Countdown, Relay
 
-from envs.conformance import examine, examine_callable
+from marl.envs.conformance import examine, examine_callable
 
 
 def broken_rules(findings):

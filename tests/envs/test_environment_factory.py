@@ -5,11 +5,11 @@ import pytest
 import torch
 from toy_environments import Countdown
 
-from envs.factory import make_factory, vectorize
-from envs.preprocessing import Preprocessing
 from marl.core import EnvironmentRequest
+from marl.envs.factory import make_factory, vectorize
+from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
-from marl.testing import check_timesteps
+from marl.testing.environments import check_timesteps
 
 ONE = EnvironmentRequest(num_envs=1)
 
@@ -89,7 +89,7 @@ def test_gymnasium_environments_with_tuples_become_parallel_ones():
     import gymnasium
     import numpy as np
 
-    from envs.gymnasium_tuple import GymnasiumTupleEnv
+    from marl.envs.gymnasium_tuple import GymnasiumTupleEnv
 
     class Pair(gymnasium.Env):
         observation_space = gymnasium.spaces.Tuple((gymnasium.spaces.Box(0, 9, (1,), np.float32),) * 2)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from toy_environments import Countdown, Relay
 
-from envs.factory import vectorize
-from marl.communicators import SerialCommunicator
+from marl.acting.episodes import EpisodeStatistics, EpisodeTracker
 from marl.core import EnvironmentRequest
-from marl.environment_loop import EpisodeStatistics, EpisodeTracker
+from marl.distributed.communicators import SerialCommunicator
+from marl.envs.factory import vectorize
 from marl.errors import InputError
 
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs.factory import make_factory
-from envs.game_tree import CHANCE, TERMINAL, read_tree
+from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentRequest
+from marl.envs.factory import make_factory
+from marl.envs.openspiel.game_tree import CHANCE, TERMINAL, read_tree
 from marl.errors import InputError
-from marl.random_actions import RandomActions
-from marl.testing import check_environment
+from marl.testing.environments import check_environment
 
 pyspiel = pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
 pytest.importorskip("shimmy", reason="shimmy is not installed (extra: games)")

@@ -4,14 +4,8 @@ import warnings
 import numpy as np
 import pytest
 
-from envs import matrix_games
-from envs.linear_quadratic import (
-    LinearQuadratic,
-    linear_quadratic,
-    make_task,
-    optimal_gains,
-    optimal_return,
-)
+from marl.envs import matrix_games
+from marl.envs.linear_quadratic import LinearQuadratic, linear_quadratic, make_task, optimal_gains, optimal_return
 from marl.errors import InputError
 
 with warnings.catch_warnings():

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from envs.mpe import TASKS, BatchedMPE, bench_step, make_batched, make_task
-from envs.mpe.parallel import parallel_env
 from marl.core import EnvironmentRequest
+from marl.envs.mpe import TASKS, BatchedMPE, bench_step, make_batched, make_task
+from marl.envs.mpe.parallel import parallel_env
 from marl.errors import InputError
-from marl.testing import check_environment
+from marl.testing.environments import check_environment
 
 
 def make(name, num_envs, *, first_copy=0, seed=0, sharing="spaces", with_state=True, purpose="train", **arguments):

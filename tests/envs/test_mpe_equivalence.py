@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from envs.mpe import TASKS, BatchedMPE, make_task
-from marl.compilation import can_compile
 from marl.core import EnvironmentRequest
+from marl.envs.mpe import TASKS, BatchedMPE, make_task
+from marl.learning.compilation import can_compile
 
 COPIES = 2
 

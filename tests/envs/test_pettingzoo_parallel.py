@@ -4,15 +4,15 @@ import torch
 from gymnasium import spaces
 from toy_environments import Countdown, Mixed
 
-from envs.factory import vectorize
-from envs.pettingzoo import PettingZooVectorEnvironment
-from envs.storage import ApiError
+from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentRequest
+from marl.envs.factory import vectorize
+from marl.envs.pettingzoo.rows import ApiError
+from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
-from marl.random_actions import RandomActions
 from marl.specs import SpecError
 from marl.streams import derive_int
-from marl.testing import check_environment, tensors_of
+from marl.testing.environments import check_environment, tensors_of
 
 
 def environment_of(make, **request):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from envs.factory import make_constructor, make_factory
-from envs.preprocessing import Preprocessing
+from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentRequest
-from marl.random_actions import RandomActions
+from marl.envs.factory import make_constructor, make_factory
+from marl.envs.preprocessing import Preprocessing
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing import check_determinism, check_environment, check_independence, check_timesteps
+from marl.testing.environments import check_determinism, check_environment, check_independence, check_timesteps
 
 NEEDS = {"classic": "rlcard", "butterfly": "pymunk", "sisl": "pygame", "openspiel": "pyspiel"}
 
@@ -92,7 +92,7 @@ def test_knights_and_archers_die_one_by_one():
             break
     assert partial > 0
     assert ended > 0
-    # Its seeded reset does not forget the episode before, so it is not held to exact resuming (see envs.conformance).
+    # Its seeded reset does not forget the episode before, so it is not held to exact resuming (marl.envs.conformance).
     check_timesteps(factory, steps=30)
     check_determinism(factory, steps=30)
     check_independence(factory, steps=30)

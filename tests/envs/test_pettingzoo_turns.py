@@ -3,11 +3,11 @@ import pytest
 import torch
 from toy_environments import Countdown, Relay
 
-from envs.factory import make_factory, vectorize
-from envs.pettingzoo import PettingZooVectorEnvironment
-from envs.storage import ApiError
 from marl.core import EnvironmentRequest
-from marl.testing import check_environment
+from marl.envs.factory import make_factory, vectorize
+from marl.envs.pettingzoo.rows import ApiError
+from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
+from marl.testing.environments import check_environment
 
 
 def relay(**request):

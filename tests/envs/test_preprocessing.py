@@ -4,11 +4,11 @@ import torch
 from gymnasium import spaces
 from toy_environments import Countdown, Mixed
 
-from envs.factory import vectorize
-from envs.preprocessing import Preprocessing
 from marl.core import EnvironmentRequest
+from marl.envs.factory import vectorize
+from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
-from marl.testing import check_environment
+from marl.testing.environments import check_environment
 
 NAMES = ("agent_0", "agent_1")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.spaces import action_writer, mask_of, observation_reader
+from marl.envs.pettingzoo.spaces import action_writer, mask_of, observation_reader
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions, SpecError
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers.main import main
+from marl.launchers.main import main
 
 HERE = Path(__file__).parent
 SPREAD = "mpe2.simple_spread_v3"

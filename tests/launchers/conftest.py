@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_line import HERE, POLITE, SHORT, SPREAD, Finished, quietly
 
-from launchers.main import main
+from marl.launchers.main import main
 
 Marl = Callable[..., Finished]
 
@@ -57,7 +57,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def run(*words: object, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "launchers.main", *map(str, words)],
+            [sys.executable, "-m", "marl.launchers.main", *map(str, words)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,11 +5,13 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from launchers.catalog import ALGORITHMS
-from marl.communicators import FlatParameters
-from marl.experiment import Experiment, ExperimentConfig
+from marl.distributed.flat_parameters import FlatParameters
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.launchers.run.catalog import ALGORITHMS
 from marl.replay import ReplayConfig
-from marl.testing_algorithms import algorithm_specs, fake_factory, run_on_threads
+from marl.testing.algorithms import algorithm_specs, fake_factory
+from marl.testing.threads import run_on_threads
 
 SPECS = algorithm_specs()
 QUICK = {

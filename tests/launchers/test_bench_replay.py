@@ -1,4 +1,4 @@
-from launchers.bench_replay import run
+from marl.launchers.bench.replay import run
 
 
 def test_replay_bench_gives_a_row_for_every_figure():

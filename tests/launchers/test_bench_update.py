@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from launchers.bench_update import products_of, repeat_products, run
-from marl.compilation import can_compile
 from marl.errors import InputError
-from marl.testing_algorithms import run_on_threads
+from marl.launchers.bench.update import products_of, repeat_products, run
+from marl.learning.compilation import can_compile
+from marl.testing.threads import run_on_threads
 
 
 def train_a_little():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from marl.best_response import FixedOpponents, measure_gains
-from marl.self_play import LEARNER
+from marl.self_play.best_response import FixedOpponents, measure_gains
+from marl.self_play.opponents import LEARNER
 
 KUHN = "openspiel/kuhn_poker"
 RPS = "envs.matrix_games:rock_paper_scissors"

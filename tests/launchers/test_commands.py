@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marl.checkpoints import list_checkpoints
+from marl.checkpoints.checkpoint import list_checkpoints
 
 SPREAD = "mpe2.simple_spread_v3"
 

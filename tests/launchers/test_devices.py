@@ -3,11 +3,11 @@ import json
 import pytest
 import torch
 
-from launchers import devices
-from launchers.devices import find_device
-from launchers.launch import local_rank
-from marl.checkpoints import load_checkpoint
+from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
+from marl.launchers.environment import local_rank
+from marl.launchers.mpi import devices
+from marl.launchers.mpi.devices import find_device
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 TRAIN = ("train", "ippo", "mpe2.simple_spread_v3", "--steps", 2000, "--num-envs", 8, "--evaluation-episodes", 2)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from command_line import SPREAD
 
-from launchers import launch
-from launchers.launch import mpirun_command
-from launchers.mpi import check_fault_tolerance
 from marl.errors import InputError
+from marl.launchers.jobs.mpirun import mpirun_command
+from marl.launchers.mpi.elastic_communicator import check_fault_tolerance
 from marl.loggers import OnlyNewer
 
 
@@ -37,7 +36,7 @@ def test_an_mpirun_without_ulfm_is_refused(monkeypatch):
 
 
 def test_another_mpi_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(launch, "find_mpirun", lambda: tmp_path / "mpirun")
+    monkeypatch.setattr("marl.launchers.jobs.mpirun.find_mpirun", lambda: tmp_path / "mpirun")
     with pytest.raises(InputError, match="needs Open MPI 5"):
         mpirun_command(["true"], 2, elastic=True)
 

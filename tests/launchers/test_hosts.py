@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from launchers.hosts import Hosts, look_at_hosts
+from marl.launchers.jobs.hosts import Hosts, look_at_hosts
 
 HOSTS = """# the cluster
 alpha slots=2

@@ -11,19 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from launchers import launch as launching
-from launchers.launch import (
-    NoticeFilter,
-    available_cores,
-    find_mpirun,
-    launch_program,
-    mpirun_command,
-    rank_environment,
-    stated_threads,
-    threads_for_rank,
-    use_fair_threads,
-)
 from marl.errors import InputError
+from marl.launchers.environment import available_cores, stated_threads, threads_for_rank, use_fair_threads
+from marl.launchers.jobs.job import launch_program
+from marl.launchers.jobs.mpirun import find_mpirun, mpirun_command, rank_environment
+from marl.launchers.jobs.notices import NoticeFilter
 
 RULE = b"-" * 74 + b"\n"
 ABORT = RULE + b"MPI_ABORT was invoked on rank 1 in communicator MPI_COMM_WORLD\n  Errorcode: 2\n\nNOTE: all\n" + RULE
@@ -48,7 +40,7 @@ def fake_mpirun(monkeypatch, tmp_path):
         path.write_text(f"#!/bin/sh\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         (tmp_path / "prterun").touch()
-        monkeypatch.setattr(launching, "find_mpirun", lambda: path)
+        monkeypatch.setattr("marl.launchers.jobs.mpirun.find_mpirun", lambda: path)
         return path
 
     return replace
@@ -275,8 +267,8 @@ def test_it_can_be_called_outside_the_main_thread(fake_mpirun):
 def test_mpirun_does_not_survive_a_killed_launcher(fake_mpirun, tmp_path):
     path = fake_mpirun(f"echo $$ > {tmp_path / 'pid'}\nexec sleep 60")
     script = (
-        "from launchers import launch\n"
-        f"import pathlib; launch.find_mpirun = lambda: pathlib.Path({str(path)!r})\n"
+        "from marl.launchers.jobs import job as launch\n"
+        f"import pathlib, marl.launchers.jobs.mpirun as m; m.find_mpirun = lambda: pathlib.Path({str(path)!r})\n"
         "launch.launch_program(['job'], 2)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", script])

@@ -9,11 +9,11 @@ import torch
 from command_line import rows_of
 from tictactoe import lost_boards
 
-from launchers.policies import load_run
-from launchers.saved_league import load_league
-from marl.checkpoints import load_checkpoint
+from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
-from marl.usage import MACHINE
+from marl.experiments.usage import MACHINE
+from marl.launchers.run.saved_league import load_league
+from marl.launchers.run.trained_run import load_run
 
 TICTACTOE = "classic/tictactoe-v3"
 RPS = "envs.matrix_games:rock_paper_scissors"

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from launchers.main import COMMANDS
 from marl import __version__
+from marl.launchers.main import COMMANDS
 
 HEAVY = ("torch", "numpy", "pettingzoo", "mpi4py", "matplotlib", "wandb", "tyro", "rich")
 
@@ -24,7 +24,7 @@ def test_version_is_the_packages(marl):
 @pytest.mark.parametrize("words", [["--help"], ["trian"]])
 def test_help_and_typing_errors_import_nothing_heavy(words):
     program = (
-        "import sys; from launchers.main import main; main(sys.argv[1:]); "
+        "import sys; from marl.launchers.main import main; main(sys.argv[1:]); "
         f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -55,7 +55,7 @@ def test_train_and_bench_explain_themselves_before_and_after_their_names(marl):
 @pytest.mark.parametrize("command", ["train", "league"])
 def test_what_only_starts_ranks_loads_no_torch(command):
     program = (
-        "import sys, launchers.start as start\n"
+        "import sys, marl.launchers.start as start\n"
         "start.Supervisor.supervise = lambda self: 0\n"
         f"assert start.{command}(['ippo', 'mpe2.simple_spread_v3', '--ranks', '2', '--steps', '100']) == 0\n"
         f"print(sorted((set({HEAVY}) - {{'tyro'}}) & set(sys.modules)))"

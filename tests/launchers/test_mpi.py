@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from launchers.launch import world_size_from_environment
-from launchers.mpi import communicator_from_environment, run_on_ranks
-from marl.communicators import SerialCommunicator
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
+from marl.launchers.environment import world_size_from_environment
+from marl.launchers.mpi.ranks import communicator_from_environment, run_on_ranks
 
 NAMES = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,10 @@ def alone(monkeypatch):
 
 def test_a_process_started_alone_is_serial_and_loads_no_mpi():
     assert isinstance(communicator_from_environment(), SerialCommunicator)
-    script = "import sys, launchers.mpi as m; m.communicator_from_environment(); assert 'mpi4py' not in sys.modules"
+    script = (
+        "import sys; from marl.launchers.mpi import ranks; "
+        "ranks.communicator_from_environment(); assert 'mpi4py' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -46,7 +49,7 @@ def test_mpirun_inside_a_slurm_shell_counts_before_slurm(monkeypatch):
     ("size_name", "rank_name"), [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"), ("PMI_SIZE", "PMI_RANK")]
 )
 def test_singletons_of_a_wrong_mpirun_are_refused_once(size_name, rank_name):
-    script = "import sys; from launchers.mpi import run_on_ranks; sys.exit(run_on_ranks(lambda c: 0))"
+    script = "import sys; from marl.launchers.mpi.ranks import run_on_ranks; sys.exit(run_on_ranks(lambda c: 0))"
     said = []
     for rank in range(2):
         environment = dict(os.environ) | {size_name: "2", rank_name: str(rank)}
@@ -104,4 +107,4 @@ def test_mpi4py_is_imported_in_one_module_only():
                 names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
                 if any(name.split(".")[0] == "mpi4py" for name in names):
                     importers.add(path.relative_to(ROOT).as_posix())
-    assert importers == {"launchers/mpi.py"}
+    assert {path.rpartition("/")[0] for path in importers} == {"launchers/mpi"}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from command_line import SPREAD, rows_of
 
-from launchers.catalog import ALGORITHMS
-from marl.checkpoints import load_checkpoint
-from marl.usage import MACHINE
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.experiments.usage import MACHINE
+from marl.launchers.run.catalog import ALGORITHMS
 
 OFF_POLICY = [name for name in ALGORITHMS if name not in ("mappo", "ippo")]
 CONTINUOUS = ("--env-kwargs", '{"continuous_actions": true}')

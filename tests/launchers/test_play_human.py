@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from command_line import quietly
 
-from launchers.play_human import draw_board, play_in_terminal
 from marl.errors import InputError
+from marl.launchers.commands.play_human import draw_board, play_in_terminal
 
 SHORT = ("--num-envs", "4", "--evaluation-episodes", "0", "--steps", "200")
 

@@ -5,18 +5,10 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from launchers.plot import (
-    bootstrap_band,
-    format_steps,
-    group_curves,
-    interquartile_mean,
-    label_groups,
-    plot_runs,
-    read_curve,
-    smooth,
-)
-from launchers.run_directory import RunDirectory
 from marl.errors import InputError
+from marl.launchers.reports.curve_statistics import bootstrap_band, interquartile_mean, smooth
+from marl.launchers.reports.curves import format_steps, group_curves, label_groups, plot_runs, read_curve
+from marl.launchers.run.run_directory import RunDirectory
 from marl.loggers import JournalLogger
 
 KEY = "episode_return/mean"

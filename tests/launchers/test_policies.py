@@ -7,9 +7,10 @@ import pytest
 import torch
 from mpe2 import simple_spread_v3
 
-from launchers.policies import load_policy, load_run
-from marl.checkpoints import list_checkpoints, save_checkpoint
+from marl.checkpoints.checkpoint import list_checkpoints, save_checkpoint
 from marl.errors import InputError
+from marl.launchers.policies import load_policy
+from marl.launchers.run.trained_run import load_run
 from marl.streams import derive_int
 
 

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from launchers.catalog import ALGORITHMS
-from launchers.recipes import BATCHED_RECIPES, RECIPES, find_recipe
-from launchers.settings import Settings, experiment_of
 from marl.errors import InputError
+from marl.launchers.run.catalog import ALGORITHMS
+from marl.launchers.run.recipes import BATCHED_RECIPES, RECIPES, find_recipe
+from marl.launchers.run.settings import Settings, experiment_of
 
 SPREAD = "mpe2.simple_spread_v3"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launchers.run_directory import RunDirectory, compare_configs, default_run_path, refuse_other_config
 from marl.errors import InputError
+from marl.launchers.run.run_directory import RunDirectory, compare_configs, default_run_path, refuse_other_config
 
 CONFIG = {"algorithm": "mappo", "seed": 1, "settings": {"learning_rate": 7e-4, "hidden_sizes": [64, 64]}, "extra": {}}
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from launchers.stopping import ALL, EARLY, StopRequest, was_asked
+from marl.launchers.stopping import ALL, EARLY, StopRequest, was_asked
 
 
 def tell(number):
@@ -82,7 +82,7 @@ def test_outside_the_main_thread_nothing_is_installed():
 
 def test_a_request_while_python_ends_does_not_change_the_exit_code():
     script = (
-        "import atexit, os, signal, sys; from launchers.main import main; sys.argv = ['marl', 'plot'];"
+        "import atexit, os, signal, sys; from marl.launchers.main import main; sys.argv = ['marl', 'plot'];"
         "atexit.register(os.kill, os.getpid(), signal.SIGUSR1); sys.exit(main())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)

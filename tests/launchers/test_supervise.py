@@ -11,14 +11,14 @@ import time
 import pytest
 from command_line import SHORT
 
-from launchers import launch as launching
-from launchers.launch import Ended
-from launchers.processes import JOB, Job, identity, jobs_named
-from launchers.stopping import StopRequest
-from launchers.supervise import Supervisor, explain_failure, rank_folder
-from launchers.watchdog import Heartbeat, Observer
 from marl.counters import Counter
 from marl.errors import InputError
+from marl.launchers.jobs.job import Ended
+from marl.launchers.jobs.processes import JOB, Job, identity, jobs_named
+from marl.launchers.stopping import StopRequest
+from marl.launchers.supervision.diagnosis import Observer
+from marl.launchers.supervision.heartbeat import Heartbeat
+from marl.launchers.supervision.supervisor import Supervisor, explain_failure, rank_folder
 
 RULE = b"-" * 74 + b"\n"
 KILLED = RULE + b"prterun noticed that process rank 1 with PID 0 on node vm exited on\nsignal 9 (Killed).\n" + RULE
@@ -50,7 +50,7 @@ def attempts(monkeypatch, tmp_path, run):
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
         (tmp_path / "prterun").touch()
-        monkeypatch.setattr(launching, "find_mpirun", lambda: path)
+        monkeypatch.setattr("marl.launchers.jobs.mpirun.find_mpirun", lambda: path)
 
     return replace
 
@@ -261,7 +261,9 @@ def test_two_supervisors_of_one_run_are_refused(attempts, run):
 @pytest.fixture
 def impatient(monkeypatch):
     """A supervisor that waits half a second for progress."""
-    monkeypatch.setattr("launchers.supervise.Observer", lambda folder, _, former: Observer(folder, 0.5, former=former))
+    monkeypatch.setattr(
+        "marl.launchers.supervision.supervisor.Observer", lambda folder, _, former: Observer(folder, 0.5, former=former)
+    )
 
 
 @pytest.mark.usefixtures("impatient")

@@ -3,8 +3,8 @@ from typing import Literal
 
 import pytest
 
-from launchers.text import nearest, read_options, require_positive
-from marl.errors import InputError
+from marl.errors import InputError, nearest
+from marl.launchers.console import read_options, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)

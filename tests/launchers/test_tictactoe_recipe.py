@@ -3,7 +3,7 @@
 import pytest
 from tictactoe import lost_boards
 
-from launchers.policies import load_run
+from marl.launchers.run.trained_run import load_run
 
 
 @pytest.mark.slow

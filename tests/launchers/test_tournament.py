@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from launchers import tournament as module
-from launchers import tournament_report
-from launchers.tournament import Hall, Options
-from launchers.tournament_players import read_entries
-from launchers.tournament_results import GamesFile
-from marl.checkpoints import list_checkpoints
-from marl.communicators import SerialCommunicator
+from marl.checkpoints.checkpoint import list_checkpoints
 from marl.core import Communicator
+from marl.distributed.communicators import SerialCommunicator
+from marl.launchers.tournament import report as tournament_report
+from marl.launchers.tournament.contestants import read_entries
+from marl.launchers.tournament.games_file import GamesFile
+from marl.launchers.tournament.options import Options
+from marl.launchers.tournament.runner import Hall
 
 TESTS = Path(__file__).parents[1]
 GAME = "toy_match:make"
@@ -255,14 +255,15 @@ def test_a_request_to_stop_gives_code_75_and_the_same_command_goes_on(hold, marl
             raise KeyboardInterrupt
         return play(*arguments, **named)
 
-    play = module.play_games
-    monkeypatch.setattr(module, "play_games", interrupted)
+    from marl.launchers.tournament.runner import play_games as play
+
+    monkeypatch.setattr("marl.launchers.tournament.runner.play_games", interrupted)
     words = ("tournament", GAME, "--players", *FEW, "--games", 10, "--boards", 4, "--out", tmp_path / "stopped")
     done = marl(*words)
     assert done.code == 75
     assert "the same command goes on" in done.stderr
     assert 0 < GamesFile(tmp_path / "stopped" / "games.jsonl").count() < 10
-    monkeypatch.setattr(module, "play_games", play)
+    monkeypatch.setattr("marl.launchers.tournament.runner.play_games", play)
     assert same(undisturbed, hold("stopped", "--boards", 4))
 
 

@@ -6,17 +6,13 @@ import random
 import numpy as np
 import pytest
 
-from launchers.tournament_results import (
-    GamesFile,
-    comparisons,
-    results_json,
-    sequential_test,
-    tally,
-)
 from marl.errors import InputError
-from marl.games import Forfeit, PlayedGame, Side
-from marl.pairings import Meeting
-from marl.ratings import SPRTConfig, sprt
+from marl.games.game import Forfeit, PlayedGame
+from marl.games.pairings import Meeting
+from marl.games.sides import Side
+from marl.launchers.tournament.games_file import GamesFile
+from marl.launchers.tournament.results import comparisons, results_json, sequential_test, tally
+from marl.ratings.sprt import SPRTConfig, sprt
 
 TWO = (Side(name="first", agents=("x",)), Side(name="second", agents=("y",)))
 THREE = (*TWO, Side(name="third", agents=("z",)))
@@ -106,7 +102,7 @@ def test_a_full_disk_leaves_nothing_of_the_games(tmp_path, monkeypatch):
         os.write(descriptor, bytes(data)[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("launchers.tournament_results.write_all", half)
+    monkeypatch.setattr("marl.launchers.tournament.games_file.write_all", half)
     with pytest.raises(InputError, match="No space left on device"):
         file.append(match([1, 0]))
     assert file.path.read_bytes() == before

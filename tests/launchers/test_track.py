@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from launchers.run_directory import RunDirectory
-from launchers.track import track
-from marl.checkpoints import save_checkpoint
+from marl.checkpoints.checkpoint import save_checkpoint
 from marl.errors import InputError
+from marl.launchers.reports.wandb_upload import track
+from marl.launchers.run.run_directory import RunDirectory
 from marl.loggers import JournalLogger
 
 FAKE = """

@@ -12,16 +12,16 @@ import pytest
 import torch
 from command_line import SHORT, SPREAD, rows_of
 
-from launchers import mpi
-from launchers.main import main
-from launchers.recipes import RECIPES
-from launchers.run_directory import RunDirectory
-from marl.checkpoints import list_checkpoints, load_checkpoint
-from marl.communicators import SerialCommunicator
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
+from marl.experiments.usage import MACHINE
+from marl.launchers.main import main
+from marl.launchers.mpi import ranks as mpi
+from marl.launchers.run.recipes import RECIPES
+from marl.launchers.run.run_directory import RunDirectory
 from marl.loggers import TerminalLogger
 from marl.loggers.wandb import WandbLogger
-from marl.usage import MACHINE
 
 RECIPE = RECIPES["mappo", SPREAD].__name__
 TINY = ("--algorithm.rollout-length", "4", "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
@@ -244,7 +244,7 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
         def __init__(self, *words, **settings):
             super().__init__(*words, **settings, init_timeout=1.0, finish_timeout=1.0)
 
-    monkeypatch.setattr("launchers.training_books.WandbLogger", Impatient)
+    monkeypatch.setattr("marl.launchers.training.recorder.WandbLogger", Impatient)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     run = tmp_path / "run"
@@ -399,7 +399,7 @@ def test_the_error_of_a_checkpoint_is_told_when_the_run_fails_of_something_else(
     def full(directory, step, tensors, metadata):
         raise InputError("the disk is full")
 
-    monkeypatch.setattr("marl.checkpoints.save_checkpoint", full)
+    monkeypatch.setattr("marl.checkpoints.checkpointer.save_checkpoint", full)
     calls = []
 
     def fail(self, row):

@@ -13,24 +13,13 @@ import time
 import pytest
 import torch
 
-from launchers.processes import identity, is_stopped
-from launchers.watchdog import (
-    LONGEST_END,
-    Beat,
-    Heartbeat,
-    Observer,
-    Verdict,
-    Watchdog,
-    dump_stacks,
-    judge,
-    make_folder,
-    read_beats,
-    read_frame,
-    watched_rank,
-)
-from launchers.watched_communicator import WatchedCommunicator
-from marl.communicators import SerialCommunicator
 from marl.counters import Counter
+from marl.distributed.communicators import SerialCommunicator
+from marl.launchers.jobs.processes import identity, is_stopped
+from marl.launchers.supervision.diagnosis import LONGEST_END, Observer, Verdict, dump_stacks, judge, read_frame
+from marl.launchers.supervision.heartbeat import Beat, Heartbeat, read_beats
+from marl.launchers.supervision.watchdog import Watchdog, make_folder, watched_rank
+from marl.launchers.supervision.watched_communicator import WatchedCommunicator
 
 
 def beat(rank, *, entered=5, left=None, updates=3, kind="all_reduce", size=64, pid=None, host=None, over=False):
@@ -308,7 +297,7 @@ def test_an_orphan_of_mpirun_ends_itself(tmp_path):
     rank = (
         "import sys, time; sys.path.insert(0, '.')\n"
         "from pathlib import Path\n"
-        "from launchers.watchdog import Watchdog\n"
+        "from marl.launchers.supervision.watchdog import Watchdog\n"
         f"with Watchdog(Path({str(tmp_path)!r}), 0, follows_parent=True):\n"
         f"    Path({str(tmp_path / 'ready')!r}).touch(); time.sleep(100)\n"
     )

@@ -4,8 +4,9 @@ import pytest
 import torch
 from probes import anything
 
-from marl.actors import Decision, Policy, PolicyActor
+from marl.acting.actors import PolicyActor
 from marl.core import Adder, EnvironmentRequest
+from marl.policy import Decision, Policy
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions
 
 GAME = anything(

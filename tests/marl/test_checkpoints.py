@@ -14,15 +14,9 @@ import safetensors.torch
 import torch
 
 import marl.files
-from marl.checkpoints import (
-    AsyncCheckpointer,
-    Checkpointer,
-    flatten_state,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-    unflatten_state,
-)
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
+from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.errors import InputError
 
 TENSORS = {
@@ -337,18 +331,18 @@ def test_an_empty_folder_and_no_folder_have_no_checkpoint(tmp_path):
 
 def test_a_file_with_valid_sums_but_foreign_content_is_refused(tmp_path):
     path = save_checkpoint(tmp_path, 100, TENSORS, {})
-    import marl.checkpoints
+    import marl.checkpoints.checkpoint
 
     manifest = json.loads((path / "manifest.json").read_bytes())
     del manifest["sha256"]
     (path / "tensors.safetensors").unlink()
     size, digest = marl.files.write_durably(path / "tensors.safetensors", [b"\xff" * 64])
     manifest["files"]["tensors.safetensors"] = {"size": size, "sha256": digest}
-    (path / "manifest.json").write_bytes(marl.checkpoints._seal(manifest))
+    (path / "manifest.json").write_bytes(marl.checkpoints.checkpoint._seal(manifest))
     with pytest.raises(InputError, match=r"tensors\.safetensors is foreign"):
         load_checkpoint(path)
     manifest["files"] = {"../../secret": {"size": 1, "sha256": ""}}
-    (path / "manifest.json").write_bytes(marl.checkpoints._seal(manifest))
+    (path / "manifest.json").write_bytes(marl.checkpoints.checkpoint._seal(manifest))
     with pytest.raises(InputError, match="is foreign"):
         load_checkpoint(path)
 
@@ -358,7 +352,7 @@ import os
 import sys
 import torch
 from pathlib import Path
-from marl.checkpoints import AsyncCheckpointer, Checkpointer
+from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 checkpointer = Checkpointer(Path(sys.argv[1]), keep=2)
 if sys.argv[2] == "async":
     checkpointer = AsyncCheckpointer(checkpointer)
@@ -380,7 +374,7 @@ def test_a_writer_killed_at_any_moment_leaves_its_last_checkpoint(tmp_path, mode
     duration = time.monotonic() - start
     waited = acknowledged = 1
     # Forking a child that has everything imported, instead of starting Python anew, makes each kill cheap.
-    forker = "import os, sys, torch, marl.checkpoints\n" + "\n".join(
+    forker = "import os, sys, torch, marl.checkpoints.checkpoint, marl.checkpoints.checkpointer\n" + "\n".join(
         [
             "for line in sys.stdin:",
             "    pid = os.fork()",

@@ -6,16 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from marl.communicators import (
-    FlatParameters,
-    ReplicaError,
-    SerialCommunicator,
-    assert_replicas_equal,
-    reduce_sums,
-    replica_difference,
-    split,
-)
 from marl.core import Communicator
+from marl.distributed.communicators import SerialCommunicator, reduce_sums, split
+from marl.distributed.flat_parameters import FlatParameters
+from marl.distributed.replicas import ReplicaError, assert_replicas_equal, replica_difference
 
 
 class Doubling(SerialCommunicator):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from marl import compilation
-from marl.compilation import Compiled, can_compile, compiled_gradients, compiled_module
+from marl.learning import compilation
+from marl.learning.compilation import Compiled, can_compile, compiled_gradients, compiled_module
 
 needs_compiler = pytest.mark.skipif(not can_compile(torch.device("cpu")), reason="no C++ compiler")
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from marl.config_checks import require_above, require_at_least, require_share, require_widths
 from marl.errors import InputError
+from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
 
 
 @pytest.mark.parametrize("value", [1, 2.5, None])

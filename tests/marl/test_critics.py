@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from marl.critics import CriticNetwork, JointActions, action_features, encode_actions, prepare_batch
+from marl.algorithms.actor_critic.batches import JointActions, prepare_batch
+from marl.algorithms.actor_critic.critics import CriticNetwork
+from marl.networks.action_encodings import action_features, encode_actions
 from marl.replay import GroupTransitions, Transitions
 from marl.specs import (
     AgentSpec,

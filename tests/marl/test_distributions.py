@@ -9,17 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from marl.distributions import (
-    LOG_STD_RANGE,
-    DiagonalGaussian,
-    MaskedCategorical,
-    MultiCategorical,
-    SquashedGaussian,
-    make_distribution,
-    num_outputs,
-    num_uniforms,
-    relaxed_sample,
-)
+from marl.networks.action_heads import make_distribution, num_outputs, num_uniforms, relaxed_sample
+from marl.networks.categorical import MaskedCategorical, MultiCategorical
+from marl.networks.gaussian import LOG_STD_RANGE, DiagonalGaussian, SquashedGaussian
 from marl.specs import ContinuousActions, DiscreteActions, MultiDiscreteActions
 from marl.streams import Stream
 

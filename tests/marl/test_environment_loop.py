@@ -6,10 +6,12 @@ import pytest
 import torch
 from probes import Alternating, Deaths, Terminates, anything
 
-from marl.actors import Decision, Policy, PolicyActor
-from marl.communicators import SerialCommunicator
+from marl.acting.actors import PolicyActor
+from marl.acting.environment_loop import EnvironmentLoop
+from marl.acting.episodes import EpisodeStatistics, EpisodeTracker
 from marl.core import EnvironmentRequest
-from marl.environment_loop import EnvironmentLoop, EpisodeStatistics, EpisodeTracker
+from marl.distributed.communicators import SerialCommunicator
+from marl.policy import Decision, Policy
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 

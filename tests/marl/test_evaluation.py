@@ -6,10 +6,10 @@ import pytest
 import torch
 from probes import Deaths, Probe, anything, team
 
-from marl.actors import Decision, Policy
-from marl.communicators import SerialCommunicator
+from marl.acting.evaluation import Evaluation, evaluate
 from marl.core import EnvironmentRequest
-from marl.evaluation import Evaluation, evaluate
+from marl.distributed.communicators import SerialCommunicator
+from marl.policy import Decision, Policy
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 GAME = anything(

@@ -6,14 +6,16 @@ import pytest
 import torch
 from probes import DelayedCredit, Remember, Terminates, anything
 
-from algorithms.mappo import MAPPO, MAPPOConfig
-from algorithms.qmix import QMIX, QMIXConfig
-from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
-from marl.communicators import SerialCommunicator
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.experiment import Experiment, ExperimentConfig, run_experiment
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment, run_experiment
+from marl.experiments.usage import MACHINE
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
-from marl.usage import MACHINE
 
 UPDATE = 4 * 6
 GAME = anything(

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from marl.algorithms.actor_critic.exploration import Exploration, GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
 from marl.errors import InputError
-from marl.exploration import Exploration, GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -4,11 +4,13 @@ import pytest
 import toy_match
 from toy_games import arena, pairs, play
 
-from envs.arena import PettingZooArena
-from envs.factory import make_constructor
+from marl.envs.factory import make_constructor
+from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.errors import InputError
-from marl.games import Game, GameRules, Side, play_games, sides_are_alike, two_or_more_sides
-from marl.players import RandomPlayer
+from marl.games.block import play_games
+from marl.games.game import Game, GameRules
+from marl.games.players import RandomPlayer
+from marl.games.sides import Side, sides_are_alike, two_or_more_sides
 from marl.streams import derive_int
 
 

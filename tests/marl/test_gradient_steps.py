@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from marl.communicators import SerialCommunicator
-from marl.compilation import can_compile
-from marl.gradient_steps import GradientStep, Losses, added, tensors_of, with_tensors
+from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, added, tensors_of, with_tensors
+from marl.distributed.communicators import SerialCommunicator
+from marl.learning.compilation import can_compile
 from marl.replay import GroupTransitions, Transitions
 
 ITEMS, AGENTS = 12, 2

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from marl.communicators import SerialCommunicator
-from marl.league import League
-from marl.league_opponents import LeagueOpponents
-from marl.league_results import Results
-from marl.league_roles import (
+from marl.checkpoints.snapshots import SnapshotStore
+from marl.distributed.communicators import SerialCommunicator
+from marl.league.league import League
+from marl.league.matchmaking import PFSP, Latest, UniformPast, Window
+from marl.league.opponents import LeagueOpponents
+from marl.league.results import Results
+from marl.league.roles import (
     Exploiter,
     MainPlayer,
     Oracle,
@@ -17,10 +19,8 @@ from marl.league_roles import (
     nash_mixture,
     uniform_mixture,
 )
-from marl.matchmaking import PFSP, Latest, UniformPast, Window
-from marl.payoffs import DRAW, LOSS, WIN
-from marl.self_play import LEARNER, RANDOM
-from marl.snapshots import SnapshotStore
+from marl.ratings.payoffs import DRAW, LOSS, WIN
+from marl.self_play.opponents import LEARNER, RANDOM
 
 SERIAL = SerialCommunicator()
 

@@ -7,24 +7,21 @@ import pytest
 import torch
 from probes import anything
 
-from algorithms.maddpg import MADDPG
-from algorithms.mappo import MAPPO, MAPPOConfig
-from algorithms.qmix import QMIX, QMIXConfig
-from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.algorithms.maddpg import MADDPG
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
-from marl.experiment import ExperimentConfig
-from marl.fake_environment import FakeVectorEnvironment
-from marl.league_experiment import LeagueConfig, LeagueExperiment
-from marl.league_roles import (
-    Exploiter,
-    MainPlayer,
-    SelfPlayer,
-)
-from marl.matchmaking import PFSP, QualityScores, Window
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.usage import MACHINE
+from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.matchmaking import PFSP, QualityScores, Window
+from marl.league.roles import Exploiter, MainPlayer, SelfPlayer
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.usage import MACHINE
+from marl.testing.fakes import FakeVectorEnvironment
 
 SEEN, THREE = ArraySpec(shape=(2,)), DiscreteActions(num_actions=3)
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marl.losses import clipped_value_loss, huber, ppo_policy_loss, td_loss
+from marl.learning.losses import clipped_value_loss, huber, ppo_policy_loss, td_loss
 
 numbers = st.floats(-5, 5, width=32)
 

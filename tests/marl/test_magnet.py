@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
-from marl.magnet import Magnet
-from marl.networks import Torso
-from marl.ppo_loss import PPOLoss, Rollout
-from marl.ppo_networks import ActorNetwork, CriticNetwork
+from marl.algorithms.on_policy.losses import PPOLoss, Rollout
+from marl.algorithms.on_policy.magnet import Magnet
+from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork
+from marl.networks.torso import Torso
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
 
 GROUP = GroupSpec(

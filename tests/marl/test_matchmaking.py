@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from marl.errors import InputError
-from marl.matchmaking import (
+from marl.league.matchmaking import (
     PFSP,
     Latest,
     QualityScores,
@@ -14,7 +14,7 @@ from marl.matchmaking import (
     pfsp_probabilities,
     quality_probabilities,
 )
-from marl.payoffs import DRAW, LOSS, WIN, PayoffTable
+from marl.ratings.payoffs import DRAW, LOSS, WIN, PayoffTable
 
 SNAPSHOTS = ("s0", "s1", "s2", "me")
 

@@ -5,17 +5,16 @@ import pytest
 from scipy.optimize import linprog
 
 from marl.errors import InputError
-from marl.meta_games import (
-    alpha_rank,
+from marl.ratings.alpha_rank import alpha_rank
+from marl.ratings.meta_strategies import (
     alpha_rank_meta_strategy,
-    nash_averaging,
     nash_meta_strategy,
     project_to_simplex,
     projected_replicator_meta_strategy,
     replicator_step,
     uniform_meta_strategy,
-    zero_sum_nash,
 )
+from marl.ratings.nash import nash_averaging, zero_sum_nash
 
 ROCK_PAPER_SCISSORS = np.array([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]])
 THIRDS = np.full(3, 1 / 3)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marl.communicators import split
-from marl.minibatches import assign
+from marl.algorithms.on_policy.minibatches import assign
+from marl.distributed.communicators import split
 from marl.streams import Stream
 
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from marl.algorithms.q_learning.mixers import DuplexDuelingMixer, MonotonicMixer, SumMixer
 from marl.errors import InputError
-from marl.mixers import DuplexDuelingMixer, MonotonicMixer, SumMixer
-from marl.schedules import LinearSchedule
+from marl.learning.schedules import LinearSchedule
 from marl.specs import ArraySpec
 
 STATE = ArraySpec(shape=(5,))

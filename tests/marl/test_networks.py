@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from marl.networks import Head, ImageEncoder, Torso, is_image, orthogonal, prepare_input
+from marl.networks.torso import Head, ImageEncoder, Torso, is_image, orthogonal, prepare_input
 from marl.specs import ArraySpec
 
 VECTOR, STATE = ArraySpec(shape=(6,)), ArraySpec(shape=(4, 2))

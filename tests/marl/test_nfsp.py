@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from algorithms.mappo import MAPPO
-from algorithms.qmix import QMIX, QMIXConfig
-from envs.factory import make_factory
+from marl.algorithms.imitation.cloning import AveragePolicy
+from marl.algorithms.mappo import MAPPO
+from marl.algorithms.nfsp import NFSP, NFSPConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.counters import Counter
+from marl.envs.factory import make_factory
 from marl.errors import InputError
-from marl.experiment import Experiment, ExperimentConfig
-from marl.nfsp import NFSP, AveragePolicy, NFSPConfig
-from marl.players import blank_step
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.games.players import blank_step
 from marl.replay import ReplayConfig
-from marl.testing_algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithms import algorithm_specs, check_algorithm
 
 SPECS = algorithm_specs()
 REPLAY = ReplayConfig(capacity=400, batch_size=16, samples_per_insert=4.0, min_size=20, checkpoint=True)

@@ -8,14 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from marl.normalizers import (
-    ExponentialMoments,
-    ObservationNormalizer,
-    RewardNormalizer,
-    RunningMoments,
-    ValueNormalizer,
-    popart_rescale,
-)
+from marl.networks.moments import ExponentialMoments, RunningMoments
+from marl.networks.normalizers import ObservationNormalizer, RewardNormalizer, ValueNormalizer, popart_rescale
 
 
 def samples(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from marl.communicators import SerialCommunicator
+from marl.algorithms.off_policy.builder import refuse_opponents
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.off_policy import refuse_opponents
 from marl.replay import GroupTransitions, Transitions
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from marl.communicators import SerialCommunicator
-from marl.optimizers import ReplicatedAdam
+from marl.distributed.communicators import SerialCommunicator
+from marl.learning.optimizers import ReplicatedAdam
 
 
 class TwoRanks(SerialCommunicator):
@@ -175,8 +175,8 @@ def test_the_learning_rate_can_be_changed():
 def test_a_step_does_not_load_the_compiler():
     script = (
         "import sys, torch\n"
-        "from marl.communicators import SerialCommunicator\n"
-        "from marl.optimizers import ReplicatedAdam\n"
+        "from marl.distributed.communicators import SerialCommunicator\n"
+        "from marl.learning.optimizers import ReplicatedAdam\n"
         "weights = {'weights': [torch.nn.Parameter(torch.ones(2))]}\n"
         "options = dict(learning_rate=0.1, epsilon=1e-5, max_gradient_norm=1.0, bookkeeping=0)\n"
         "ReplicatedAdam(weights, SerialCommunicator(), **options).step({'weights': 1.0})\n"

@@ -4,15 +4,7 @@ from collections import Counter
 import pytest
 
 from marl.errors import InputError
-from marl.pairings import (
-    Meeting,
-    blocks_of,
-    check_entries,
-    gauntlet,
-    round_robin,
-    swiss_round,
-    swiss_rounds,
-)
+from marl.games.pairings import Meeting, blocks_of, check_entries, gauntlet, round_robin, swiss_round, swiss_rounds
 
 
 @pytest.mark.parametrize("players", [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d")])

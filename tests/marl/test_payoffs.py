@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from marl.communicators import SerialCommunicator
 from marl.core import Communicator
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.payoffs import DRAW, LOSS, WIN, Games, PayoffTable
+from marl.ratings.payoffs import DRAW, LOSS, WIN, Games, PayoffTable
 
 
 def random_table(seed, players="abc", games=50):

@@ -5,11 +5,11 @@ import torch
 import toy_match
 from toy_games import arena, pairs, play
 
-from envs.arena import PettingZooArena
-from envs.factory import make_constructor
-from marl.actors import Policy
-from marl.games import Game, GameRules
-from marl.players import RandomPlayer
+from marl.envs.factory import make_constructor
+from marl.envs.pettingzoo.arena import PettingZooArena
+from marl.games.game import Game, GameRules
+from marl.games.players import RandomPlayer
+from marl.policy import Policy
 
 
 @pytest.mark.parametrize(

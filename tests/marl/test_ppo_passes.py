@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from marl.networks import Torso
-from marl.ppo_loss import FIGURES, PPOLoss, Rollout
-from marl.ppo_networks import ActorNetwork, CriticNetwork
-from marl.ppo_passes import RolloutPasses
+from marl.algorithms.on_policy.losses import FIGURES, PPOLoss, Rollout
+from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork
+from marl.algorithms.on_policy.passes import RolloutPasses
+from marl.networks.torso import Torso
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
 
 GROUP = GroupSpec(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from marl.mixers import SumMixer
-from marl.q_learning import TD_FIGURES, TDTerms, ValueBatch, read_batch, td_losses
-from marl.q_values import QNetwork, QNetworks
+from marl.algorithms.q_learning.losses import TD_FIGURES, TDTerms, ValueBatch, read_batch, td_losses
+from marl.algorithms.q_learning.mixers import SumMixer
+from marl.algorithms.q_learning.networks import QNetwork, QNetworks
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from marl.q_values import epsilon_greedy
+from marl.algorithms.q_learning.policy import epsilon_greedy
 
 
 def test_greedy_actions_are_the_best_legal_ones():

@@ -2,16 +2,9 @@
 
 import torch
 
-from marl.fake_environment import FakeVectorEnvironment
-from marl.random_actions import RandomActions, legal_actions, random_actions
-from marl.specs import (
-    ArraySpec,
-    ContinuousActions,
-    DiscreteActions,
-    EnvironmentSpec,
-    GroupSpec,
-    MultiDiscreteActions,
-)
+from marl.acting.random_actions import RandomActions, legal_actions, random_actions
+from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
+from marl.testing.fakes import FakeVectorEnvironment
 
 
 def group(name, action, *, masked=False):

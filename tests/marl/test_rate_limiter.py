@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marl.errors import InputError
-from marl.rate_limiter import SamplesPerInsert
+from marl.replay.rate_limiter import SamplesPerInsert
 
 numbers = st.integers(1, 5000)
 ratios = st.floats(1e-3, 1e3)

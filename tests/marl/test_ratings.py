@@ -5,20 +5,11 @@ import pytest
 from scipy.optimize import minimize
 
 from marl.errors import InputError
-from marl.payoffs import Games
-from marl.ratings import (
-    ELO_SCALE,
-    EloConfig,
-    RankedGame,
-    SPRTConfig,
-    bootstrap_elo,
-    elo_ratings,
-    expected_score,
-    fit_elo,
-    plackett_luce,
-    sprt,
-    sprt_llr,
-)
+from marl.ratings.bootstrap import bootstrap_elo
+from marl.ratings.elo import EloConfig, elo_ratings, fit_elo
+from marl.ratings.payoffs import Games
+from marl.ratings.plackett_luce import RankedGame, plackett_luce
+from marl.ratings.sprt import ELO_SCALE, SPRTConfig, expected_score, sprt, sprt_llr
 
 TRUTH = np.array([-250.0, -100.0, -50.0, 0.0, 50.0, 100.0, 250.0])
 NAMES = tuple("abcdefg")

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pad_sequence
 
+from marl.adders.factory import make_replay_adder
+from marl.adders.sequences import SequenceAdder
+from marl.adders.transitions import TransitionAdder
 from marl.errors import InputError
-from marl.rate_limiter import SamplesPerInsert
 from marl.replay import (
     FifoSelector,
     Priorities,
@@ -22,11 +24,11 @@ from marl.replay import (
     UniformSelector,
     available_memory,
 )
+from marl.replay.rate_limiter import SamplesPerInsert
 from marl.replay.selectors import ranges
-from marl.replay_adders import SequenceAdder, TransitionAdder, make_replay_adder
+from marl.replay.sum_tree import SegmentTrees
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
-from marl.sum_tree import SegmentTrees
-from marl.testing_algorithms import run_on_threads
+from marl.testing.threads import run_on_threads
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 GAMMA = 0.9

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from marl.communicators import SerialCommunicator
+from marl.algorithms.imitation.reservoir import Reservoir
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.reservoir import Reservoir
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
-from marl.testing_algorithms import run_on_threads
+from marl.testing.threads import run_on_threads
 
 GROUP = GroupSpec(
     name="player",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from marl.returns import _gae_of_moves, discounted_returns, gae, lambda_returns, n_step_returns
+from marl.learning.returns import _gae_of_moves, discounted_returns, gae, lambda_returns, n_step_returns
 
 # Inputs and expected results of rlax's multistep_test.py (GAE to three decimals); there a row is a sequence, here a
 # column is.

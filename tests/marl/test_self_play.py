@@ -6,23 +6,20 @@ import pytest
 import torch
 from probes import anything
 
-from algorithms.mappo import MAPPO, MAPPOConfig
-from marl.actors import Decision, Policy, PolicyActor
-from marl.communicators import SerialCommunicator
+from marl.acting.actors import PolicyActor
+from marl.acting.episodes import EpisodeTracker
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.core import Adder, EnvironmentRequest
-from marl.environment_loop import EpisodeTracker
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.fake_environment import FakeVectorEnvironment
-from marl.self_play import (
-    LEARNER,
-    RANDOM,
-    SeatedPlayers,
-    Sides,
-    learner_sides,
-    make_self_play_actor,
-    play_games,
-)
+from marl.games.sides import Sides
+from marl.policy import Decision, Policy
+from marl.self_play.actor import make_self_play_actor
+from marl.self_play.matches import play_games
+from marl.self_play.opponents import LEARNER, RANDOM, learner_sides
+from marl.self_play.seats import SeatedPlayers
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
+from marl.testing.fakes import FakeVectorEnvironment
 
 THREE = DiscreteActions(num_actions=3)
 SEEN = ArraySpec(shape=(2,))

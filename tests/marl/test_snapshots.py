@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from marl.communicators import SerialCommunicator
+from marl.checkpoints.snapshots import SnapshotStore, read_snapshot
+from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.snapshots import SnapshotStore, read_snapshot
 
 SERIAL = SerialCommunicator()
 

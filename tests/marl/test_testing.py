@@ -3,17 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from marl.fake_environment import FakeVectorEnvironment
-from marl.random_actions import RandomActions
-from marl.specs import (
-    ArraySpec,
-    ContinuousActions,
-    DiscreteActions,
-    EnvironmentSpec,
-    GroupSpec,
-    MultiDiscreteActions,
-)
-from marl.testing import (
+from marl.acting.random_actions import RandomActions
+from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
+from marl.testing.environments import (
     ConformanceError,
     check_environment,
     check_independence,
@@ -21,6 +13,7 @@ from marl.testing import (
     check_timesteps,
     tensors_of,
 )
+from marl.testing.fakes import FakeVectorEnvironment
 
 VECTOR = ArraySpec(shape=(4,))
 IMAGE = ArraySpec(shape=(5, 4, 3), dtype=torch.uint8)

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
+from marl.algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
-from marl.testing import ConformanceError
-from marl.testing_algorithms import algorithm_specs, check_algorithm, fake_factory, run_on_threads
+from marl.testing.algorithms import algorithm_specs, check_algorithm, fake_factory
+from marl.testing.environments import ConformanceError
+from marl.testing.threads import run_on_threads
 
 SPECS = algorithm_specs()
 ONE = {"discrete": SPECS["discrete"]}

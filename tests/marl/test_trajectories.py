@@ -4,9 +4,9 @@ import pytest
 import torch
 from probes import anything
 
+from marl.adders.trajectories import TrajectoryAdder, TrajectoryDataset
 from marl.core import EnvironmentRequest
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
-from marl.trajectories import TrajectoryAdder, TrajectoryDataset
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 FIVE, PAIR = DiscreteActions(num_actions=5), MultiDiscreteActions(nvec=(3, 2))

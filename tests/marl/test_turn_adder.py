@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from marl.adders.turns import TurnAdder
 from marl.errors import InputError
 from marl.replay import Replay, ReplayConfig, SequenceItems, TransitionDataset, TransitionItems
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
-from marl.turn_adder import TurnAdder
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 GAMMA = 0.5

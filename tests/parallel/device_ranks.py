@@ -15,9 +15,9 @@ sys.path.append(str(Path(__file__).parents[1] / "chaos"))
 from resumptions import cases
 from torch import Tensor
 
-from launchers.devices import DeviceCommunicator, ProcessGroup, communicator_for, have_gpus_each
-from launchers.mpi import run_on_ranks
 from marl.core import Communicator
+from marl.launchers.mpi.devices import DeviceCommunicator, ProcessGroup, communicator_for, have_gpus_each
+from marl.launchers.mpi.ranks import run_on_ranks
 
 CPU = torch.device("cpu")
 

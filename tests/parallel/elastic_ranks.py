@@ -15,13 +15,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probes import DelayedCredit
 
-from algorithms.mappo import MAPPO, MAPPOConfig
-from launchers.elastic import Survival
-from launchers.mpi import ElasticCommunicator, run_on_ranks
-from marl.checkpoints import Checkpoint
-from marl.communicators import assert_replicas_equal
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.checkpoints.checkpoint import Checkpoint
 from marl.core import Communicator, State
-from marl.experiment import Experiment, ExperimentConfig
+from marl.distributed.replicas import assert_replicas_equal
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.launchers.mpi.elastic_communicator import ElasticCommunicator
+from marl.launchers.mpi.ranks import run_on_ranks
+from marl.launchers.training.elastic import Survival
 
 UPDATES = 12
 CONFIG = ExperimentConfig(

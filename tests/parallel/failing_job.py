@@ -7,9 +7,10 @@ import time
 
 import torch
 
-from launchers.mpi import MPICommunicator, abort_on_exception, run_on_ranks
 from marl.core import Communicator
 from marl.errors import InputError
+from marl.launchers.mpi.communicator import MPICommunicator
+from marl.launchers.mpi.ranks import abort_on_exception, run_on_ranks
 
 
 def main(communicator: Communicator) -> int:

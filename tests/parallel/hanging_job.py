@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
-from launchers.mpi import run_on_ranks
-from launchers.watchdog import Heartbeat, watched_rank
-from launchers.watched_communicator import WatchedCommunicator
 from marl.core import Communicator
 from marl.counters import Counter
 from marl.errors import InputError
+from marl.launchers.mpi.ranks import run_on_ranks
+from marl.launchers.supervision.heartbeat import Heartbeat
+from marl.launchers.supervision.watchdog import watched_rank
+from marl.launchers.supervision.watched_communicator import WatchedCommunicator
 
 
 def endless_step() -> None:

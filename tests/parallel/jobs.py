@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from launchers.launch import mpirun_command, rank_environment
+from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
+
+LAUNCH = (
+    "import sys; from marl.launchers.jobs.job import launch_program; "
+    "sys.exit(launch_program(sys.argv[2:], int(sys.argv[1])))"
+)
+"""Starts a program on ranks as ``marl … --ranks`` does: the number of ranks, then the command."""
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mappo_ranks import TURNS, Rows
 from probes import anything
 
-from algorithms.mappo import MAPPO, MAPPOConfig
-from algorithms.qmix import QMIX, QMIXConfig
-from launchers.mpi import MPICommunicator, run_on_ranks
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.builders import Builder
-from marl.checkpoints import Checkpointer, load_checkpoint
+from marl.checkpoints.checkpoint import load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator
-from marl.experiment import ExperimentConfig
-from marl.league_experiment import LeagueConfig, LeagueExperiment
-from marl.league_roles import Exploiter, MainPlayer, Oracle
-from marl.matchmaking import PFSP
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.usage import MACHINE
+from marl.launchers.mpi.communicator import MPICommunicator
+from marl.launchers.mpi.ranks import run_on_ranks
+from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.matchmaking import PFSP
+from marl.league.roles import Exploiter, MainPlayer, Oracle
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
-from marl.usage import MACHINE
 
 COPIES, LENGTH, ROUNDS = 5, 8, 6
 UPDATE = COPIES * LENGTH

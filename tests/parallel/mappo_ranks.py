@@ -13,12 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from probes import Anything, DelayedCredit, Remember, anything
 
-from algorithms.mappo import MAPPO, MAPPOConfig
-from launchers.mpi import MPICommunicator, run_on_ranks
-from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
-from marl.communicators import assert_replicas_equal
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator, EnvironmentRequest
-from marl.experiment import Experiment, ExperimentConfig
+from marl.distributed.replicas import assert_replicas_equal
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.launchers.mpi.communicator import MPICommunicator
+from marl.launchers.mpi.ranks import run_on_ranks
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 UPDATES = 20

@@ -10,15 +10,18 @@ import torch
 from mappo_ranks import MostlySilent, Rows
 from torch import Tensor
 
-from algorithms.maddpg import MADDPG, MADDPGConfig
-from algorithms.masac import MASAC, MASACConfig
-from algorithms.qmix import QMIX, QMIXConfig
-from launchers.mpi import MPICommunicator, run_on_ranks
+from marl.algorithms.maddpg import MADDPG, MADDPGConfig
+from marl.algorithms.masac import MASAC, MASACConfig
+from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.builders import Builder
-from marl.checkpoints import Checkpointer, list_checkpoints, load_checkpoint
-from marl.communicators import assert_replicas_equal
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
+from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
-from marl.experiment import Experiment, ExperimentConfig
+from marl.distributed.replicas import assert_replicas_equal
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.launchers.mpi.communicator import MPICommunicator
+from marl.launchers.mpi.ranks import run_on_ranks
 from marl.replay import Priorities, ReplayConfig
 
 COPIES = 5

@@ -8,18 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from launchers import bench_allreduce
-from launchers.mpi import MPICommunicator, run_on_ranks
-from marl.communicators import (
-    FlatParameters,
-    ReplicaError,
-    assert_replicas_equal,
-    reduce_sums,
-    replica_difference,
-    split,
-)
 from marl.core import Communicator
+from marl.distributed.communicators import reduce_sums, split
+from marl.distributed.flat_parameters import FlatParameters
+from marl.distributed.replicas import ReplicaError, assert_replicas_equal, replica_difference
 from marl.errors import InputError
+from marl.launchers.bench import allreduce as bench_allreduce
+from marl.launchers.mpi.communicator import MPICommunicator
+from marl.launchers.mpi.ranks import run_on_ranks
 
 BATCH = 97
 

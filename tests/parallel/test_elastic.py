@@ -9,9 +9,11 @@ import torch
 from elastic_ranks import CONFIG
 from jobs import Finished, clean_environment, run_limited
 
-from launchers.launch import Stop, find_mpirun, mpirun_command, run_job
-from launchers.processes import Job
-from marl.experiment import run_experiment
+from marl.experiments.experiment import run_experiment
+from marl.launchers.jobs.job import run_job
+from marl.launchers.jobs.mpirun import find_mpirun, mpirun_command
+from marl.launchers.jobs.processes import Job
+from marl.launchers.jobs.signals import Stop
 
 JOB = Path(__file__).with_name("elastic_ranks.py")
 

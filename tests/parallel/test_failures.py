@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import clean_environment, run_limited
+from jobs import LAUNCH, clean_environment, run_limited
 
 JOB = Path(__file__).with_name("failing_job.py")
-LAUNCH = (
-    "import sys; from launchers.launch import launch_program; sys.exit(launch_program(sys.argv[2:], int(sys.argv[1])))"
-)
 
 
 def launched(ranks: int, way: str):

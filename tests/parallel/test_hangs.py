@@ -4,14 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import clean_environment, run_limited
+from jobs import LAUNCH, clean_environment, run_limited
 
-from launchers.watchdog import Verdict, read_frame
+from marl.launchers.supervision.diagnosis import Verdict, read_frame
 
 JOB = Path(__file__).with_name("hanging_job.py")
-LAUNCH = (
-    "import sys; from launchers.launch import launch_program; sys.exit(launch_program(sys.argv[2:], int(sys.argv[1])))"
-)
 
 
 def hang(way: str, folder: Path):

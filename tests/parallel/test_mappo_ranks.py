@@ -7,8 +7,8 @@ import pytest
 import torch
 from mappo_ranks import SAVED_AFTER, SCENARIOS, UPDATES
 
-from marl.checkpoints import list_checkpoints, load_checkpoint
-from marl.usage import MACHINE
+from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
+from marl.experiments.usage import MACHINE
 
 RANKS = (1, 2, 3, 4)
 

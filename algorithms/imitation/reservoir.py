@@ -1,0 +1,210 @@
+"""Uniform samples of everything that was ever added: one reservoir a copy (Vitter 1985, algorithm R)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.core import Adder, Communicator, Saveable, State
+from marl.errors import InputError
+from marl.replay.layout import Array, Ints, Layout, Staging, as_array
+from marl.replay.selectors import BatchDraws
+from marl.replay.storage import available_memory
+from marl.specs import ArraySpec, ContinuousActions, GroupSpec
+from marl.streams import Stream
+from marl.types import Actions, TimeStep
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decisions:
+    """Steps at which agents of one group decided; views of storage that the next sample overwrites."""
+
+    observations: Tensor
+    """(B, A, *observation shape)."""
+    action_masks: Tensor | None
+    """(B, A, mask size) bool."""
+    actions: Tensor
+    """(B, A, *action shape)."""
+    chosen: Tensor
+    """(B, A) bool: whose decisions count."""
+
+
+class Reservoir(Saveable):
+    """Decisions of one group, of which each step that was ever added is kept with the same probability.
+
+    Each environment copy has a reservoir of its own: what it keeps follows from the seed, the copy's global index and
+    how many steps it has added, so that the number of ranks does not matter. Batches are drawn from all copies, by how
+    many steps each holds.
+
+    Args:
+        group: whose decisions.
+        capacity: steps over all copies and ranks.
+        num_envs: copies on this rank, E.
+        first_copy: global index of the first of them.
+        global_num_envs: copies on all ranks.
+        seed: the experiment's.
+        communicator: the ranks.
+
+    Raises:
+        InputError: capacity is below one step a copy, or needs more memory than there is.
+    """
+
+    def __init__(
+        self,
+        group: GroupSpec,
+        *,
+        capacity: int,
+        num_envs: int,
+        first_copy: int,
+        global_num_envs: int,
+        seed: int,
+        communicator: Communicator,
+    ) -> None:
+        if capacity < global_num_envs:
+            raise InputError(f"a reservoir of {capacity} steps is below one for each of {global_num_envs} copies")
+        fields = {
+            "observations": ArraySpec(shape=(group.size, *group.observation.shape), dtype=group.observation.dtype),
+            "actions": ArraySpec(shape=(group.size, *group.action.array.shape), dtype=group.action.array.dtype),
+            "chosen": ArraySpec(shape=(group.size,), dtype=torch.bool),
+        }
+        if group.masked and not isinstance(group.action, ContinuousActions):
+            fields["action_masks"] = ArraySpec(shape=(group.size, group.action.mask_size), dtype=torch.bool)
+        self._layout = Layout(fields)
+        self.rows = capacity // global_num_envs
+        needed = self.rows * num_envs * self._layout.record_bytes
+        if needed > available_memory():
+            raise InputError(
+                f"a reservoir of {capacity:,} steps needs {needed / 2**30:,.1f} GiB on this rank, but "
+                f"{available_memory() / 2**30:,.1f} GiB are free; lower its capacity"
+            )
+        self._num_envs, self._first_copy, self._global_num_envs = num_envs, first_copy, global_num_envs
+        self._communicator = communicator
+        self._records: Ints = np.zeros((self.rows, num_envs, self._layout.words), np.int64)
+        self._staging = Staging(self._layout, (num_envs,))
+        self._added: Ints = np.zeros(num_envs, np.int64)
+        """(E,): steps that each copy has ever added."""
+        self._stream = Stream(seed, f"reservoir/{group.name}", first_copy=first_copy, num_copies=num_envs)
+        self._draw = BatchDraws(seed, f"reservoir/{group.name}/batches")
+        self._stored: Ints = np.zeros(global_num_envs, np.int64)
+
+    def add(self, observations: Tensor, action_masks: Tensor | None, actions: Tensor, chosen: Tensor) -> None:
+        """Adds one step of the copies in which anybody's decision counts; fields (E, A, ...) as in Decisions."""
+        flags = as_array(chosen)
+        copies = np.flatnonzero(flags.any(1))
+        if not len(copies):
+            return
+        numbers = self._added[copies]
+        slots = numbers.copy()
+        full = numbers >= self.rows
+        if full.any():
+            words = self._stream.words(torch.from_numpy(self._added), 2)[0].numpy()[copies]
+            uniforms = ((words[:, 0] >> 5) * 2.0**26 + (words[:, 1] >> 6)) * 2.0**-53
+            slots = np.where(full, (uniforms * (numbers + 1)).astype(np.int64), numbers)
+        self._added[copies] += 1
+        kept = slots < self.rows
+        copies, slots = copies[kept], slots[kept]
+        values: dict[str, Array] = {"observations": as_array(observations), "actions": as_array(actions)}
+        values["chosen"] = flags
+        if action_masks is not None:
+            values["action_masks"] = as_array(action_masks)
+        for name, value in values.items():
+            self._staging.arrays[name][copies] = value[copies]
+        self._records[slots, copies] = self._staging.records[copies]
+
+    def agree(self) -> int:
+        """Learns how much all ranks' copies hold, and returns the sum. Collective."""
+        self._stored.fill(0)
+        mine = slice(self._first_copy, self._first_copy + self._num_envs)
+        self._stored[mine] = np.minimum(self._added, self.rows)
+        self._communicator.all_reduce(torch.from_numpy(self._stored))
+        return int(self._stored.sum())
+
+    def sample(self, batch_size: int, number: int) -> Decisions:
+        """This rank's share of global batch ``number``, drawn with replacement from what ``agree`` knows of."""
+        ends = np.cumsum(self._stored)
+        places = self._draw(number, batch_size) * ends[-1] >> 32
+        copies = np.searchsorted(ends, places, side="right")
+        slots = places - (ends - self._stored)[copies]
+        copies = copies - self._first_copy
+        mine = (copies >= 0) & (copies < self._num_envs)
+        records = torch.from_numpy(self._records[slots[mine], copies[mine]])
+        found = self._layout.tensors(records)
+        return Decisions(
+            observations=found["observations"],
+            action_masks=found.get("action_masks"),
+            actions=found["actions"],
+            chosen=found["chosen"],
+        )
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._added.fill(0)
+
+    def copies_state_dict(self) -> State:
+        """What is kept, (E, filled rows, words), and counts and rows, (E,) int64."""
+        filled = min(max(1, int(self._added.max(initial=0))), self.rows)
+        return {
+            "records": torch.from_numpy(self._records[:filled]).transpose(0, 1).contiguous(),
+            "added": torch.from_numpy(self._added.copy()),
+            "rows": torch.full((self._num_envs,), self.rows),
+        }
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """See Saveable; raises ValueError where capacity or spec are others."""
+        records, rows = state["records"], int(state["rows"][0])
+        if (rows, records.shape[2]) != (self.rows, self._layout.words):
+            raise ValueError(
+                f"saved reservoirs hold {rows} records of {records.shape[2]} words, but these {self.rows} of "
+                f"{self._layout.words}"
+            )
+        torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
+        self._added[:] = state["added"].numpy()
+
+
+class NFSPAdder(Adder):
+    """Everything goes to replay; what agents decided by their best response goes to the reservoirs too."""
+
+    def __init__(self, best: Adder, reservoirs: Mapping[str, Reservoir]) -> None:
+        self._best = best
+        self._reservoirs = reservoirs
+        self._seen: dict[str, tuple[Tensor, Tensor | None, Tensor]] = {}
+
+    def add_first(self, timestep: TimeStep) -> None:
+        """See Adder."""
+        self._see(timestep)
+        self._best.add_first(timestep)
+
+    def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
+        """See Adder."""
+        for name, reservoir in self._reservoirs.items():
+            observations, masks, active = self._seen[name]
+            reservoir.add(observations, masks, actions[name], active & extras[name]["best_response"])
+        self._see(timestep)
+        self._best.add(actions, extras, timestep)
+
+    def _see(self, timestep: TimeStep) -> None:
+        """Keeps what is seen now, since the environment writes the next step over it."""
+        for name in self._reservoirs:
+            step = timestep.groups[name]
+            masks = None if step.action_masks is None else step.action_masks.clone()
+            self._seen[name] = (step.observations.clone(), masks, step.active.clone())
+
+    def state_dict(self) -> State:
+        """See Saveable."""
+        return self._best.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._best.load_state_dict(state)
+
+    def copies_state_dict(self) -> State:
+        """See Saveable."""
+        return self._best.copies_state_dict()
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._best.load_copies_state_dict(state)

@@ -1,0 +1,138 @@
+"""Passes over a rollout: cut into minibatches, whose gradients are added in parts that fit the processor's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from marl.algorithms.on_policy.losses import PPOLoss, Rollout, TensorLoss
+from marl.algorithms.on_policy.minibatches import assign
+from marl.builders import Placement
+from marl.core import Saveable, State
+from marl.learning.compilation import compiled_gradients
+from marl.streams import Stream
+
+_MICROBATCH = 4096
+"""Agents' steps at a time."""
+
+
+class RolloutPasses(Saveable):
+    """Passes of several minibatches, the same for any number of ranks, and their gradients.
+
+    Args:
+        losses: of each group.
+        placement: whose copies the rollouts are of.
+        minibatches: of a pass.
+        chunk_length: steps that stay together, over which gradients flow back through a GRU; None for networks
+            without memory, whose steps are dealt out one by one.
+        compile: whether gradients come from torch's compiler; for networks without memory.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, PPOLoss],
+        placement: Placement,
+        *,
+        minibatches: int,
+        chunk_length: int | None,
+        compile: bool,
+    ) -> None:
+        self._losses = losses
+        self._minibatches = minibatches
+        self._recurrent = chunk_length is not None
+        self._chunk_length = chunk_length or 1
+        self._first_copy = placement.first_copy
+        self._num_envs = placement.num_envs
+        self._device = placement.device
+        self._shuffle = Stream(
+            placement.seed, "minibatches", first_copy=placement.first_copy, num_copies=placement.num_envs
+        )
+        self._compile = compile
+        self._compiled: dict[str, Callable[..., Sequence[Tensor]]] = {}
+        self._passes = 0
+
+    def cut(self, length: int, epochs: int) -> Iterator[Tensor | None]:
+        """The minibatches of several passes over a rollout of ``length`` steps, one after the other.
+
+        Each is (B,) int64, indices of units (steps or chunks): unit u is the (u // E)th one of copy u % E. None
+        stands for all steps at once.
+        """
+        for _ in range(epochs):
+            self._passes += 1
+            yield from self._cut(-(-length // self._chunk_length))
+
+    def _cut(self, units: int) -> list[Tensor | None]:
+        if self._minibatches == 1:
+            return [torch.arange(units * self._num_envs, device=self._device) if self._recurrent else None]
+        numbers = assign(
+            self._shuffle,
+            self._passes,
+            units=units,
+            first_copy=self._first_copy,
+            num_envs=self._num_envs,
+            minibatches=self._minibatches,
+        ).flatten()
+        # Cut on the host, where finding positions waits for nothing.
+        cuts = [(numbers == number).nonzero().squeeze(-1) for number in range(self._minibatches)]
+        return [cut.to(self._device) for cut in cuts]
+
+    def add_gradients(self, name: str, rollout: Rollout, units: Tensor | None, figures: Tensor) -> None:
+        """Adds the gradient of a group's loss, summed over a minibatch's samples.
+
+        Args:
+            name: of the group.
+            rollout: of the group.
+            units: one of ``cut``.
+            figures: (len(FIGURES),), to which the sums of the loss's figures are added.
+        """
+        if self._compile:
+            self._add_compiled(name, rollout, units, figures)
+        else:
+            self._add_plainly(name, rollout, units, figures)
+
+    def _add_compiled(self, name: str, rollout: Rollout, units: Tensor | None, figures: Tensor) -> None:
+        everything, agents = rollout.weights.shape
+        add = self._compiled.get(name)
+        if add is None:
+            add = self._compiled[name] = compiled_gradients(TensorLoss(self._losses[name], rollout))
+        fields = [field for field in rollout if field is not None]
+        units = torch.arange(everything, device=figures.device) if units is None else units
+        # One shape for all parts of all minibatches, the last part filled up.
+        largest = -(-everything // self._minibatches)
+        size = -(-largest // max(1, -(-largest * agents // _MICROBATCH)))
+        for part in units.split(size):
+            inside = torch.arange(size, device=part.device) < part.numel()
+            figures += add(pad(part, (0, size - part.numel())), inside, *fields)[0]
+
+    def _add_plainly(self, name: str, rollout: Rollout, units: Tensor | None, figures: Tensor) -> None:
+        everything, agents = rollout.weights.shape
+        size = max(1, _MICROBATCH // (self._chunk_length * agents))
+        for start in range(0, everything if units is None else units.numel(), size):
+            # Small enough for the processor's cache. Slices are views, indices are gathered.
+            rows: Tensor | slice
+            rows, inside = slice(start, min(start + size, everything)), None
+            if units is not None:
+                rows = units[start : start + size]
+                if self._recurrent:
+                    rows, inside = self._sequences(rows, everything // self._num_envs)
+            loss, sums = self._losses[name](rollout, rows, inside)
+            loss.backward()
+            figures += sums
+
+    def _sequences(self, chunks: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Rows (L, B) of chunks (B,), and which of them exist: the last chunk may reach over the end."""
+        steps = torch.arange(self._chunk_length, device=chunks.device).unsqueeze(1)
+        times = steps + chunks // self._num_envs * self._chunk_length
+        rows = times.clamp(max=length - 1) * self._num_envs + chunks % self._num_envs
+        return rows, times < length
+
+    def state_dict(self) -> State:
+        """The number of passes, from which minibatches follow."""
+        return {"passes": torch.tensor(self._passes)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._passes = int(state["passes"])

@@ -1,0 +1,95 @@
+"""Policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from marl.algorithms.q_learning.networks import QNetwork, legal_values
+from marl.builders import Placement
+from marl.counters import Counter
+from marl.learning.schedules import LinearSchedule
+from marl.networks.torso import prepare_input
+from marl.policy import Decision, Policy
+from marl.specs import GroupSpec
+from marl.types import GroupStep
+
+
+def epsilon_greedy(values: Tensor, masks: Tensor | None, epsilon: Tensor, uniforms: Tensor) -> Tensor:
+    """The best legal action, or with probability epsilon any legal one.
+
+    Args:
+        values: (..., K) float, of the actions.
+        masks: (..., K) bool, True where legal; None if all are.
+        epsilon: probabilities that broadcast with (...).
+        uniforms: (..., 2) float in (0, 1): whether to explore, and where to.
+
+    Returns:
+        (...) int64 actions.
+    """
+    explore, where = uniforms.unbind(-1)
+    if masks is None:
+        anywhere = (where * values.shape[-1]).long()
+    else:
+        ranks = masks.cumsum(-1)
+        # The k-th legal action, k uniform in 1 … number of legal ones.
+        anywhere = (ranks > (where * ranks[..., -1]).long().unsqueeze(-1)).int().argmax(-1)
+    return torch.where(explore < epsilon, anywhere, legal_values(values, masks).argmax(-1))
+
+
+class QPolicy(Policy):
+    """Takes the best action, or explores: with ``num_uniforms`` of 2, epsilon-greedily.
+
+    Args:
+        group: who acts.
+        network: values their actions.
+        normalize: whether inputs are normalised by the network itself; see ``prepare_input``.
+        epsilon: the probability of a random action, by environment steps.
+        exponent: copies explore less and less: the last one with epsilon to the power of one plus this.
+        greedy: whether to take the best action always.
+    """
+
+    def __init__(
+        self,
+        group: GroupSpec,
+        network: QNetwork,
+        *,
+        normalize: bool,
+        epsilon: LinearSchedule,
+        exponent: float,
+        greedy: bool,
+    ) -> None:
+        self._group = group
+        self._network = network
+        self._normalize = normalize
+        self._counter: Counter | None = None
+        self._epsilon = epsilon
+        self._exponent = exponent
+        self._exponents = torch.ones(1, 1)
+        self.num_uniforms = 0 if greedy else 2
+        self.extras = {}
+
+    def explore(self, placement: Placement) -> None:
+        """Explores as the experiment's counter and the global numbers of copies say."""
+        self._counter = placement.counter
+        copies = torch.arange(placement.first_copy, placement.first_copy + placement.num_envs, device=placement.device)
+        self._exponents = 1.0 + self._exponent * copies.unsqueeze(1) / max(placement.total_envs - 1, 1)
+
+    def initial_state(self, num_envs: int) -> Tensor | None:
+        """See Policy."""
+        torso = self._network.torso
+        return None if torso.gru is None else torso.initial_state(num_envs, self._group.size)
+
+    def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
+        """See Policy."""
+        torso = self._network.torso
+        observations = prepare_input(self._group.observation, step.observations, normalize=self._normalize)
+        features = torso.features([observations])
+        if state is not None:
+            state = features = torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
+        values = self._network.values(features)
+        if uniforms is None:
+            return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
+        assert self._counter is not None, "a policy explores from the time that its dataset is made"
+        epsilon = self._epsilon(self._counter.steps_since_began) ** self._exponents
+        return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)

@@ -1,0 +1,104 @@
+"""Copies of a PettingZoo environment that are begun with given seeds and stepped in any selection: for games."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper
+
+from marl.core import EnvironmentRequest
+from marl.envs.pettingzoo.spaces import Array
+from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
+from marl.games.game import Arena
+from marl.specs import EnvironmentSpec, Sharing
+from marl.types import FinalStep, Integers, TimeStep
+
+_WATCHERS = (AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper)
+
+
+class PettingZooArena(Arena):
+    """Any PettingZoo environment, Parallel or AEC, as boards to play on.
+
+    Args:
+        make: makes one environment; called ``boards`` + 1 times.
+        boards: number of copies, E.
+        sharing: how agents are put into the groups of time steps.
+
+    Raises:
+        InputError: as PettingZooVectorEnvironment.
+    """
+
+    def __init__(self, make: Callable[[], Any], boards: int, *, sharing: Sharing = "spaces") -> None:
+        self._boards = _SeededCopies(
+            lambda: unwatched(make()), EnvironmentRequest(num_envs=boards, sharing=sharing, with_state=False)
+        )
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """See Arena."""
+        return self._boards.spec
+
+    @property
+    def boards(self) -> int:
+        """See Arena."""
+        return self._boards.num_envs
+
+    def begin(self, seeds: Sequence[int]) -> TimeStep:
+        """See Arena."""
+        return self._boards.begin(seeds)
+
+    def step(self, boards: Integers, actions: Sequence[Array]) -> list[int]:
+        """See Arena."""
+        return self._boards.step_some(boards, actions)
+
+    def final(self) -> FinalStep | None:
+        """What was seen last on the boards whose episodes ended at the last step, if that was one call's boards."""
+        return self._boards.ended_step()
+
+    def close(self) -> None:
+        """See Arena."""
+        self._boards.close()
+
+
+class _SeededCopies(PettingZooVectorEnvironment):
+    _seeds: Sequence[int] = ()
+
+    def begin(self, seeds: Sequence[int]) -> TimeStep:
+        self._seeds = seeds
+        self._copies.reset(slice(0, len(seeds)))
+        return self._storage.timestep()
+
+    def step_some(self, copies: Integers, actions: Sequence[Array]) -> list[int]:
+        choices = self._choices(actions)
+        ended: list[int] = []
+        for window in _windows(copies):
+            self._copies.step(window, choices[window])
+            ended += self._storage.ended
+        return ended
+
+    def ended_step(self) -> FinalStep | None:
+        return self._storage.timestep().final
+
+    def _next_seed(self, copy: int) -> int:
+        return self._seeds[copy] if copy < len(self._seeds) else 0
+
+
+def unwatched(environment: Any) -> Any:
+    """The environment without PettingZoo's outer wrappers that only watch for misuse.
+
+    They double the time of a turn, and who steps through an arena checks moves beforehand.
+    """
+    while type(environment) in _WATCHERS:
+        environment = environment.env
+    return environment
+
+
+def _windows(copies: Integers) -> Iterator[slice]:
+    """Ascending numbers as slices without gaps."""
+    breaks = np.flatnonzero(np.diff(copies) != 1) + 1
+    starts = [0, *breaks.tolist()]
+    stops = [*breaks.tolist(), len(copies)]
+    for start, stop in zip(starts, stops, strict=True):
+        yield slice(int(copies[start]), int(copies[stop - 1]) + 1)

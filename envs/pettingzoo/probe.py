@@ -1,0 +1,199 @@
+"""Probe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pettingzoo import AECEnv, ParallelEnv
+
+from marl.envs.pettingzoo.rows import ApiError, brief
+from marl.envs.pettingzoo.spaces import (
+    ACTION_MASK,
+    ActionWriter,
+    Array,
+    ObservationReader,
+    action_writer,
+    mask_in,
+    mask_of,
+    observation_reader,
+)
+from marl.envs.pettingzoo.state import StateSource, assembled_spec, own_state, own_state_spec
+from marl.errors import InputError
+from marl.specs import ActionSpec, AgentSpec, ContinuousActions, DiscreteActions, SpecError
+
+PROBE_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What one probe instance tells about an environment."""
+
+    turn_based: bool
+    agents: tuple[AgentSpec, ...]
+    readers: Mapping[str, ObservationReader]
+    writers: Mapping[str, ActionWriter]
+    masks_in_info: frozenset[str]
+    state: StateSource | None
+
+
+def probe_environment(environment: Any, *, with_state: bool) -> Description:
+    """Finds out an environment's specs, where its masks are, and where its state comes from, by playing a little.
+
+    Args:
+        environment: a fresh PettingZoo environment; it is stepped, but not closed.
+        with_state: whether the state is of interest.
+
+    Raises:
+        InputError: it is not a PettingZoo environment.
+        SpecError: spaces that cannot be described.
+        ApiError: there are no ``possible_agents``, or ``reset`` takes no seed.
+    """
+    if not isinstance(environment, (AECEnv, ParallelEnv)):
+        raise InputError(
+            f"{brief(environment)} is a {type(environment).__name__}, neither a PettingZoo ParallelEnv nor an AECEnv"
+        )
+    turn_based = isinstance(environment, AECEnv)
+    names = list(getattr(environment, "possible_agents", None) or ())
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise ApiError("possible_agents lists all agents by name", detail=f"it is {brief(names or None)}")
+    readers = {name: observation_reader(environment.observation_space(name), name) for name in names}
+    writers = {name: action_writer(environment.action_space(name), name) for name in names}
+    in_info: set[str] = set()
+    own: Array | None = None
+    repeats = with_state and not turn_based
+    for index, (observations, infos) in enumerate(_play(environment, turn_based, readers, writers)):
+        for name, info in infos.items():
+            if name in readers and not readers[name].masked and (mask := mask_in(info)) is not None:
+                mask_of(mask, writers[name].spec, name)
+                in_info.add(name)
+        if with_state and index == 0:
+            own = own_state(environment)
+        if repeats:
+            repeats = own is not None and _is_concatenation(environment, names, readers, observations)
+        elif index >= 2:
+            break
+    for name in names:
+        if readers[name].masked and isinstance(writers[name].spec, ContinuousActions):
+            raise SpecError(f"{name} is given an action mask, but its actions are continuous")
+    # Agents that were not there while the probe played are like those that were.
+    masked_kinds = {(readers[name].spec, writers[name].spec) for name in in_info}
+    in_info |= {
+        name for name in names if not readers[name].masked and (readers[name].spec, writers[name].spec) in masked_kinds
+    }
+    source = None
+    if with_state and own is not None:
+        source = StateSource(own_state_spec(own), own=True, order=names if repeats else None)
+    elif with_state:
+        order = sorted(names)
+        source = StateSource(assembled_spec([readers[name].spec for name in order]), own=False, order=order)
+    return Description(
+        turn_based=turn_based,
+        agents=tuple(
+            AgentSpec(
+                name=name,
+                observation=readers[name].spec,
+                action=writers[name].spec,
+                masked=readers[name].masked or name in in_info,
+            )
+            for name in names
+        ),
+        readers=readers,
+        writers=writers,
+        masks_in_info=frozenset(in_info),
+        state=source,
+    )
+
+
+def _is_concatenation(
+    environment: Any, names: Sequence[str], readers: Mapping[str, ObservationReader], observations: Mapping[str, Any]
+) -> bool:
+    if set(observations) != set(names) or set(environment.agents) != set(names):
+        return True  # Not everybody alive: then the state is never put together from observations.
+    state = own_state(environment)
+    parts = [readers[name].read(observations[name]) for name in names]
+    if state is None or any(part.dtype != np.float32 for part in parts):
+        return False
+    return state.dtype == np.float32 and np.array_equal(state, np.concatenate([part.reshape(-1) for part in parts]))
+
+
+def _play(
+    environment: Any,
+    turn_based: bool,
+    readers: Mapping[str, ObservationReader],
+    writers: Mapping[str, ActionWriter],
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Plays random legal actions and yields the observations and infos of agents, at most PROBE_STEPS times.
+
+    An environment that breaks the API ends the play early: what it breaks is said when the copies are stepped.
+    """
+    try:
+        begun = environment.reset(seed=0)
+    except TypeError as error:
+        if "seed" in str(error):
+            raise ApiError("reset takes a seed", detail=brief(error)) from error
+        raise
+    try:
+        yield from (_take_turns if turn_based else _take_steps)(environment, begun, readers, writers)
+    except Exception:
+        return
+
+
+def _take_steps(
+    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    random = np.random.default_rng(0)
+    observations, infos = begun
+    for _ in range(PROBE_STEPS):
+        yield observations, infos
+        if environment.agents:
+            observations, _, _, _, infos = environment.step(
+                {
+                    name: _random_choice(readers[name], writers[name], observations[name], infos.get(name), random)
+                    for name in environment.agents
+                }
+            )
+        else:
+            observations, infos = environment.reset(seed=1)
+
+
+def _take_turns(
+    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    random = np.random.default_rng(0)
+    for _ in range(PROBE_STEPS):
+        if not environment.agents:
+            environment.reset(seed=1)
+        name = environment.agent_selection
+        observation, info = environment.observe(name), environment.infos.get(name)
+        yield {name: observation}, {name: info}
+        dead = environment.terminations[name] or environment.truncations[name]
+        choice = None if dead else _random_choice(readers[name], writers[name], observation, info, random)
+        environment.step(choice)
+
+
+def _random_choice(
+    reader: ObservationReader, writer: ActionWriter, raw: Any, info: Any, random: np.random.Generator
+) -> Any:
+    mask = raw[ACTION_MASK] if reader.masked else mask_in(info)
+    legal = None if mask is None else mask_of(mask, writer.spec, "the agent")
+    return writer.write(random_action(writer.spec, legal, random)[None])[0]
+
+
+def random_action(spec: ActionSpec, mask: Array | None, random: np.random.Generator) -> Array:
+    """A uniformly random legal action of one agent, as a row of an action tensor.
+
+    Args:
+        spec: the agent's action spec.
+        mask: (mask size,) bool, or None.
+        random: where the randomness comes from.
+    """
+    if isinstance(spec, ContinuousActions):
+        return random.uniform(-1, 1, spec.size).astype(np.float32)
+    nvec = (spec.num_actions,) if isinstance(spec, DiscreteActions) else spec.nvec
+    legal = np.ones(sum(nvec), dtype=bool) if mask is None else mask
+    parts = np.split(legal, np.cumsum(nvec)[:-1])
+    choices = [random.choice(np.flatnonzero(part)) if part.any() else 0 for part in parts]
+    return np.asarray(choices[0] if isinstance(spec, DiscreteActions) else choices, dtype=np.int64)

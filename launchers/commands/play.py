@@ -1,0 +1,52 @@
+"""Play."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from marl.errors import InputError
+from marl.launchers.console import read_options, require_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayOptions:
+    """What ``marl play`` can be told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
+    human: bool = False
+    """Play a board game against the run, in the terminal, instead of recording an episode."""
+    seat: str | None = None
+    """The agent that you play first; then seats are exchanged."""
+    video: Path = Path("episode.gif")
+    """Where the pictures go: .gif, or .mp4 where imageio-ffmpeg is installed."""
+    seed: int = 0
+    """From which the episode follows."""
+    max_steps: int = 1000
+    """Stop there if the episode has not ended."""
+    fps: int = 10
+    """Pictures a second."""
+
+
+def play(words: list[str]) -> int:
+    """Records one greedy episode, or lets a person play."""
+    options: PlayOptions = read_options(PlayOptions, words, program="marl play")
+    require_positive(max_steps=options.max_steps, fps=options.fps)
+    if options.human:
+        from marl.launchers.commands.play_human import play_in_terminal
+
+        play_in_terminal(options.run, seat=options.seat, seed=options.seed, max_steps=options.max_steps)
+        return 0
+    if options.seat is not None:
+        raise InputError("--seat is for --human")
+    from marl.launchers.reports.video import record
+
+    frames, returned = record(
+        options.run, options.video, seed=options.seed, max_steps=options.max_steps, fps=options.fps
+    )
+    print(f"{options.video}: {frames} pictures, return {returned:.2f}")
+    return 0

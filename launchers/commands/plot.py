@@ -1,0 +1,40 @@
+"""Plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from marl.errors import InputError
+from marl.launchers.console import read_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """What ``marl plot`` can be told."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories; those that differ in the seed only are one curve."""
+    out: Path = Path("learning_curves.png")
+    """Where the picture goes: .png, .svg or .pdf."""
+    key: str = "episode_return/mean"
+    """Which figure of metrics.jsonl."""
+    statistic: Literal["mean", "iqm"] = "mean"
+    """Mean or interquartile mean over seeds."""
+    title: str | None = None
+    """Above the picture."""
+
+
+def plot(words: list[str]) -> int:
+    """Draws learning curves."""
+    options: PlotOptions = read_options(PlotOptions, words, program="marl plot")
+    if not options.runs:
+        raise InputError("which runs? For instance: marl plot runs/a runs/b --out curves.png")
+    from marl.launchers.reports.curves import plot_runs
+
+    plot_runs(options.runs, options.out, key=options.key, statistic=options.statistic, title=options.title)
+    print(options.out)
+    return 0

@@ -1,0 +1,32 @@
+"""Track."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from marl.launchers.console import read_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackOptions:
+    """What ``marl track`` can be told."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A run directory."""
+    mode: Literal["online", "offline"] = "online"
+    """Whether to send it, or to write it for ``wandb sync``."""
+    project: str = "marl"
+    """The W&B project."""
+
+
+def track(words: list[str]) -> int:
+    """Replays a journal into one W&B run."""
+    options: TrackOptions = read_options(TrackOptions, words, program="marl track")
+    from marl.launchers.reports.wandb_upload import track as replay
+
+    print(replay(options.run, options.mode, options.project))
+    return 0

@@ -1,0 +1,82 @@
+"""An episode as moving pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marl.core import EnvironmentRequest
+from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
+from marl.errors import InputError
+from marl.files import reported_as_input_error
+from marl.launchers.run.settings import environment_of, read_env_kwargs
+from marl.launchers.run.trained_run import load_run
+
+Picture = NDArray[np.uint8]
+
+
+def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tuple[int, float]:
+    """Plays one greedy episode and writes its pictures.
+
+    Returns:
+        Number of pictures, and the return summed over agents.
+
+    Raises:
+        InputError: the environment draws no pictures, or the file cannot be written in that format.
+    """
+    if video.suffix not in (".gif", ".mp4"):
+        raise InputError(f"{video} is neither a .gif nor an .mp4")
+    trained = load_run(run)
+    kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
+    # The run's own environment, but drawing.
+    environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
+    copies = environment(
+        EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
+    )
+    if not isinstance(copies, PettingZooVectorEnvironment):
+        raise InputError(f"{trained.env} draws no pictures")
+    actor = trained.actor(seed=seed)
+    timestep = copies.reset()
+    pictures = [_picture(copies.render(0), trained.env)]
+    total = 0.0
+    for _ in range(max_steps):
+        timestep = copies.step(actor.select_actions(timestep))
+        total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
+        if timestep.final is not None:
+            break
+        pictures.append(_picture(copies.render(0), trained.env))
+    copies.close()
+    with reported_as_input_error(f"write {video}"):
+        _write(video, pictures, fps)
+    return len(pictures), total
+
+
+def _write(video: Path, pictures: list[Picture], fps: int) -> None:
+    video.parent.mkdir(parents=True, exist_ok=True)
+    if video.suffix == ".gif":
+        from PIL import Image
+
+        first, *others = [Image.fromarray(picture) for picture in pictures]
+        first.save(video, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        return
+    try:
+        import imageio.v3 as imageio
+
+        imageio.imwrite(video, np.stack(pictures), fps=fps)
+    except (ImportError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
+        ) from error
+
+
+def _picture(rendered: Any, name: str) -> Picture:
+    """What ``render`` returned, as a picture; InputError where it is none."""
+    if rendered is None or np.ndim(rendered) != 3:
+        raise InputError(f"{name} draws no pictures: its render() returned {type(rendered).__name__}")
+    return np.asarray(rendered, dtype=np.uint8)

@@ -1,0 +1,186 @@
+"""What a training run is set to: what ``config.json`` holds, and what recipes change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+
+from marl.acting.evaluation import MAX_STEPS
+from marl.builders import Builder
+from marl.core import EnvironmentFactory
+from marl.envs.factory import make_factory
+from marl.envs.preprocessing import Preprocessing
+from marl.errors import InputError
+from marl.experiments.config import ExperimentConfig
+from marl.launchers.console import require_positive
+from marl.launchers.run.catalog import find_algorithm, restored
+from marl.learning.compilation import can_compile
+
+ConfigT = TypeVar("ConfigT")
+Backend = Literal["pettingzoo", "batched"]
+_COMPILE_FROM_STEPS = 500_000
+"""Environment steps from which on compiling, twenty seconds the first time, is repaid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Generic[ConfigT]):
+    """Everything that decides the result of a run, except the names of its algorithm and environment."""
+
+    algorithm: ConfigT
+    """Settings of the algorithm."""
+    steps: int = 1_000_000
+    """Environment steps, over all copies and ranks."""
+    seed: int = 0
+    """From which all random numbers follow."""
+    num_envs: int = 128
+    """Environment copies, over all ranks."""
+    env_kwargs: str = "{}"
+    """Arguments of the environment, as a JSON object."""
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    """What is done to observations."""
+    backend: Backend = "pettingzoo"
+    """The unmodified environment, or its equal on tensors where there is one."""
+    device: str = "cpu"
+    """Where networks, learners, trajectories and batched environments are: cpu, cuda (a GPU for each rank in turn), or
+    cuda:0 and so on."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Whether algorithms compute through torch's compiler; auto: in long runs, where there is a C++ compiler."""
+    env_failures: int = 10
+    """Episodes in a row that a copy may lose because the environment raised; 0 to end at the first exception."""
+    evaluation_episodes: int = 100
+    """Greedy episodes at the end; 0 for none."""
+    evaluation_max_steps: int = MAX_STEPS
+    """Where an episode of an evaluation is cut, if it has not ended by then; a game of a league counts as a draw."""
+    evaluate_every: int | None = None
+    """Also evaluate each time that many environment steps have passed."""
+    exploitability_every: int | None = None
+    """Measure how exploitable the policies are each time that many environment steps have passed, and at the end; for
+    OpenSpiel's games of hidden cards."""
+    checkpoint_every: int | None = 200_000
+    """Save each time that many environment steps have passed; at the end in any case."""
+    row_every: int = 2000
+    """Environment steps between rows of metrics, at least one update."""
+
+
+def to_json(algorithm: str, env: str, settings: Settings[Any], recipe: str | None) -> dict[str, Any]:
+    """What ``config.json`` holds."""
+    config: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    config["env_kwargs"] = read_env_kwargs(settings.env_kwargs)
+    return {"name": algorithm, "env": env, "recipe": recipe, **config}
+
+
+def from_json(config: Mapping[str, Any]) -> Settings[Any]:
+    """Settings as ``to_json`` wrote them, on the CPU: who reads a run may have no GPU.
+
+    Raises:
+        InputError: they do not fit this version.
+    """
+    try:
+        values = dict(config)
+        variant = find_algorithm(values.pop("name"))
+        for name in ("env", "recipe", "run_id", "league"):
+            values.pop(name, None)
+        values["algorithm"] = variant.config_from(values["algorithm"])
+        values["env_kwargs"] = json.dumps(values["env_kwargs"])
+        values["device"] = "cpu"
+        values["preprocessing"] = restored(Preprocessing(), values["preprocessing"])
+        return Settings(**values)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"config.json does not fit this version of marl: {error}") from error
+
+
+def read_env_kwargs(text: str) -> dict[str, Any]:
+    """The environment's arguments; InputError where the text is no JSON object."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--env-kwargs is not JSON ({error}); for instance '{{\"N\": 5}}'") from error
+    if not isinstance(value, dict):
+        raise InputError(f"--env-kwargs must be a JSON object, not {text}; for instance '{{\"N\": 5}}'")
+    return value
+
+
+def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
+    """The factory of the environment as the settings want it; InputError where there is none."""
+    return make_factory(
+        env,
+        env_kwargs=read_env_kwargs(settings.env_kwargs),
+        preprocessing=settings.preprocessing,
+        backend=settings.backend,
+        device=settings.device,
+        max_failures=settings.env_failures,
+    )
+
+
+def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
+    """The experiment that the settings describe; InputError where it makes no sense."""
+    require_positive(
+        steps=settings.steps,
+        num_envs=settings.num_envs,
+        evaluation_max_steps=settings.evaluation_max_steps,
+        evaluate_every=settings.evaluate_every,
+        exploitability_every=settings.exploitability_every,
+        checkpoint_every=settings.checkpoint_every,
+    )
+    for name in ("seed", "evaluation_episodes", "row_every", "env_failures"):
+        if getattr(settings, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
+    measure = None
+    if settings.exploitability_every is not None:
+        from marl.envs.openspiel.exploitability import measure_of
+
+        measure = measure_of(env, read_env_kwargs(settings.env_kwargs), settings.device)
+    return ExperimentConfig(
+        builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
+        environment=environment_of(env, settings),
+        seed=settings.seed,
+        steps=settings.steps,
+        num_envs=settings.num_envs,
+        evaluation_episodes=settings.evaluation_episodes,
+        evaluation_max_steps=settings.evaluation_max_steps,
+        evaluate_every=settings.evaluate_every,
+        measure=measure,
+        measure_every=settings.exploitability_every,
+        checkpoint_every=settings.checkpoint_every,
+        row_every=settings.row_every,
+        device=torch.device(settings.device),
+    )
+
+
+def decided(algorithm: str, settings: Settings[Any], before: str | None = None) -> Settings[Any]:
+    """Settings in which ``compile`` is yes or no.
+
+    Args:
+        algorithm: its name.
+        settings: of the run.
+        before: how the run that is resumed decided. It stays at that, since compiled numbers are rounded otherwise.
+    """
+    if settings.compile != "auto":
+        return settings
+    if before not in ("yes", "no"):
+        long = settings.steps >= _COMPILE_FROM_STEPS and settings.device == "cpu" and can_compile(torch.device("cpu"))
+        able = long and find_algorithm(algorithm).build(settings.algorithm).compiled() is not None
+        before = "yes" if able else "no"
+    return changed(settings, compile=before)
+
+
+def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[Any]) -> Builder[Any]:
+    if settings.compile != "yes":
+        return builder
+    if settings.device != "cpu":
+        raise InputError("--compile yes was not tried on a GPU yet; leave it out")
+    if not can_compile(torch.device("cpu")):
+        raise InputError("no C++ compiler was found (g++ or clang++); leave out --compile yes")
+    compiled = builder.compiled()
+    if compiled is None:
+        raise InputError(f"{algorithm} is not written for torch's compiler with these settings; leave out --compile")
+    return compiled
+
+
+def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:
+    """A copy with some settings changed, those of the algorithm among them."""
+    return replace(settings, algorithm=replace(settings.algorithm, **(algorithm or {})), **others)  # type: ignore[type-var]

@@ -1,0 +1,106 @@
+"""Sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from marl.errors import InputError
+from marl.launchers.run.saved_league import SNAPSHOTS, SavedLeague, load_league
+from marl.launchers.run.settings import Settings
+from marl.launchers.run.trained_run import load_run
+from marl.policy import Policy
+from marl.specs import EnvironmentSpec
+
+Choosing = Literal["greedy", "sampled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Policies out of a run or a league."""
+
+    env: str
+    settings: Settings[Any]
+    spec: EnvironmentSpec
+    policies: Mapping[str, Policy]
+    """One a group."""
+    env_steps: int
+    """Environment steps of training."""
+    file: Path
+    """What is read, so that a tournament that goes on later has the same player: a checkpoint or a snapshot."""
+    digest: str
+    """Of its content."""
+
+
+def read_source(
+    source: str,
+    *,
+    choosing: Choosing = "greedy",
+    env_kwargs: str | None = None,
+    leagues: dict[Path, SavedLeague] | None = None,
+) -> Trained:
+    """Policies by the path of a run, of one of its checkpoints, or of a league's snapshot.
+
+    Args:
+        source: ``RUN``, ``RUN/checkpoints/N``, ``LEAGUE@NAME`` or ``LEAGUE/snapshots/FILE``.
+        choosing: whether they take their best action, or draw one as in training.
+        env_kwargs: arguments of the environment other than the run's.
+        leagues: those that were read before, so that each is read once; takes those that are read now.
+
+    Raises:
+        InputError: there is nothing like that, or it is damaged.
+    """
+    path = Path(source)
+    if path.suffix == ".safetensors" or (not path.exists() and "@" in source):
+        return _read_snapshot(source, choosing, env_kwargs, leagues)
+    run = load_run(path, env_kwargs=env_kwargs, sampled=choosing == "sampled")
+    assert run.checkpoint is not None
+    digest = hashlib.sha256((run.checkpoint / "manifest.json").read_bytes()).hexdigest()
+    return Trained(
+        env=run.env,
+        settings=run.settings,
+        spec=run.spec,
+        policies=run.policies,
+        env_steps=run.env_steps,
+        file=run.checkpoint,
+        digest=digest[:16],
+    )
+
+
+def _read_snapshot(
+    source: str, choosing: Choosing, env_kwargs: str | None, leagues: dict[Path, SavedLeague] | None
+) -> Trained:
+    path = Path(source)
+    folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
+    if leagues is None:
+        leagues = {}
+    if folder not in leagues:
+        leagues[folder] = load_league(folder)
+    league = leagues[folder]
+    if not name:
+        found = [name for name, digest in league.digests.items() if digest == path.stem]
+        if not found:
+            raise InputError(f"the league in {folder} has no snapshot {path.name}")
+        name = found[0]
+    policies = league.policies(name, greedy=choosing == "greedy")
+    settings = league.settings
+    if env_kwargs is not None:
+        settings = replace(settings, env_kwargs=env_kwargs)
+    digest = league.digests[name]
+    return Trained(
+        env=league.env,
+        settings=settings,
+        spec=league.spec,
+        policies=policies,
+        env_steps=league.env_steps[name],
+        file=folder / SNAPSHOTS / f"{digest}.safetensors",
+        digest=digest[:16],
+    )
+
+
+def _split_snapshot(source: str) -> tuple[Path, str]:
+    folder, _, name = source.rpartition("@")
+    return Path(folder), name

@@ -1,0 +1,203 @@
+"""``marl league``: self-play and leagues, from a command line to a run directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, Generic, Literal
+
+from marl.algorithms.nfsp import NFSP, NFSPConfig
+from marl.core import Communicator
+from marl.errors import InputError
+from marl.launchers.console import require_positive
+from marl.launchers.run.saved_league import SNAPSHOTS
+from marl.launchers.run.settings import ConfigT, experiment_of
+from marl.launchers.training.command import run_command
+from marl.launchers.training.options import Command, Options
+from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.league import Role
+from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
+from marl.league.roles import (
+    Exploiter,
+    MainPlayer,
+    Oracle,
+    SelfPlayer,
+    alpha_rank_mixture,
+    nash_mixture,
+    uniform_mixture,
+)
+
+MatchmakingName = Literal[
+    "latest",
+    "uniform",
+    "window",
+    "pfsp",
+    "pfsp-variance",
+    "quality",
+    "psro-nash",
+    "psro-alpha-rank",
+    "psro-uniform",
+    "nfsp",
+]
+_META_STRATEGIES: Final = {
+    "psro-nash": nash_mixture,
+    "psro-alpha-rank": alpha_rank_mixture,
+    "psro-uniform": uniform_mixture,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
+    """What ``marl league`` can be told."""
+
+    matchmaking: MatchmakingName = "window"
+    """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
+    those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores. With psro
+    each snapshot is a best response to a mixture of those before, and the player then begins anew. With nfsp it plays
+    itself, now its best response, now the average of all its best responses, which is what snapshots play."""
+    save_steps: int = 20_000
+    """Environment steps of a player between its snapshots."""
+    first_share: float = 0.0
+    """Share of the main player's matches against its first snapshot, which acts almost at random."""
+    measure_games: int | None = None
+    """Games that each new snapshot plays against every earlier one; 100 with psro, else none, if not given."""
+    swap_steps: int | None = None
+    """A copy keeps its opponents for so many environment steps; new ones every episode if not given."""
+    window: int = 10
+    """How many of the newest snapshots ``window`` draws from."""
+    play_against_latest_model_ratio: float = 0.5
+    """Share of matches against itself, with ``window``; with ``quality`` too."""
+    main_exploiters: int = 0
+    """Players that learn to beat the main player, and begin anew once they do."""
+    league_exploiters: int = 0
+    """Players that learn to beat everybody's past, and begin anew once they do."""
+    exploiter_win_rate: float = 0.7
+    """Score at which an exploiter leaves a snapshot and begins anew."""
+    exploiter_max_steps: int = 200_000
+    """Environment steps after which it does so in any case."""
+    sides: str | None = None
+    """Which agents play together, as a JSON object from agent to side. By default every agent is alone where all
+    agents have equal spaces, else those of equal spaces are together."""
+
+    nfsp: NFSPConfig = field(default_factory=NFSPConfig)
+    """Settings of the average policy, with ``nfsp``."""
+
+
+_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(Options)})
+
+
+def league(words: list[str]) -> int:
+    """Trains one player by self-play, or a league of several; see ``main.main`` for the exit codes."""
+    command = Command(
+        name="league",
+        example="classic/tictactoe-v3",
+        options=LeagueOptions,
+        build=_build,
+        check=_config,
+        more_config=lambda options: {"league": _plain({name: getattr(options, name) for name in _OWN})},
+        devices=False,
+        survives=False,
+        compiles=False,
+        curve="main/score",
+    )
+    return run_command(command, words)
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps(settings, default=asdict))
+
+
+def _build(
+    algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path
+) -> LeagueExperiment:
+    return LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+
+
+def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:
+    """The league that the options describe; InputError where they make no sense."""
+    require_positive(
+        save_steps=options.save_steps,
+        swap_steps=options.swap_steps,
+        window=options.window,
+        exploiter_max_steps=options.exploiter_max_steps,
+    )
+    for name in ("main_exploiters", "league_exploiters"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
+    if not 0.0 < options.exploiter_win_rate <= 1.0:
+        raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
+    if not 0.0 <= options.first_share <= 1.0:
+        raise InputError(f"--first-share lies between 0 and 1, unlike {options.first_share}")
+    psro = options.matchmaking in _META_STRATEGIES
+    if psro and (options.main_exploiters or options.league_exploiters):
+        raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
+    if options.measure_games is not None and options.measure_games < int(psro):
+        raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
+    experiment = experiment_of(algorithm, env, options)
+    if options.matchmaking == "nfsp":
+        if options.main_exploiters or options.league_exploiters:
+            raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+        experiment = replace(experiment, builder=NFSP(best_response=experiment.builder, config=options.nfsp))
+    return LeagueConfig(
+        experiment=experiment,
+        learners=_learners(options),
+        side_of=_read_sides(options.sides),
+        swap_steps=options.swap_steps,
+        measure_games=(100 if psro else 0) if options.measure_games is None else options.measure_games,
+        directory=directory,
+    )
+
+
+def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
+    if options.matchmaking in ("latest", "nfsp"):
+        return Latest()
+    if options.matchmaking == "uniform":
+        return UniformPast()
+    if options.matchmaking == "pfsp":
+        return PFSP()
+    if options.matchmaking == "pfsp-variance":
+        return PFSP(weighting="variance")
+    if options.matchmaking == "quality":
+        return QualityScores(latest_ratio=options.play_against_latest_model_ratio)
+    return Window(
+        save_steps=options.save_steps,
+        window=options.window,
+        play_against_latest_model_ratio=options.play_against_latest_model_ratio,
+    )
+
+
+def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
+    if options.matchmaking in _META_STRATEGIES:
+        return {"main": Oracle(meta_strategy=_META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
+    rule = _matchmaking(options)
+    exploiters: dict[str, Role] = {}
+    for kind, target, count in (
+        ("main-exploiter", "main", options.main_exploiters),
+        ("league-exploiter", None, options.league_exploiters),
+    ):
+        for number in range(count):
+            exploiters[f"{kind}-{number}"] = Exploiter(
+                target=target,
+                win_rate=options.exploiter_win_rate,
+                min_steps=options.save_steps,
+                max_steps=options.exploiter_max_steps,
+            )
+    main: Role = SelfPlayer(matchmaking=rule, save_steps=options.save_steps, first_share=options.first_share)
+    if exploiters:
+        main = MainPlayer(matchmaking=rule, save_steps=options.save_steps)
+    return {"main": main, **exploiters}
+
+
+def _read_sides(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f'--sides is not JSON ({error}); for instance \'{{"agent_0": "prey"}}\'') from error
+    if not isinstance(value, dict) or not all(isinstance(side, str) for side in value.values()):
+        raise InputError(f"--sides must be a JSON object from agent to side, not {text}")
+    return value

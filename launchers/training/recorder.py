@@ -1,0 +1,245 @@
+"""What the first rank of a training run writes down: before it, while it goes on, and in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from marl.checkpoints.checkpoint import list_checkpoints
+from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
+from marl.core import Communicator, Logger
+from marl.counters import Counter
+from marl.errors import InputError
+from marl.experiments.config import Result
+from marl.launchers.console import describe_evaluation, warn
+from marl.launchers.mpi.broadcast import from_root
+from marl.launchers.run.run_directory import RunDirectory, refuse_other_config
+from marl.launchers.supervision.supervisor import rank_folder
+from marl.launchers.supervision.watchdog import make_folder
+from marl.launchers.training.options import Options
+from marl.loggers import JournalLogger, MultiLogger, OnlyNewer, TensorBoardLogger, TerminalLogger, WandbLogger
+from marl.loggers.journal import plain_number
+
+_MAY_DIFFER_ON_RESUME: Final = (
+    "steps",
+    "evaluation_episodes",
+    "evaluation_max_steps",
+    "evaluate_every",
+    "exploitability_every",
+    "checkpoint_every",
+    "row_every",
+    "recipe",
+    "env_failures",
+    "device",
+)
+_SAVES_REPLAY: Final = "algorithm.replay.checkpoint"
+
+
+def check_directory(options: Options[Any], config: dict[str, Any]) -> str | None:
+    """Refuses, before anything is started, what would be refused later; says so where there is nothing left to do."""
+    if options.resume:
+        assert options.out is not None, "options were checked"
+        run = RunDirectory.open(options.out)
+        refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
+        done = _steps_of_finished(run)
+        if done >= options.steps:
+            # What a process that was killed at the very end did not come to.
+            with contextlib.suppress(InputError), run.locked(patience=0.0):
+                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
+            return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
+    elif options.out is not None and (options.out / "config.json").exists():
+        raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
+    return None
+
+
+def _steps_of_finished(run: RunDirectory) -> int:
+    """Environment steps of a run that came to its end; -1 of one that did not."""
+    try:
+        summary = run.summary or {}
+        return int(summary.get("env_steps", -1))
+    except (InputError, TypeError, ValueError):  # a damaged summary is written anew
+        return -1
+
+
+class Books:
+    """What the first rank writes: the run directory, which it holds, the journal, trackers and checkpoints.
+
+    Where the first rank dies and others go on, the next one opens them; where it lives, they stay open.
+
+    Args:
+        path: the run directory.
+        options: of the command.
+        config: what ``config.json`` holds.
+        title: said at the beginning.
+        held: takes the lock of the run directory.
+        watched: whether ranks write down what they do.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        options: Options[Any],
+        config: dict[str, Any],
+        title: str,
+        held: contextlib.ExitStack,
+        *,
+        watched: bool,
+    ) -> None:
+        self._path, self._options, self._config, self._title = path, options, config, title
+        self._held, self._watched = held, watched
+        self._code = 1
+        self._journal: JournalLogger | None = None
+        self._wandb: WandbLogger | None = None
+        self.run: RunDirectory | None = None
+        self.logger: MultiLogger | None = None
+        self.checkpointer: AsyncCheckpointer | None = None
+
+    def open(self, communicator: Communicator, counter: Counter, *, again: bool) -> None:
+        """Opens everything on the first rank, or cuts it back to where the experiment is. Collective.
+
+        Args:
+            communicator: the ranks.
+            counter: where the experiment is.
+            again: whether some rank has opened the run before.
+        """
+        from_root(communicator, lambda: self._open(again=again))
+        run = self.run
+        if run is None:
+            return
+        if self._journal is not None:
+            self._journal.truncate_after(counter.updates)
+            return
+        ranks = f"{communicator.size} rank{'s' * (communicator.size > 1)}"
+        print(f"{self._title}, {ranks}, into {run.path}", flush=True)
+        self._journal = JournalLogger(run.metrics)
+        self._journal.truncate_after(counter.updates)
+        # Trackers cannot take a row back, so what is done once more is told to them once.
+        trackers = [OnlyNewer(tracker, "env_steps") for tracker in self._trackers(run, counter, again=again)]
+        self.logger = MultiLogger([self._journal, *trackers, TerminalLogger(self._options.steps)])
+        self.checkpointer = AsyncCheckpointer(
+            Checkpointer(run.checkpoints, keep=self._options.keep_checkpoints, before=self._journal.sync)
+        )
+
+    def _trackers(self, run: RunDirectory, counter: Counter, *, again: bool) -> Iterator[Logger]:
+        options = self._options
+        if options.tensorboard:
+            yield TensorBoardLogger(run.path / "tensorboard", resume_at=counter.env_steps or None)
+        if options.wandb != "disabled":
+            online = options.wandb == "online"
+            self._wandb = WandbLogger(
+                options.wandb_project,
+                run.path.resolve().name,
+                mode=options.wandb,
+                config=self._config,
+                directory=run.path,
+                # Offline, a second run of the same identity would overwrite the first.
+                run_id=run.run_id if online else None,
+                resume=(options.resume or again) and online,
+                group=f"{self._config['name']} {self._config['env']}",
+            )
+            yield self._wandb
+
+    def _open(self, *, again: bool) -> None:
+        run = self.run
+        if run is None:
+            resume = self._options.resume or again
+            run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
+            self._held.enter_context(run.locked())
+            self._held.callback(self._sweep)
+            if resume:
+                run.write_config(self._config)
+        if self._watched:
+            make_folder(rank_folder(self._path))
+        self.run = run
+
+    def fail(self, error: BaseException, *, refused: bool) -> None:
+        """Finishes the checkpoint that is being written; says how to go on, where there was a reason to end.
+
+        Raises:
+            InputError: there is no checkpoint yet; says so, and why the run ended.
+        """
+        if self.checkpointer is not None:
+            _finish_writing(self.checkpointer)
+        if self.run is not None and refused and (self._options.resume or not _withdraw(self.run)):
+            _say_how_to_go_on(self.run, error)
+
+    def close(self, code: int) -> None:
+        """Closes everything that is open, with the exit code."""
+        if self._wandb is not None and self.run is not None:
+            newest = Checkpointer(self.run.checkpoints).latest
+            if newest is not None and code == 0:
+                self._wandb.log_artifact(newest, self.run.path.resolve().name)
+            self._wandb.close(code)
+        if self.logger is not None:
+            self.logger.close()
+        self._code = code
+
+    def report(self, result: Result, communicator: Communicator, curve: str) -> None:
+        """Writes the summary, draws the curve, and says what came out.
+
+        Args:
+            result: of training.
+            communicator: the ranks.
+            curve: the figure whose curve is drawn.
+        """
+        run = self.run
+        if run is None:
+            return
+        counter = result.counter
+        if result.stopped:
+            print(f"stopped after {counter.env_steps:,} steps; go on with --resume --out {run.path}", flush=True)
+            return
+        summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
+        run.write_summary(
+            {
+                **{key: plain_number(value) for key, value in (summary | dict(result.measured)).items()},
+                "env_steps": counter.env_steps,
+                "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
+                "wall_seconds": counter.wall_seconds,
+                "updates": counter.updates,
+                "episodes": counter.episodes,
+                "ranks": communicator.size,
+            }
+        )
+        from marl.launchers.reports.curves import plot_runs
+
+        if counter.episodes:
+            for key in (*result.measured, curve, "episode_return/mean"):
+                # A league whose player only ever met itself has no scores.
+                with contextlib.suppress(InputError):
+                    plot_runs([run.path], run.learning_curve, key=key)
+                    break
+        if summary:
+            print(f"evaluation: {describe_evaluation(summary)}", flush=True)
+        if result.measured:
+            print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
+        print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
+
+    def _sweep(self) -> None:
+        """Removes what ranks wrote down, unless it tells how they failed; the last that is done in the folder."""
+        if self._code != 1:
+            shutil.rmtree(rank_folder(self._path), ignore_errors=True)
+
+
+def _withdraw(run: RunDirectory) -> bool:
+    """Removes a run that was refused before it had anything to show, so that --out can be used again."""
+    if list_checkpoints(run.checkpoints) or (run.metrics.exists() and run.metrics.stat().st_size):
+        return False
+    shutil.rmtree(run.path, ignore_errors=True)
+    return True
+
+
+def _finish_writing(checkpointer: AsyncCheckpointer) -> None:
+    """Waits for the checkpoint that is being written while the run fails; says so if that fails too."""
+    try:
+        checkpointer.close()
+    except InputError as error:
+        warn(str(error))
+
+
+def _say_how_to_go_on(run: RunDirectory, error: BaseException) -> None:
+    if not list_checkpoints(run.checkpoints):
+        raise InputError(f"{error}; there is no checkpoint yet, so --resume begins the run anew") from error

@@ -1,0 +1,111 @@
+"""How commands that train are started: in this process, or on ranks of their own under a supervisor.
+
+A process that only starts ranks computes nothing, so nothing here loads torch: mpirun is at work at once, and it is the
+ranks that read and check all options but those that say how ranks are started.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from marl.errors import InputError
+from marl.launchers.console import read_options, require_positive
+from marl.launchers.environment import world_size_from_environment
+from marl.launchers.run.catalog import find_algorithm
+from marl.launchers.run.run_directory import default_run_path
+from marl.launchers.stopping import EARLY, StopRequest
+from marl.launchers.supervision.supervisor import Supervisor
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Which ranks a command that trains is run on, and who looks after them."""
+
+    ranks: int | None = None
+    """Start that many MPI ranks on this machine."""
+    out: Path | None = None
+    """The run directory; a new one under runs/ if not given."""
+    resume: bool = False
+    """Go on with the run in --out from its newest checkpoint."""
+    elastic: bool = False
+    """Whether ranks go on when one of them dies (Open MPI 5 with ULFM)."""
+    max_restarts: int = 0
+    """How often a job that failed is started again from its newest checkpoint."""
+    watchdog: float = 1800.0
+    """Seconds without progress after which the late rank is named and the job ended; 0 for never."""
+
+    def check(self) -> None:
+        """Raises InputError where a number makes no sense, or what is to be resumed is not named."""
+        require_positive(ranks=self.ranks)
+        for field in ("max_restarts", "watchdog"):
+            if getattr(self, field) < 0:
+                raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(self, field)}")
+        if self.resume and self.out is None:
+            raise InputError("--resume needs --out: which run?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Said(JobOptions):
+    seed: int = 0
+    """For the name of the run directory; what it decides else, the ranks read themselves."""
+
+
+def train(words: list[str]) -> int:
+    """``marl train``; see ``main.main`` for the exit codes."""
+    return _start("train", words)
+
+
+def league(words: list[str]) -> int:
+    """``marl league``; see ``main.main`` for the exit codes."""
+    return _start("league", words)
+
+
+def _start(command: str, words: list[str]) -> int:
+    """Runs ``launchers.COMMAND:COMMAND`` here, or where ranks or restarts are wanted, under a supervisor."""
+    with StopRequest(EARLY):
+        return _start_listening(command, words)
+
+
+def _start_listening(command: str, words: list[str]) -> int:
+    is_help = any(word.partition("=")[0] in ("-h", "--help") for word in words)
+    named = len(words) > 1 and not any(word.startswith("-") for word in words[:2])
+    if named and not is_help and world_size_from_environment() is None:
+        algorithm, env, *rest = words
+        find_algorithm(algorithm)
+        said: _Said = read_options(_Said, rest, program=f"marl {command} {algorithm} {env}", others=True)
+        said.check()
+        if said.ranks is not None or said.max_restarts:
+            return _supervise(command, algorithm, env, said, rest)
+    here: Callable[[list[str]], int] = getattr(importlib.import_module(f"marl.launchers.training.{command}"), command)
+    return here(words)
+
+
+def _supervise(command: str, algorithm: str, env: str, said: _Said, words: list[str]) -> int:
+    supervisor = Supervisor(
+        [command, algorithm, env, *_without(words, "--ranks", "--out", "--max-restarts", "--resume")],
+        said.out or default_run_path(algorithm, env, said.seed),
+        said.ranks or 1,
+        max_restarts=said.max_restarts,
+        watchdog=said.watchdog,
+        resume=said.resume,
+        elastic=said.elastic,
+    )
+    return supervisor.supervise()
+
+
+def _without(words: list[str], *options: str) -> list[str]:
+    """Leaves out options, and the values of those that have one."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        name = word.partition("=")[0].replace("_", "-")
+        if skip:
+            skip = False
+        elif name in options:
+            skip = "=" not in word and name != "--resume"
+        else:
+            kept.append(word)
+    return kept

@@ -1,0 +1,131 @@
+"""Evaluation: a fixed set of episodes, the same for any number of ranks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from marl.acting.actors import PolicyActor
+from marl.acting.episodes import EndedEpisodes, EpisodeTracker
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
+from marl.distributed.communicators import split
+from marl.policy import Policy
+from marl.specs import EnvironmentSpec, Sharing
+
+MAX_STEPS: Final = 10_000
+"""Of an episode or a game that is only watched; policies may come to play one that never ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Undiscounted returns of N episodes; on rank 0 only, empty elsewhere."""
+
+    agents: tuple[str, ...]
+    """All agents, group by group."""
+    returns: Tensor
+    """(N, agents) float64."""
+    lengths: Tensor
+    """(N,) int64."""
+    stopped: int = 0
+    """How many of them reached the step limit, and count with their returns up to there."""
+
+    @property
+    def totals(self) -> Tensor:
+        """(N,) float64: returns summed over agents."""
+        return self.returns.sum(1)
+
+    def summary(self) -> dict[str, float]:
+        """Mean return with its 95 % interval (half width, normal approximation), and each agent's mean."""
+        totals, count = self.totals, len(self.totals)
+        stopped = {"evaluation/step_limits": float(self.stopped)} if self.stopped else {}
+        spread = float(totals.std()) if count > 1 else math.nan
+        return {
+            "evaluation/return_mean": float(totals.mean()),
+            "evaluation/return_ci95": 1.96 * spread / math.sqrt(count),
+            "evaluation/episodes": count,
+            "evaluation/episode_length": float(self.lengths.double().mean()),
+            **{
+                f"evaluation/return/{agent}": float(value)
+                for agent, value in zip(self.agents, self.returns.mean(0), strict=True)
+            },
+            **stopped,
+        }
+
+
+def evaluate(
+    policies: Mapping[str, Policy],
+    spec: EnvironmentSpec,
+    environment: EnvironmentFactory,
+    *,
+    episodes: int,
+    num_envs: int,
+    seed: int,
+    communicator: Communicator,
+    sharing: Sharing = "spaces",
+    with_state: bool = False,
+    device: torch.device | str = "cpu",
+    max_steps: int = MAX_STEPS,
+) -> Evaluation:
+    """Plays ``episodes`` episodes, spread over copies and ranks.
+
+    Episode n is the (n // num_envs)th of copy n % num_envs, so that which episodes count depends neither on
+    their lengths nor on the number of ranks. One that has not ended after ``max_steps`` counts with its returns up to
+    there, and is its copy's last: episodes begin anew by their own end only.
+    """
+    total = min(num_envs, episodes)
+    first, count = split(total, communicator.size, communicator.rank)
+    rows: list[list[float]] = []
+    if count:
+        request = EnvironmentRequest(
+            num_envs=count, first_copy=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
+        )
+        copies = environment(request)
+        tracker = EpisodeTracker(copies.spec, count, device=device)
+        actor = PolicyActor(
+            policies,
+            {group.name: group.size for group in spec.groups},
+            num_envs=count,
+            seed=seed,
+            purpose="evaluate",
+            first_copy=first,
+            device=device,
+        )
+        wanted = [len(range(first + copy, episodes, total)) for copy in range(count)]
+        missing = sum(wanted)
+        done = [0] * count
+
+        def take(ended: EndedEpisodes, *, stopped: bool) -> None:
+            nonlocal missing
+            for copy, length, returns in zip(
+                ended.copies.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True
+            ):
+                if done[copy] < wanted[copy]:
+                    rows.append([done[copy] * total + first + copy, float(stopped), length, *returns])
+                    done[copy] += 1
+                    missing -= 1
+                    if stopped:
+                        missing -= wanted[copy] - done[copy]
+                        done[copy] = wanted[copy]
+
+        timestep = copies.reset()
+        for step in itertools.count(1):
+            timestep = copies.step(actor.select_actions(timestep))
+            ended = tracker.track(timestep)
+            if ended is not None:
+                take(ended, stopped=False)
+            if step >= max_steps:
+                take(tracker.cut(max_steps), stopped=True)
+            if not missing:
+                break
+        copies.close()
+    agents = tuple(agent for group in spec.groups for agent in group.agents)
+    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
+    table = communicator.gather_rows(table)
+    table = table[table[:, 0].argsort()]
+    return Evaluation(agents=agents, returns=table[:, 3:], lengths=table[:, 2].long(), stopped=int(table[:, 1].sum()))

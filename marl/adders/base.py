@@ -1,0 +1,105 @@
+"""Adders of replay: they make transitions and sequences of time steps, and alone interpret how episodes end.
+
+What a value counts for (the ``discounts`` of items) is decided here:
+
+- where an agent terminated, nothing remains: 0;
+- where its episode was truncated, its value is bootstrapped from the true last observation, not from the first one
+  of the next episode;
+- the team's value counts until all agents of all groups terminated. Agents that left the game before the others are
+  not ``active`` at the next step, so a mixer leaves them out.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from marl.core import Adder, Saveable
+from marl.errors import InputError
+from marl.replay import Replay
+from marl.replay.layout import Ints
+from marl.types import TimeStep
+
+Bools = NDArray[np.bool_]
+Singles = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arrival:
+    """Where a step led, within the episode: in copies whose episode ended, the last observations of the old one."""
+
+    seen: Mapping[str, Tensor]
+    """By field name, as an item's step: observations, masks and active flags (E, A, ...), state (E, ...)."""
+    ended: Ints
+    """(K,) copies whose episode ended."""
+    remaining: Singles
+    """(K,) 1 where some agent's value remains, 0 where all terminated."""
+
+
+class ReplayAdder(Adder, Saveable):
+    """What the adders of replay have in common.
+
+    Checkpoints hold unfinished items only where they hold replay's records; otherwise these items are dropped and
+    a resumed run begins new ones. After ``load_copies_state_dict`` the next ``add_first`` is taken for the saved
+    environment's ``current`` time step, so that unfinished items go on.
+    """
+
+    def __init__(self, replay: Replay, *, discount: float) -> None:
+        if not 0.0 <= discount <= 1.0:
+            raise InputError(f"the discount factor must be within [0, 1], not {discount}")
+        self._replay = replay
+        self._discount = np.float32(discount)
+        self._groups = tuple(group.name for group in replay.spec.groups)
+        self._has_state = replay.spec.state is not None
+        self._resuming = False
+
+    def add_first(self, timestep: TimeStep) -> None:
+        """Begins with the environment's first time step; unfinished items are dropped, except after a resume."""
+        if not self._resuming:
+            self._begin(self._seen(timestep))
+        self._resuming = False
+
+    @abstractmethod
+    def _begin(self, seen: Mapping[str, Tensor]) -> None:
+        """Begins new items in all copies."""
+
+    def _seen(self, timestep: TimeStep) -> dict[str, Tensor]:
+        seen = {}
+        for name in self._groups:
+            group = timestep.groups[name]
+            seen[f"{name}/observations"] = group.observations
+            seen[f"{name}/active"] = group.active
+            if group.action_masks is not None:
+                seen[f"{name}/action_masks"] = group.action_masks
+        if self._has_state:
+            if timestep.state is None:
+                raise ValueError("replay's spec has a state, but time steps have none")
+            seen["state"] = timestep.state
+        return {name: tensor.cpu() for name, tensor in seen.items()}
+
+    def _arrival(self, timestep: TimeStep, seen: Mapping[str, Tensor]) -> _Arrival:
+        final = timestep.final
+        if final is None:
+            return _Arrival(seen=seen, ended=np.zeros(0, np.int64), remaining=np.zeros(0, np.float32))
+        ended = final.copies
+        last = {name: tensor.clone() for name, tensor in seen.items()}
+        remaining = torch.zeros(len(ended), dtype=torch.bool)
+        for name in self._groups:
+            step, group = timestep.groups[name], final.groups[name]
+            last[f"{name}/observations"][ended] = group.observations.cpu()
+            if group.action_masks is not None:
+                last[f"{name}/action_masks"][ended] = group.action_masks.cpu()
+            bootstrapped = (step.truncated & ~step.terminated).cpu()[ended]
+            last[f"{name}/active"][ended] = bootstrapped
+            remaining |= bootstrapped.any(dim=1)
+        if self._has_state:
+            if final.state is None:
+                raise ValueError("replay's spec has a state, but an episode's last step has none")
+            last["state"][ended] = final.state.cpu()
+        return _Arrival(seen=last, ended=ended.numpy(), remaining=remaining.numpy().astype(np.float32))

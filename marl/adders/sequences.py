@@ -1,0 +1,107 @@
+"""Sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.adders.base import ReplayAdder
+from marl.core import State
+from marl.replay import Replay, SequenceItems, Staging
+from marl.replay.layout import Ints, as_array
+from marl.types import Actions, TimeStep
+
+
+class SequenceAdder(ReplayAdder):
+    """Makes sequences of up to L steps of one episode, padded with zeros (and all-True masks) after its end.
+
+    Args:
+        replay: where the items go.
+        discount: the discount factor gamma of one step.
+    """
+
+    def __init__(self, replay: Replay, *, discount: float) -> None:
+        super().__init__(replay, discount=discount)
+        if not isinstance(replay.items, SequenceItems):
+            raise ValueError("this replay does not hold sequences")
+        self._items = replay.items
+        self._staging = Staging(replay.layout, (replay.num_envs,))
+        self._envs: Ints = np.arange(replay.num_envs)
+        self._times: Ints = np.zeros(replay.num_envs, np.int64)
+        """Steps in every copy's unfinished sequence."""
+
+    def _begin(self, seen: Mapping[str, Tensor]) -> None:
+        self._open(self._envs, seen)
+
+    def _open(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
+        self._clear(copies)
+        self._times[copies] = 0
+        self._see(copies, seen)
+
+    def _clear(self, copies: Ints) -> None:
+        self._staging.records[copies] = 0
+        for name in self._groups:
+            if (masks := f"{name}/action_masks") in self._staging.arrays:
+                self._staging.arrays[masks][copies] = True
+
+    def _see(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
+        times = self._times[copies]
+        for name, tensor in seen.items():
+            self._staging.arrays[name][copies, times] = tensor.numpy()[copies]
+
+    def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
+        """Adds what was done at the previous time step, and where it led."""
+        arrays, items = self._staging.arrays, self._items
+        seen = self._seen(timestep)
+        arrival = self._arrival(timestep, seen)
+        place = (self._envs, self._times)
+        for name in self._groups:
+            step, active = timestep.groups[name], arrays[f"{name}/active"][place]
+            arrays[f"{name}/actions"][place] = as_array(actions[name])
+            arrays[f"{name}/rewards"][place] = as_array(step.rewards) * active
+            arrays[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
+        team = np.full(self._replay.num_envs, self._discount)
+        team[arrival.ended] *= arrival.remaining
+        arrays["discounts"][place] = team
+        arrays["valid"][place] = True
+        # Burn-in lies within what a sequence has in common with the one before; new steps are always learned from.
+        arrays["learn"][place] = True
+        self._times += 1
+        self._see(self._envs, arrival.seen)
+        finished = self._times == items.length
+        finished[arrival.ended] = True
+        copies = np.flatnonzero(finished)
+        self._replay.append(self._staging.records, copies)
+        going = np.setdiff1d(copies, arrival.ended)
+        if len(going):
+            self._go_on(going)
+        if len(arrival.ended):
+            self._open(arrival.ended, seen)
+
+    def _go_on(self, copies: Ints) -> None:
+        """Begins sequences in the middle of an episode, with the last steps of those before."""
+        arrays, items = self._staging.arrays, self._items
+        kept = {name: array[copies, items.stride :] for name, array in arrays.items()}
+        self._clear(copies)
+        for name, values in kept.items():
+            arrays[name][copies, : values.shape[1]] = values
+        arrays["learn"][copies] = arrays["valid"][copies] & (np.arange(items.length) >= items.burn_in)
+        self._times[copies] = items.length - items.stride
+
+    def copies_state_dict(self) -> State:
+        """The sequences that are being made."""
+        if not self._replay.saves:
+            return {}
+        state = {"records": self._staging.records, "times": self._times}
+        return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """Takes them back."""
+        if not state:
+            return
+        self._staging.records[...] = state["records"].numpy()
+        self._times[...] = state["times"].numpy()
+        self._resuming = True

@@ -1,0 +1,116 @@
+"""Snapshots: parameters that never change, by the hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+
+from marl.checkpoints.state import flatten_state, unflatten_state
+from marl.core import Saveable, State
+from marl.errors import InputError
+from marl.files import write_atomically
+
+
+class SnapshotStore(Saveable):
+    """Parameters by the SHA-256 of their bytes: what was put in can be had again, whole, or not at all.
+
+    Args:
+        directory: a file a snapshot, written by rank 0 and never removed; None to keep them in memory and in
+            checkpoints.
+        writes: whether this process writes the files.
+        at_hand: how many are kept in memory where there are files.
+    """
+
+    def __init__(self, directory: Path | None = None, *, writes: bool = True, at_hand: int = 64) -> None:
+        self.directory = directory
+        self._writes = writes
+        self._at_hand = at_hand
+        self._memory: OrderedDict[str, State] = OrderedDict()
+
+    def put(self, state: State) -> str:
+        """Stores named tensors and returns their digest; what is there already is not written again.
+
+        Raises:
+            InputError: the disk is full, or the like.
+        """
+        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        data = safetensors.torch.save(copies)
+        digest = hashlib.sha256(data).hexdigest()
+        if self.directory is not None and self._writes and not self._path(digest).exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._path(digest), data)
+        self._keep(digest, copies)
+        return digest
+
+    def get(self, digest: str) -> State:
+        """The tensors of a digest.
+
+        Raises:
+            InputError: its file is missing or damaged.
+        """
+        if digest in self._memory:
+            self._memory.move_to_end(digest)
+            return self._memory[digest]
+        if self.directory is None:
+            raise InputError(f"there is no snapshot {digest}")
+        state = read_snapshot(self._path(digest))
+        self._keep(digest, state)
+        return state
+
+    def check(self, digests: Sequence[str]) -> None:
+        """Raises InputError where one of them is missing or damaged."""
+        for digest in dict.fromkeys(digests):
+            self.get(digest)
+
+    def state_dict(self) -> State:
+        """The snapshots themselves where they have no files, else nothing."""
+        return {} if self.directory is not None else flatten_state(self._memory)
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        if self.directory is None:
+            self._memory = OrderedDict(unflatten_state(state))
+
+    def _path(self, digest: str) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{digest}.safetensors"
+
+    def _keep(self, digest: str, state: State) -> None:
+        self._memory[digest] = state
+        self._memory.move_to_end(digest)
+        while self.directory is not None and len(self._memory) > self._at_hand:
+            self._memory.popitem(last=False)
+
+
+def read_snapshot(path: Path) -> State:
+    """The tensors of a snapshot's file, whose name is the SHA-256 of its content.
+
+    Raises:
+        InputError: the file is missing, or it is not what its name says.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read the snapshot {path}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != path.name.partition(".")[0]:
+        raise InputError(f"the snapshot {path} is damaged: its content is not what its name says")
+    state: State = safetensors.torch.load(data)
+    return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A past player."""
+
+    name: str
+    learner: str
+    """Whose past self it is."""
+    digest: str
+    """SHA-256 of its parameters."""
+    env_steps: int
+    """Environment steps of that learner until then."""

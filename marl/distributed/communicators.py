@@ -1,0 +1,125 @@
+"""What ranks do together, seen from the library: the serial communicator, flat gradients, replica checks.
+
+The communicator over MPI is in ``marl.launchers.mpi``; nothing here knows about it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from marl.core import Communicator
+
+
+def check_collective(tensor: Tensor, operation: Literal["sum", "min", "max"] | None = None) -> None:
+    """Raises ValueError where a tensor cannot take part in a collective, whatever the number of ranks.
+
+    Args:
+        tensor: what is to be sent; it must be contiguous.
+        operation: how it is to be reduced; sums of bool are refused, since True + True has no meaning as a bool.
+    """
+    if not tensor.is_contiguous():
+        raise ValueError(f"collectives need contiguous tensors, got strides {tensor.stride()} for {tensor.shape}")
+    if operation == "sum" and tensor.dtype == torch.bool:
+        raise ValueError("a bool tensor cannot be summed over ranks; reduce it by max (any) or min (all)")
+
+
+class DelegatingCommunicator(Communicator):
+    """Another communicator's collectives as they are; subclasses add to some of them.
+
+    Args:
+        communicator: the ranks.
+    """
+
+    def __init__(self, communicator: Communicator) -> None:
+        self._inner = communicator
+        self.rank = communicator.rank
+        self.size = communicator.size
+
+    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
+        """See Communicator."""
+        self._inner.all_reduce(tensor, operation)
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """See Communicator."""
+        self._inner.broadcast(tensor, root)
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """See Communicator."""
+        return self._inner.gather_rows(tensor)
+
+    def abort(self, code: int) -> None:
+        """See Communicator."""
+        self._inner.abort(code)
+
+
+class SerialCommunicator(Communicator):
+    """One process: every collective is the identity. It refuses the tensors that several ranks would refuse."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
+        """Leaves the tensor as it is."""
+        check_collective(tensor, operation)
+
+    def broadcast(self, tensor: Tensor, root: int = 0) -> None:
+        """Leaves the tensor as it is; ValueError where the root is not rank 0."""
+        check_collective(tensor)
+        if root != 0:
+            raise ValueError(f"there is no rank {root} in a single process")
+
+    def gather_rows(self, tensor: Tensor) -> Tensor:
+        """A copy of the tensor."""
+        check_collective(tensor)
+        if tensor.dim() == 0:
+            raise ValueError("a scalar has no rows to gather")
+        return tensor.detach().clone()
+
+    def abort(self, code: int) -> None:
+        """Leaves the process with this exit code."""
+        raise SystemExit(code)
+
+
+def split(total: int, size: int, rank: int) -> tuple[int, int]:
+    """A rank's contiguous share of ``total`` things, for instance environment copies.
+
+    Shares differ by at most one; the first ranks hold the larger ones. With fewer things than ranks the last
+    ranks hold none.
+
+    Returns:
+        The index of the first thing, and how many.
+    """
+    if total < 0 or not 0 <= rank < size:
+        raise ValueError(f"cannot give rank {rank} of {size} its share of {total}")
+    share, rest = divmod(total, size)
+    return share * rank + min(rank, rest), share + (rank < rest)
+
+
+def reduce_sums(communicator: Communicator, values: Mapping[str, float]) -> dict[str, float]:
+    """Sums named figures over ranks, in float64 and one all-reduce.
+
+    Args:
+        communicator: the ranks that sum; all must call.
+        values: the same names on all ranks, in any order.
+
+    Returns:
+        The sums, in the order of ``values``.
+
+    Raises:
+        RuntimeError: where ranks brought different names (as many of them; a different number fails in MPI).
+    """
+    names = sorted(values)
+    # A checksum of the names travels along: sums of different things would otherwise go unnoticed.
+    checksum = float(zlib.crc32("\n".join(names).encode()))
+    buffer = torch.tensor([checksum, *(float(values[name]) for name in names)], dtype=torch.float64)
+    communicator.all_reduce(buffer)
+    total, *sums = buffer.tolist()
+    if total != checksum * communicator.size:
+        raise RuntimeError(f"ranks reduce figures of different names; rank {communicator.rank} has {names}")
+    reduced = dict(zip(names, sums, strict=True))
+    return {name: reduced[name] for name in values}

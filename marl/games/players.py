@@ -1,0 +1,235 @@
+"""Players: who decides for one side on many boards at once, by policies, at random or by a user's own objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.games.player import _PLAYERS_OWN, Fault, Player, TimeUp, Turn, _fault, time_limit
+from marl.policy import Policy
+from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
+from marl.types import Array, Bools, GroupStep, Integers, TimeStep
+
+
+@dataclass(slots=True)
+class _Part:
+    """One group of a policy, and where its agents are in the time steps of the boards."""
+
+    policy: Policy
+    group: GroupSpec
+    places: list[tuple[str, int, int]]
+    """For each agent: group, row in it, column among all agents."""
+    whole: str | None
+    """The boards' group whose agents are just these; None where agents are grouped in another way."""
+    state: Tensor | None = None
+
+
+@final
+class PolicyPlayer(Player):
+    """Plays by policies of groups, trained or other; one forward pass a group and step.
+
+    Feed-forward policies are asked where they must act. Recurrent ones are asked at every step, as in training, and
+    are shown what an agent saw last while others move.
+
+    Args:
+        spec: what the policies were made for; its agents and their spaces are the boards'.
+        policies: one a group of ``spec``.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, policies: Mapping[str, Policy]) -> None:
+        self._spec = spec
+        self._policies = dict(policies)
+        self.num_uniforms = max((policy.num_uniforms for policy in self._policies.values()), default=0)
+        self.remembers = any(policy.initial_state(1) is not None for policy in self._policies.values())
+        self._parts: list[_Part] = []
+        self._owned: Bools = np.zeros((0, 0), dtype=bool)
+
+    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
+        """See Player."""
+        self._owned = owned
+        places: dict[str, tuple[str, int, int]] = {}
+        for group in spec.groups:
+            for row, agent in enumerate(group.agents):
+                places[agent] = (group.name, row, len(places))
+        whole = {group.agents: group.name for group in spec.groups}
+        self._parts = []
+        for group in self._spec.groups:
+            columns = [places[agent][2] for agent in group.agents]
+            if owned[:, columns].any():
+                policy = self._policies[group.name]
+                self._parts.append(
+                    _Part(
+                        policy=policy,
+                        group=group,
+                        places=[places[agent] for agent in group.agents],
+                        whole=whole.get(group.agents),
+                        state=policy.initial_state(boards),
+                    )
+                )
+        self._index = {group.name: index for index, group in enumerate(spec.groups)}
+
+    def act(self, turn: Turn) -> list[Fault]:
+        """See Player. Where a whole forward pass fails, each board is tried alone, to find the guilty ones."""
+        try:
+            with time_limit(turn.move_seconds):
+                self._act(turn, np.arange(len(turn.boards)))
+            return []
+        except TimeUp as error:
+            return [_fault(int(board), error, turn.move_seconds) for board in turn.boards]
+        except _PLAYERS_OWN:
+            pass
+        faults = []
+        for row in range(len(turn.boards)):
+            try:
+                with time_limit(turn.move_seconds):
+                    self._act(turn, np.array([row]))
+            except _PLAYERS_OWN as error:
+                faults.append(_fault(int(turn.boards[row]), error, turn.move_seconds))
+        return faults
+
+    @torch.inference_mode()
+    def _act(self, turn: Turn, rows: Integers) -> None:
+        decided = []
+        for part in self._parts:
+            columns = [column for _, _, column in part.places]
+            must = turn.must_act[rows][:, columns]
+            chosen = rows if part.state is not None else rows[must.any(1)]
+            if part.state is None:
+                must = must[must.any(1)]
+            if not len(chosen):
+                continue
+            boards = torch.from_numpy(turn.boards[chosen])
+            uniforms = None
+            if part.policy.num_uniforms:
+                assert turn.uniforms is not None
+                uniforms = turn.uniforms[torch.from_numpy(chosen)][:, columns, : part.policy.num_uniforms]
+            first = torch.full((len(chosen),), turn.first)
+            state = None if part.state is None else part.state[boards]
+            decision = part.policy.act(self._read(part, turn.step, boards, must), first, state, uniforms)
+            decided.append((part, boards, must, decision))
+        # Nothing is written before everything went well, so that a failed pass can be repeated board by board.
+        for part, boards, must, decision in decided:
+            if part.state is not None and decision.state is not None:
+                part.state[boards] = decision.state
+            actions, on = decision.actions.cpu().numpy(), boards.numpy()
+            for index, (group, row, _) in enumerate(part.places):
+                acts = must[:, index]
+                turn.actions[self._index[group]][on[acts], row] = actions[acts, index]
+
+    def _read(self, part: _Part, step: TimeStep, boards: Tensor, must: Bools) -> GroupStep:
+        """The group's time step on some boards; agents that other players play are unseen."""
+        active = torch.from_numpy(must)
+        zeros = torch.zeros(active.shape)
+        none = torch.zeros(active.shape, dtype=torch.bool)
+        if part.whole is not None:
+            source = step.groups[part.whole]
+            observations = source.observations[boards]
+            masks = None if source.action_masks is None else source.action_masks[boards]
+        else:
+            sources = [(step.groups[group], row) for group, row, _ in part.places]
+            observations = torch.stack([group.observations[boards, row] for group, row in sources], dim=1)
+            masks = None
+            if part.group.masked:
+                parts = [group.action_masks[boards, row] for group, row in sources if group.action_masks is not None]
+                masks = torch.stack(parts, dim=1)
+        columns = [column for _, _, column in part.places]
+        owned = torch.from_numpy(self._owned[boards.numpy()][:, columns])
+        if not bool(owned.all()):
+            observations = torch.where(
+                owned.view(*owned.shape, *[1] * (observations.dim() - 2)), observations, torch.zeros_like(observations)
+            )
+            if masks is not None:
+                masks = masks | ~owned.unsqueeze(-1)
+        return GroupStep(
+            observations=observations,
+            action_masks=masks,
+            active=active,
+            rewards=zeros,
+            terminated=none,
+            truncated=none,
+        )
+
+
+@final
+class RandomPlayer(Player):
+    """Uniformly random legal actions."""
+
+    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
+        """See Player."""
+        self._spec = spec
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self._spec = spec
+        self.num_uniforms = max(num_choices(group.action) for group in spec.groups)
+
+    def act(self, turn: Turn) -> list[Fault]:
+        """See Player."""
+        assert turn.uniforms is not None
+        write_random(self._spec, turn, turn.uniforms)
+        return []
+
+
+def blank_step(group: GroupSpec, boards: int) -> GroupStep:
+    """A step at which nobody of the group sees anything or has to act, everything is legal, and nothing is received."""
+    shape = (boards, group.size)
+    masks = None
+    if group.masked and not isinstance(group.action, ContinuousActions):
+        masks = torch.ones((*shape, group.action.mask_size), dtype=torch.bool)
+    return GroupStep(
+        observations=torch.zeros((*shape, *group.observation.shape), dtype=group.observation.dtype),
+        action_masks=masks,
+        active=torch.zeros(shape, dtype=torch.bool),
+        rewards=torch.zeros(shape),
+        terminated=torch.zeros(shape, dtype=torch.bool),
+        truncated=torch.zeros(shape, dtype=torch.bool),
+    )
+
+
+def write_random(spec: EnvironmentSpec, turn: Turn, uniforms: Tensor) -> None:
+    """Writes uniformly random legal actions for the agents that must act.
+
+    Args:
+        spec: of the boards.
+        turn: where.
+        uniforms: (R, N, k) in (0, 1); k at least the number of choices of any agent.
+    """
+    numbers = uniforms.numpy()
+    column = 0
+    for index, group in enumerate(spec.groups):
+        step = turn.step.groups[group.name]
+        for row in range(group.size):
+            acts = turn.must_act[:, column]
+            boards = turn.boards[acts]
+            if len(boards):
+                masks = None if step.action_masks is None else step.action_masks.numpy()[boards, row]
+                turn.actions[index][boards, row] = _random_actions(group.action, masks, numbers[acts, column])
+            column += 1
+
+
+def num_choices(action: ActionSpec) -> int:
+    """How many numbers one action is made of, which is how many uniforms a random one needs."""
+    if isinstance(action, DiscreteActions):
+        return 1
+    return action.size if isinstance(action, ContinuousActions) else len(action.nvec)
+
+
+def _random_actions(action: ActionSpec, masks: Bools | None, uniforms: Array) -> Array:
+    """Uniformly random legal actions of B agents, (B, ...), from uniforms (B, k)."""
+    if isinstance(action, ContinuousActions):
+        scaled: Array = 2.0 * uniforms[:, : action.size] - 1.0
+        return scaled
+    nvec = (action.num_actions,) if isinstance(action, DiscreteActions) else action.nvec
+    legal = np.ones((len(uniforms), sum(nvec)), dtype=bool) if masks is None else masks
+    drawn, start = [], 0
+    for number, count in enumerate(nvec):
+        counts = np.cumsum(legal[:, start : start + count], axis=1)
+        wanted = np.floor(uniforms[:, number].astype(np.float64) * counts[:, -1])
+        # The index of the legal choice number ``wanted``, counted from 0.
+        drawn.append((counts <= wanted[:, None]).sum(1))
+        start += count
+    return drawn[0] if isinstance(action, DiscreteActions) else np.stack(drawn, axis=1)

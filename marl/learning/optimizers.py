@@ -1,0 +1,147 @@
+"""The optimizer whose replicas stay equal: one flat buffer, one all-reduce, one fused step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from marl.core import Communicator, Saveable, State
+from marl.distributed.flat_parameters import FlatParameters
+from marl.distributed.stop_vote import AgreeingCommunicator
+
+
+class ReplicatedAdam(Saveable):
+    """Adam (Kingma & Ba 2015) on parameters that are equal on all ranks.
+
+    A learner's whole share of distribution: construction broadcasts rank 0's parameters; between ``backward``
+    and ``step`` stands ``reduce``, one in-place all-reduce of gradients and bookkeeping together. Gradients
+    are sums over samples; ``step`` divides them by the global counts.
+
+    Args:
+        segments: parameters by name, one name for each network whose gradient is clipped on its own.
+        communicator: among whose ranks the replicas live.
+        learning_rate: step size; ``set_learning_rate`` changes it.
+        epsilon: Adam's epsilon.
+        max_gradient_norm: Euclidean norm to which each segment's gradient is clipped.
+        bookkeeping: numbers that travel with the gradients, in ``tail``.
+    """
+
+    def __init__(
+        self,
+        segments: Mapping[str, Sequence[nn.Parameter]],
+        communicator: Communicator,
+        *,
+        learning_rate: float,
+        epsilon: float,
+        max_gradient_norm: float,
+        bookkeeping: int,
+    ) -> None:
+        self._communicator = communicator
+        # The last element carries the question of an AgreeingCommunicator.
+        self._flat = FlatParameters(segments, tail=bookkeeping + 1)
+        self._tail, self._seat = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
+        self._flat.broadcast(communicator)
+        self._names = tuple(segments)
+        self._max_norm = max_gradient_norm
+        self._parameter = self._flat.flat_parameter()
+        self._epsilon = epsilon
+        # Not torch.optim.Adam: the class imports torch's compiler, which takes two seconds and 330 MB of every rank.
+        self._moments: State = {}
+        self.learning_rate = learning_rate
+        self.skipped = 0
+        """Steps skipped so far because a gradient was not finite."""
+
+    @property
+    def tail(self) -> Tensor:
+        """The bookkeeping: this rank's numbers before ``reduce``, all ranks' sums after it."""
+        return self._tail
+
+    @property
+    def parameters(self) -> Tensor:
+        """All parameters, flat."""
+        return self._flat.parameters
+
+    def zero(self) -> None:
+        """Clears gradients and bookkeeping."""
+        self._flat.zero_gradients()
+
+    def reduce(self) -> None:
+        """Sums gradients and bookkeeping over ranks."""
+        communicator = self._communicator
+        if not isinstance(communicator, AgreeingCommunicator):
+            self._flat.all_reduce(communicator)
+            return
+        communicator.board(self._seat)
+        self._flat.all_reduce(communicator)
+        communicator.alight(self._seat)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Changes the step size."""
+        self.learning_rate = learning_rate
+
+    def step(self, counts: Mapping[str, float]) -> float:
+        """Averages, clips and applies the reduced gradients; skips the step if one of them is not finite.
+
+        Args:
+            counts: global number of samples behind each segment's gradient. Where it is zero, so is the gradient.
+
+        Returns:
+            The largest norm of a segment's averaged gradient, before clipping.
+        """
+        norms: list[Tensor] = []
+        for name in self._names:
+            gradient = self._flat.segment(name).gradients
+            gradient /= max(counts[name], 1.0)
+            norm = torch.linalg.vector_norm(gradient)
+            gradient *= torch.clamp(self._max_norm / (norm + 1e-6), max=1.0)
+            norms.append(norm)
+        largest = float(torch.stack(norms).max())
+        # Reduced gradients are the same on all ranks, and so is this branch.
+        if not largest < float("inf"):
+            self.skipped += 1
+            return largest
+        self._apply()
+        return largest
+
+    @torch.no_grad()
+    def _apply(self) -> None:
+        if not self._moments:
+            self._moments = {
+                "exp_avg": torch.zeros_like(self._parameter),
+                "exp_avg_sq": torch.zeros_like(self._parameter),
+                "step": torch.zeros((), device=self._parameter.device),
+            }
+        assert self._parameter.grad is not None
+        adam(
+            [self._parameter],
+            [self._parameter.grad],
+            [self._moments["exp_avg"]],
+            [self._moments["exp_avg_sq"]],
+            [],
+            [self._moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self._epsilon,
+            maximize=False,
+        )
+
+    def state_dict(self) -> State:
+        """Adam's moments and step count, and how many steps were skipped. Parameters are saved by their owners."""
+        return {**self._moments, "skipped": torch.tensor(self.skipped)}
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self.skipped = int(state["skipped"])
+        moments = {name: tensor for name, tensor in state.items() if name != "skipped"}
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in moments and moments[name].shape != self._parameter.shape:
+                raise ValueError(f"optimizer state of {moments[name].numel()} parameters for {self._parameter.numel()}")
+        device = self._parameter.device
+        self._moments = {name: tensor.to(device, copy=True) for name, tensor in moments.items()}

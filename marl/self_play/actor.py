@@ -1,0 +1,186 @@
+"""Self-play: who sits on which side, opponents that are frozen for whole episodes, and whose experience counts.
+
+A game has sides: single agents, or teams. In each episode of each copy every side is given to a player. The learner
+sits on one side, which rotates with the copy's global index and the episode's number; the others are drawn by
+``Opponents`` and act with parameters that do not change, all copies of one player in one forward pass a group. The
+learner's dataset sees only the learner's own seats as active, so nobody else's experience has weight in its losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from marl.acting.actors import PolicyActor
+from marl.acting.episodes import EpisodeTracker
+from marl.core import Actor, Adder, State
+from marl.games.sides import Sides
+from marl.self_play.opponents import LEARNER, Opponents, Policies
+from marl.self_play.seats import SeatedPlayers
+from marl.specs import EnvironmentSpec
+from marl.types import Actions, TimeStep
+
+
+class OwnSeatsAdder(Adder):
+    """Passes on experience in which only a learner's own seats are active.
+
+    Attributes:
+        own: (E, A) bool a group, the learner's seats in the episodes of the newest time step.
+    """
+
+    own: dict[str, Tensor]
+
+    def __init__(self, adder: Adder) -> None:
+        self._adder = adder
+        self.own = {}
+
+    def add_first(self, timestep: TimeStep) -> None:
+        """See Adder."""
+        self._adder.add_first(self._masked(timestep))
+
+    def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
+        """See Adder."""
+        self._adder.add(actions, extras, self._masked(timestep))
+
+    def _masked(self, timestep: TimeStep) -> TimeStep:
+        groups = {name: replace(step, active=step.active & self.own[name]) for name, step in timestep.groups.items()}
+        return replace(timestep, groups=groups)
+
+
+class SelfPlayActor(Actor):
+    """The learner's policies on the learner's side, frozen players on the others, all seats of E copies.
+
+    Args:
+        learner: acts with the learner's policies in all seats; its adder is ``adder``.
+        adder: is told which seats are the learner's.
+        players: act in all other seats.
+        opponents: draws them for each new episode, and is told the results.
+        sides: of the game.
+        tracker: adds up returns, of this actor's own.
+    """
+
+    def __init__(
+        self,
+        learner: Actor,
+        adder: OwnSeatsAdder,
+        players: SeatedPlayers,
+        opponents: Opponents,
+        sides: Sides,
+        tracker: EpisodeTracker,
+    ) -> None:
+        self._learner = learner
+        self._adder = adder
+        self._players = players
+        self._opponents = opponents
+        self._sides = sides
+        self._tracker = tracker
+        self._episodes = torch.full((len(players.players),), -1)
+
+    def select_actions(self, timestep: TimeStep) -> Actions:
+        """See Actor."""
+        return self._players.act(timestep, self._learner.select_actions(timestep))
+
+    def observe_first(self, timestep: TimeStep) -> None:
+        """See Actor. After a checkpoint was loaded, everybody keeps the seat."""
+        if int(self._episodes[0]) < 0:
+            self._seat(torch.arange(len(self._episodes)))
+        self._note_seats()
+        self._learner.observe_first(timestep)
+
+    def observe(self, actions: Actions, timestep: TimeStep) -> None:
+        """See Actor."""
+        ended = self._tracker.track(timestep)
+        if ended is not None and timestep.final is not None:
+            self._opponents.record(self._players.players[ended.copies], self._sides.returns(ended.returns))
+            # Dropped episodes give way to new ones too, but have no result.
+            self._seat(timestep.final.copies)
+            self._note_seats()
+        self._learner.observe(actions, timestep)
+
+    def update(self) -> None:
+        """See Actor."""
+        self._learner.update()
+
+    def state_dict(self) -> State:
+        """From what all random numbers follow."""
+        return {
+            **{f"learner/{name}": tensor for name, tensor in self._learner.state_dict().items()},
+            **{f"players/{name}": tensor for name, tensor in self._players.state_dict().items()},
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._learner.load_state_dict(_named("learner/", state))
+        self._players.load_state_dict(_named("players/", state))
+
+    def copies_state_dict(self) -> State:
+        """Episode numbers, who sits where, recurrent states, and returns so far."""
+        return {
+            "episodes": self._episodes,
+            **{f"learner/{name}": tensor for name, tensor in self._learner.copies_state_dict().items()},
+            **{f"players/{name}": tensor for name, tensor in self._players.copies_state_dict().items()},
+            **{f"tracker/{name}": tensor for name, tensor in self._tracker.copies_state_dict().items()},
+        }
+
+    def load_copies_state_dict(self, state: State) -> None:
+        """See Saveable."""
+        self._episodes = state["episodes"].clone()
+        self._learner.load_copies_state_dict(_named("learner/", state))
+        self._players.load_copies_state_dict(_named("players/", state))
+        self._tracker.load_copies_state_dict(_named("tracker/", state))
+
+    def _seat(self, copies: Tensor) -> None:
+        self._episodes[copies] += 1
+        self._players.players[copies] = self._opponents.draw(copies, self._episodes[copies])
+
+    def _note_seats(self) -> None:
+        own = self._players.players == LEARNER
+        self._adder.own = {name: own[:, sides] for name, sides in self._sides.of_group.items()}
+
+
+def make_self_play_actor(
+    spec: EnvironmentSpec,
+    policies: Policies,
+    adder: Adder,
+    sides: Sides,
+    opponents: Opponents,
+    *,
+    num_envs: int,
+    seed: int,
+    first_copy: int = 0,
+    device: torch.device | str = "cpu",
+    like: Policies | None = None,
+) -> SelfPlayActor:
+    """A SelfPlayActor for a learner's exploring policies; arguments as in PolicyActor and SelfPlayActor.
+
+    ``like`` is as in SeatedPlayers, where opponents' policies are of another kind than the learner's.
+    """
+    own_seats = OwnSeatsAdder(adder)
+    learner = PolicyActor(
+        policies,
+        {group.name: group.size for group in spec.groups},
+        num_envs=num_envs,
+        seed=seed,
+        first_copy=first_copy,
+        adder=own_seats,
+        device=device,
+    )
+    players = SeatedPlayers(
+        spec,
+        sides,
+        opponents.policies,
+        policies if like is None else like,
+        num_envs=num_envs,
+        seed=seed,
+        purpose="opponents",
+        first_copy=first_copy,
+        device=device,
+    )
+    return SelfPlayActor(learner, own_seats, players, opponents, sides, EpisodeTracker(spec, num_envs))
+
+
+def _named(prefix: str, state: State) -> State:
+    return {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,128 @@
+"""A learned best response to policies that stay as they are: what it wins is the least that they can be exploited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.builders import Placement
+from marl.core import Actor, Adder, Communicator
+from marl.errors import InputError
+from marl.experiments.config import ExperimentConfig
+from marl.experiments.experiment import Experiment
+from marl.games.sides import Sides
+from marl.policy import Policy
+from marl.self_play.actor import make_self_play_actor
+from marl.self_play.opponents import LEARNER, Policies
+from marl.specs import EnvironmentSpec
+from marl.types import Floats
+
+
+class FixedOpponents:
+    """The same policies on all sides but the learner's, in every episode; see self_play.Opponents."""
+
+    def __init__(self, policies: Policies, side: int, num_sides: int) -> None:
+        self._policies = policies
+        self._seating = torch.where(torch.arange(num_sides) == side, LEARNER, 0)
+
+    def draw(self, copies: Tensor, episodes: Tensor) -> Tensor:
+        """See Opponents."""
+        return self._seating.expand(len(copies), -1)
+
+    def policies(self, player: int) -> Policies:
+        """See Opponents."""
+        return self._policies
+
+    def record(self, players: Tensor, returns: Tensor) -> None:
+        """See Opponents; results are measured elsewhere."""
+
+
+def learn_response(
+    config: ExperimentConfig,
+    policies: Policies,
+    side: int,
+    *,
+    side_of: Mapping[str, str] | None = None,
+    communicator: Communicator | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[EnvironmentSpec, Policies]:
+    """Learns to play one side against policies that do not change.
+
+    Args:
+        config: who learns, where and for how long; its builder shares policies among agents as ``policies`` do.
+        policies: one a group, on all other sides.
+        side: the learner's, by number.
+        side_of: the side of each agent; see ``self_play.Sides``.
+        communicator: the ranks; this process alone by default.
+        should_stop: see ``Experiment.run``.
+
+    Returns:
+        The spec, and the learner's greedy policies, one a group.
+
+    Raises:
+        InputError: the algorithm cannot learn here, or its groups are not those of the policies.
+    """
+
+    def make(spec: EnvironmentSpec, own: Mapping[str, Policy], placement: Placement, adder: Adder) -> Actor:
+        if set(policies) != {group.name for group in spec.groups}:
+            raise InputError("a best response shares policies among agents as the policies that it responds to")
+        sides = Sides(spec, side_of)
+        return make_self_play_actor(
+            spec,
+            own,
+            adder,
+            sides,
+            FixedOpponents(policies, side, len(sides)),
+            num_envs=placement.num_envs,
+            seed=placement.seed,
+            first_copy=placement.first_copy,
+            device=placement.device,
+            like=policies,
+        )
+
+    experiment = Experiment(config, communicator, make)
+    try:
+        experiment.run(should_stop=should_stop)
+        return experiment.spec, experiment.greedy
+    finally:
+        experiment.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gains:
+    """What responses win more than the policies themselves, with 95 % intervals over the games."""
+
+    gains: Floats
+    """(S,) of each side: the return of its response less that of the policies, everybody else being the policies."""
+    intervals: Floats
+    """(S, 2)."""
+    nash_conv: float
+    """The sum of the gains."""
+    nash_conv_interval: tuple[float, float]
+
+
+def measure_gains(own: Floats, responses: Floats) -> Gains:
+    """Gains by games in pairs: the same deal among the policies alone, and with a response on each side in turn.
+
+    Args:
+        own: (G, S) returns of the sides where all are the policies.
+        responses: (G, S) returns of the response on each side, of the same G deals.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two deals.
+    """
+    if own.shape != responses.shape or len(own) < 2:
+        raise ValueError("own and responses are returns of the same two deals or more")
+    differences = responses - own
+    # The sum over sides is one more column, with an interval of its own.
+    differences = np.column_stack((differences, differences.sum(1)))
+    middle, width = differences.mean(0), 1.96 * differences.std(0, ddof=1) / np.sqrt(len(own))
+    intervals = np.stack((middle - width, middle + width), axis=1)
+    low, high = intervals[-1].tolist()
+    return Gains(
+        gains=middle[:-1], intervals=intervals[:-1], nash_conv=float(middle[-1]), nash_conv_interval=(low, high)
+    )

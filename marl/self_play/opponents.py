@@ -1,0 +1,47 @@
+"""Opponents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from torch import Tensor
+
+from marl.policy import Policy
+
+LEARNER: Final = -1
+"""The learner itself, with its newest parameters, where players are numbers."""
+RANDOM: Final = -2
+"""Uniformly random legal actions, where players are numbers."""
+
+Policies = Mapping[str, Policy]
+"""One a group: how a player acts on whichever side it sits."""
+
+
+class Opponents(Protocol):
+    """Who plays against a learner; the same on all ranks."""
+
+    def draw(self, copies: Tensor, episodes: Tensor) -> Tensor:
+        """Who sits on each side in new episodes.
+
+        Args:
+            copies: (K,) int64, which copies of this rank.
+            episodes: (K,) int64, the number of each one's episode.
+
+        Returns:
+            (K, S) int64 players; LEARNER where the learner plays.
+        """
+        ...
+
+    def policies(self, player: int) -> Policies:
+        """How a player acts; its parameters do not change."""
+        ...
+
+    def record(self, players: Tensor, returns: Tensor) -> None:
+        """Is told how episodes ended: (K, S) players, and (K, S) undiscounted returns of the sides."""
+        ...
+
+
+def learner_sides(copies: Tensor, episodes: Tensor, num_sides: int) -> Tensor:
+    """The side of the learner in each episode, (K,): it rotates with the global copy index and the episode."""
+    return (copies + episodes) % num_sides
