@@ -21,7 +21,7 @@ from marl.algorithms.actor_critic.exploration import Exploration, NoiseKind, mak
 from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
 from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.learning.config_checks import require_above, require_at_least
 from marl.learning.schedules import LinearSchedule
 from marl.networks.action_encodings import action_features
@@ -39,9 +39,9 @@ class MADDPGConfig(ActorCriticConfig):
     critic_learning_rate: float = 1e-2
     noise: NoiseKind = "gaussian"
     """What is added to continuous actions while exploring."""
-    noise_deviation: float = 0.1
+    exploration_noise: float = 0.1
     """Standard deviation of a step's noise, where actions fill [-1, 1]."""
-    final_noise_deviation: float = 0.1
+    final_exploration_noise: float = 0.1
     """The deviation once it is annealed."""
     noise_steps: int = 0
     """Environment steps over which it is annealed."""
@@ -68,7 +68,7 @@ class MADDPGPolicy(ActorCriticPolicy):
         super().__init__(group, networks, config, greedy=greedy)
         self._noise = None
         if isinstance(group.action, ContinuousActions) and not greedy:
-            self._noise = make_noise(config.noise, deviation=config.noise_deviation, theta=config.noise_theta)
+            self._noise = make_noise(config.noise, deviation=config.exploration_noise, theta=config.noise_theta)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """See Policy."""
@@ -104,12 +104,12 @@ class MADDPGLearner(ActorCriticLearner):
         networks: Networks,
         dataset: TransitionDataset,
         config: MADDPGConfig,
-        placement: Placement,
+        context: RunContext,
         *,
         compile: bool = False,
     ) -> None:
         self.actor_period = config.policy_delay
-        super().__init__(spec, networks, dataset, config, placement, compile=compile)
+        super().__init__(spec, networks, dataset, config, context, compile=compile)
 
     def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
         """See ActorCriticLearner."""
@@ -120,12 +120,12 @@ class MADDPGLearner(ActorCriticLearner):
     def exploration_scale(self) -> float:
         """See ActorCriticLearner."""
         config = self._config
-        if config.noise_deviation == 0.0:
+        if config.exploration_noise == 0.0:
             return 1.0
         schedule = LinearSchedule(
-            initial=config.noise_deviation, final=config.final_noise_deviation, steps=config.noise_steps
+            initial=config.exploration_noise, final=config.final_exploration_noise, steps=config.noise_steps
         )
-        return schedule(self._placement.counter.steps_since_began) / config.noise_deviation
+        return schedule(self._context.counter.steps_since_began) / config.exploration_noise
 
     def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """See ActorCriticLearner."""
@@ -184,12 +184,12 @@ class MADDPG(ActorCriticBuilder):
     policy: ClassVar = MADDPGPolicy
     learner: ClassVar = MADDPGLearner
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        super(MADDPG, self).check(spec, placement)
+        super(MADDPG, self).check(spec, context)
         require_at_least(1, self.config, "policy_delay")
         require_above(0, self.config, "temperature")
-        numbers = ("noise_deviation", "final_noise_deviation", "noise_steps", "target_noise", "target_noise_clip")
+        numbers = ("exploration_noise", "final_exploration_noise", "noise_steps", "target_noise", "target_noise_clip")
         require_at_least(0, self.config, *numbers, "output_penalty")
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:

@@ -20,7 +20,7 @@ from marl.algorithms.on_policy.magnet import Magnet
 from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork, GroupNetworks
 from marl.algorithms.on_policy.passes import RolloutPasses
 from marl.algorithms.on_policy.policy import PPOPolicy
-from marl.builders import ConfiguredBuilder, Placement
+from marl.builders import ConfiguredBuilder, RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.errors import InputError
@@ -59,7 +59,7 @@ class MAPPOConfig:
     """Weight of the next step's value, gamma."""
     gae_lambda: float = 0.95
     """Weight of longer returns in the advantage estimate."""
-    clip: float = 0.2
+    clip_epsilon: float = 0.2
     """How far the probability ratio, and a clipped value, may move."""
     clip_value: bool = True
     """Whether the value loss is clipped too."""
@@ -67,7 +67,7 @@ class MAPPOConfig:
     """Where the value loss turns from quadratic to linear, in normalised units; None for quadratic."""
     value_coefficient: float = 1.0
     """Weight of the value loss."""
-    entropy: float = 0.01
+    entropy_coef: float = 0.01
     """Weight of the entropy bonus."""
     magnet_updates: int | None = None
     """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
@@ -129,7 +129,7 @@ class MAPPOLearner(Learner):
         networks: Networks,
         dataset: Dataset[Trajectory],
         config: MAPPOConfig,
-        placement: Placement,
+        context: RunContext,
         *,
         compile: bool = False,
     ) -> None:
@@ -137,14 +137,14 @@ class MAPPOLearner(Learner):
         self._networks = networks
         self._dataset = dataset
         self._config = config
-        self._placement = placement
+        self._context = context
         segments: dict[str, Sequence[nn.Parameter]] = {}
         for name, group in networks.items():
             segments[f"{name}.actor"] = list(group.actor.parameters())
             segments[f"{name}.critic"] = list(group.critic.parameters())
         self._optimizer = ReplicatedAdam(
             segments,
-            placement.communicator,
+            context.communicator,
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
@@ -155,13 +155,13 @@ class MAPPOLearner(Learner):
             layers = [group.critic.head.linear] if config.value_normalization == "popart" else []
             self._values[name] = None
             if config.value_normalization != "none":
-                self._values[name] = ValueNormalizer(output_layers=layers, device=placement.device)
+                self._values[name] = ValueNormalizer(output_layers=layers, device=context.device)
         self._estimator = AdvantageEstimator(
             spec,
             {name: group.critic for name, group in networks.items()},
             self._values,
-            communicator=placement.communicator,
-            num_envs=placement.num_envs,
+            communicator=context.communicator,
+            num_envs=context.num_envs,
             discount=config.discount,
             lambda_=config.gae_lambda,
             team_reward=config.team_reward,
@@ -170,11 +170,11 @@ class MAPPOLearner(Learner):
             name: PPOLoss(
                 group.actor,
                 group.critic,
-                clip=config.clip,
+                clip_epsilon=config.clip_epsilon,
                 clip_value=config.clip_value,
                 huber_delta=config.huber_delta,
                 value_coefficient=config.value_coefficient,
-                entropy=config.entropy,
+                entropy_coef=config.entropy_coef,
                 sparse=spec.turn_based and not config.recurrent,
             )
             for name, group in networks.items()
@@ -188,7 +188,7 @@ class MAPPOLearner(Learner):
             )
         self._passes = RolloutPasses(
             losses,
-            placement,
+            context,
             minibatches=config.minibatches,
             chunk_length=config.chunk_length if config.recurrent else None,
             compile=compile and not spec.turn_based,
@@ -200,8 +200,8 @@ class MAPPOLearner(Learner):
         config = self._config
         if config.anneal_learning_rate:
             # Zero at the first update, so that the last one still moves.
-            before = self._placement.counter.env_steps - config.rollout_length * self._placement.total_envs
-            progress = min(1.0, max(0.0, before / self._placement.total_steps))
+            before = self._context.counter.env_steps - config.rollout_length * self._context.total_envs
+            progress = min(1.0, max(0.0, before / self._context.total_steps))
             self._optimizer.set_learning_rate(config.learning_rate * (1.0 - progress))
         inputs = self._read(trajectory)
         estimates = self._estimator.estimate(trajectory, inputs)
@@ -270,7 +270,7 @@ class MAPPOLearner(Learner):
             if group.normalizer is not None:
                 data = trajectory.groups[name]
                 moments = group.normalizer.batch_moments(data.observations[:-1], data.active[:-1])
-                self._placement.communicator.all_reduce(moments)
+                self._context.communicator.all_reduce(moments)
                 group.normalizer.update(moments)
 
     def _metrics(self, sums: Tensor, norms: Sequence[float]) -> Metrics:
@@ -317,13 +317,13 @@ class MAPPOLearner(Learner):
         if self._magnet is not None:
             self._magnet.load_state_dict(parts["magnet"])
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The critics' recurrent states."""
-        return self._estimator.copies_state_dict()
+        return self._estimator.env_state_dict()
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
-        self._estimator.load_copies_state_dict(state)
+        self._estimator.load_env_state_dict(state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,18 +338,18 @@ class MAPPO(ConfiguredBuilder[Networks]):
         """See Builder; recurrent networks stay as they are."""
         return None if self.config.recurrent else replace(self, compile=True)
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
         config = self.config
         require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length", "magnet_updates")
-        require_at_least(0, config, "learning_rate", "entropy", "value_coefficient")
-        require_above(0, config, "adam_epsilon", "clip", "max_gradient_norm", "huber_delta")
+        require_at_least(0, config, "learning_rate", "entropy_coef", "value_coefficient")
+        require_above(0, config, "adam_epsilon", "clip_epsilon", "max_gradient_norm", "huber_delta")
         require_share(config, "discount", "gae_lambda", "magnet_uniform_share")
         require_widths(config, "hidden_sizes")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
-        if config.minibatches > units * placement.total_envs:
+        if config.minibatches > units * context.total_envs:
             raise InputError(
-                f"{config.minibatches} minibatches cannot be cut from {units} x {placement.total_envs} "
+                f"{config.minibatches} minibatches cannot be cut from {units} x {context.total_envs} "
                 f"{'chunks' if config.recurrent else 'steps'}; lower --algorithm.minibatches"
             )
         for group in spec.groups:
@@ -391,27 +391,27 @@ class MAPPO(ConfiguredBuilder[Networks]):
         }
 
     def make_dataset(
-        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement
+        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> TrajectoryDataset:
         """See Builder."""
         return TrajectoryDataset(
             spec,
             length=self.config.rollout_length,
-            num_envs=placement.num_envs,
+            num_envs=context.num_envs,
             extras={name: policy.extras for name, policy in policies.items()},
-            device=placement.device,
+            device=context.device,
         )
 
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
         """See Builder."""
         assert isinstance(dataset, TrajectoryDataset)
         return TrajectoryAdder(dataset)
 
     def make_learner(
-        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
+        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], context: RunContext
     ) -> MAPPOLearner:
         """See Builder."""
-        return MAPPOLearner(spec, networks, dataset, self.config, placement, compile=self.compile)
+        return MAPPOLearner(spec, networks, dataset, self.config, context, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""

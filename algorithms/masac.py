@@ -21,7 +21,7 @@ from marl.algorithms.actor_critic.exploration import Exploration
 from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
 from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks, Temperature
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.errors import InputError
 from marl.learning.config_checks import require_above
 from marl.networks.action_encodings import encode_actions
@@ -35,7 +35,7 @@ from marl.specs import ActionSpec, ContinuousActions, EnvironmentSpec, GroupSpec
 class MASACConfig(ActorCriticConfig):
     """Settings of MASAC and ISAC."""
 
-    critics: int = 2
+    num_critics: int = 2
     initial_temperature: float = 0.1
     """Weight of a policy's entropy in nats at first, alpha."""
     adapt_temperature: bool = True
@@ -131,7 +131,7 @@ class MASACLearner(ActorCriticLearner):
     def _temperature(self, name: str) -> Tensor:
         temperature = self._networks[name].temperature
         if temperature is None:
-            return torch.tensor(self._config.initial_temperature, device=self._placement.device)
+            return torch.tensor(self._config.initial_temperature, device=self._context.device)
         return temperature.log.detach().exp()
 
     def _wanted_entropy(self, name: str, data: GroupBatch) -> Tensor | float:
@@ -167,9 +167,9 @@ class MASAC(ActorCriticBuilder):
     policy: ClassVar = MASACPolicy
     learner: ClassVar = MASACLearner
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        super(MASAC, self).check(spec, placement)
+        super(MASAC, self).check(spec, context)
         require_above(0, self.config, "initial_temperature")
         for group in spec.groups:
             if isinstance(group.action, MultiDiscreteActions):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from marl.algorithms.imitation.cloning import AverageNetwork, AveragePolicy
 from marl.algorithms.imitation.reservoir import Decisions, NFSPAdder, Reservoir
 from marl.algorithms.off_policy.builder import ReplayBuilder
-from marl.builders import Builder, Placement
+from marl.builders import Builder, RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.errors import InputError
@@ -147,24 +147,24 @@ class NFSPDataset(Dataset[Any]):
         """See Saveable."""
         self.best.load_state_dict(state)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Replay, if it is to be saved, and reservoirs, which cannot be gathered anew."""
-        reservoirs = {f"reservoir/{name}": one.copies_state_dict() for name, one in self.reservoirs.items()}
-        return flatten_state({"best": self.best.copies_state_dict(), **reservoirs})
+        reservoirs = {f"reservoir/{name}": one.env_state_dict() for name, one in self.reservoirs.items()}
+        return flatten_state({"best": self.best.env_state_dict(), **reservoirs})
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         parts = unflatten_state(state)
-        self.best.load_copies_state_dict(parts.get("best", {}))
+        self.best.load_env_state_dict(parts.get("best", {}))
         for name, reservoir in self.reservoirs.items():
-            reservoir.load_copies_state_dict(parts[f"reservoir/{name}"])
+            reservoir.load_env_state_dict(parts[f"reservoir/{name}"])
 
 
 class NFSPLearner(Learner):
     """An update of the best response, and one of the average policies: the likelihood of what best responses did."""
 
     def __init__(
-        self, best: Learner, networks: NFSPNetworks, dataset: NFSPDataset, config: NFSPConfig, placement: Placement
+        self, best: Learner, networks: NFSPNetworks, dataset: NFSPDataset, config: NFSPConfig, context: RunContext
     ) -> None:
         self._best = best
         self._networks = networks
@@ -173,7 +173,7 @@ class NFSPLearner(Learner):
         self._names = tuple(dataset.reservoirs)
         self._optimizer = ReplicatedAdam(
             {name: list(networks.average(name).parameters()) for name in self._names},
-            placement.communicator,
+            context.communicator,
             learning_rate=config.learning_rate,
             epsilon=1e-8,
             max_gradient_norm=config.max_gradient_norm,
@@ -253,14 +253,14 @@ class NFSP(Builder[NFSPNetworks]):
         """See Builder."""
         return self.best_response.with_state
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
         if not isinstance(self.best_response, ReplayBuilder):
             raise InputError("nfsp takes a best response that learns from replay, such as iql")
         for group in spec.groups:
             if not isinstance(group.action, DiscreteActions):
                 raise InputError(f"nfsp averages single discrete choices, unlike those of {group.name}")
-        self.best_response.check(spec, placement)
+        self.best_response.check(spec, context)
 
     def make_networks(self, spec: EnvironmentSpec) -> NFSPNetworks:
         """See Builder."""
@@ -283,37 +283,37 @@ class NFSP(Builder[NFSPNetworks]):
         """See Builder: the average policies."""
         return {group.name: AveragePolicy(networks.average(group.name), greedy=greedy) for group in spec.groups}
 
-    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement) -> NFSPDataset:
+    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext) -> NFSPDataset:
         """See Builder."""
         best = {name: policy.best for name, policy in policies.items() if isinstance(policy, NFSPPolicy)}
-        dataset = self.best_response.make_dataset(spec, best, placement)
+        dataset = self.best_response.make_dataset(spec, best, context)
         assert isinstance(dataset, ReplayDataset)
         reservoirs = {
             group.name: Reservoir(
                 group,
                 capacity=self.config.reservoir,
-                num_envs=placement.num_envs,
-                first_copy=placement.first_copy,
-                global_num_envs=placement.total_envs,
-                seed=placement.seed,
-                communicator=placement.communicator,
+                num_envs=context.num_envs,
+                first_env=context.first_env,
+                global_num_envs=context.total_envs,
+                seed=context.seed,
+                communicator=context.communicator,
             )
             for group in spec.groups
         }
         return NFSPDataset(dataset, reservoirs)
 
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> NFSPAdder:
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> NFSPAdder:
         """See Builder."""
         assert isinstance(dataset, NFSPDataset)
-        return NFSPAdder(self.best_response.make_adder(spec, dataset.best, placement), dataset.reservoirs)
+        return NFSPAdder(self.best_response.make_adder(spec, dataset.best, context), dataset.reservoirs)
 
     def make_learner(
-        self, spec: EnvironmentSpec, networks: NFSPNetworks, dataset: Dataset[Any], placement: Placement
+        self, spec: EnvironmentSpec, networks: NFSPNetworks, dataset: Dataset[Any], context: RunContext
     ) -> NFSPLearner:
         """See Builder."""
         assert isinstance(dataset, NFSPDataset)
-        best = self.best_response.make_learner(spec, networks.best, dataset.best, placement)
-        return NFSPLearner(best, networks, dataset, self.config, placement)
+        best = self.best_response.make_learner(spec, networks.best, dataset.best, context)
+        return NFSPLearner(best, networks, dataset, self.config, context)
 
     def load_policies(self, networks: NFSPNetworks, state: State) -> None:
         """See Builder."""

@@ -21,7 +21,7 @@ from marl.algorithms.q_learning.losses import TD_FIGURES, GroupValues, TDTerms, 
 from marl.algorithms.q_learning.mixers import DuplexDuelingMixer, Mixer, MonotonicMixer, SumMixer
 from marl.algorithms.q_learning.networks import QNetwork, QNetworks, num_actions, require_choices
 from marl.algorithms.q_learning.policy import QPolicy
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.errors import InputError
@@ -59,11 +59,11 @@ class QMIXConfig(OffPolicyConfig):
     """Where the loss turns from quadratic to linear; None for quadratic."""
     standardize_rewards: bool = False
     """Learn from rewards less their mean, over their deviation, both running."""
-    epsilon_initial: float = 1.0
+    epsilon_start: float = 1.0
     """Probability of a random action at first."""
-    epsilon_final: float = 0.05
+    epsilon_end: float = 0.05
     """Probability of a random action in the end."""
-    epsilon_steps: int = 50_000
+    epsilon_decay_steps: int = 50_000
     """Environment steps, over all copies, in which it goes from the one to the other."""
     epsilon_exponent: float = 0.0
     """Copies explore less and less: the last one with epsilon to the power of one plus this (Horgan et al. 2018)."""
@@ -82,7 +82,7 @@ class QMIXConfig(OffPolicyConfig):
 
     def epsilon(self) -> LinearSchedule:
         """Probability of a random action, by environment steps."""
-        return LinearSchedule(initial=self.epsilon_initial, final=self.epsilon_final, steps=self.epsilon_steps)
+        return LinearSchedule(initial=self.epsilon_start, final=self.epsilon_end, steps=self.epsilon_decay_steps)
 
 
 def _make_mixer(spec: EnvironmentSpec, config: QMIXConfig) -> Mixer | None:
@@ -111,7 +111,7 @@ class QMIXLearner(Learner):
         networks: QNetworks,
         dataset: ReplayDataset[Any],
         config: QMIXConfig,
-        placement: Placement,
+        context: RunContext,
         *,
         compile: bool = False,
     ) -> None:
@@ -119,7 +119,7 @@ class QMIXLearner(Learner):
         self._networks = networks
         self._dataset = dataset
         self._config = config
-        self._placement = placement
+        self._context = context
         self._targets = copy.deepcopy(networks)
         self._epsilon = config.epsilon()
         segments = networks.segments()
@@ -128,25 +128,25 @@ class QMIXLearner(Learner):
             TD_FIGURES + _MOMENTS,
             self._losses,
             [networks, self._targets],
-            placement.communicator,
+            context.communicator,
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
             compiled_batch_size=config.replay.batch_size if compile else None,
         )
         self._optimizer = self._gradient_step.optimizer
-        self._followers = TargetParameters(self._targets.segments(), self._optimizer)
-        self._rewards = {name: RewardNormalizer(device=placement.device) for name in segments}
+        self._target_networks = TargetParameters(self._targets.segments(), self._optimizer)
+        self._rewards = {name: RewardNormalizer(device=context.device) for name in segments}
         self._updates = 0
 
     def step(self) -> Metrics:
         """One update."""
         sample, config = self._dataset.sample(), self._config
         if config.team_reward and self._updates == 0:
-            refuse_opponents(sample, self._placement.communicator)
-        metrics, surprise = self._gradient_step(sample, {})
+            refuse_opponents(sample, self._context.communicator)
+        metrics, td_errors = self._gradient_step(sample, {})
         if config.replay.priorities is not None:
-            self._dataset.update_priorities(sample.indices, surprise)
+            self._dataset.update_priorities(sample.indices, td_errors)
         if config.standardize_rewards:
             # From the next update on, so that the moments travel with the gradients.
             table = self._optimizer.tail.view(len(self._rewards), -1)
@@ -154,11 +154,11 @@ class QMIXLearner(Learner):
                 normalizer.update(row[len(TD_FIGURES) :].double())
         self._updates += 1
         if self._updates % config.target_period == 0:
-            self._followers.update(config.target_rate)
+            self._target_networks.update(config.tau)
         return {
             **{name: value for name, value in metrics.items() if not name.endswith(_MOMENTS)},
             "skipped_steps": float(self._optimizer.skipped),
-            "epsilon": self._epsilon(self._placement.counter.steps_since_began),
+            "epsilon": self._epsilon(self._context.counter.steps_since_began),
         }
 
     def _losses(self, sample: Transitions | Sequences, noise: Noise) -> Losses:
@@ -245,10 +245,10 @@ class QMIX(ReplayBuilder[QNetworks]):
         """See Builder."""
         return self.config.mixer in ("qmix", "qplex")
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
         config = self.config
-        super(QMIX, self).check(spec, placement)
+        super(QMIX, self).check(spec, context)
         require_choices(spec)
         if config.mixer != "none" and not config.team_reward:
             raise InputError(
@@ -257,9 +257,9 @@ class QMIX(ReplayBuilder[QNetworks]):
             )
         positive = ("target_period", "sequence_length", "mixer_embedding", "mixer_hidden", "mixer_heads")
         require_at_least(1, config, *positive)
-        require_share(config, "epsilon_initial", "epsilon_final")
+        require_share(config, "epsilon_start", "epsilon_end")
         require_above(0, config, "learning_rate", "huber_delta")
-        require_at_least(0, config, "epsilon_steps", "epsilon_exponent")
+        require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent")
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:
             raise InputError(
                 f"{option('standardize_rewards')} needs single rewards, but replay holds sums of {config.n_step}; "
@@ -315,20 +315,20 @@ class QMIX(ReplayBuilder[QNetworks]):
         return super(QMIX, self).items()
 
     def make_dataset(
-        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement
+        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> ReplayDataset[Any]:
         """See Builder. From here on the policies explore as far as the experiment has come."""
         for policy in policies.values():
             assert isinstance(policy, QPolicy)
-            policy.explore(placement)
-        return super(QMIX, self).make_dataset(spec, policies, placement)
+            policy.explore(context)
+        return super(QMIX, self).make_dataset(spec, policies, context)
 
     def make_learner(
-        self, spec: EnvironmentSpec, networks: QNetworks, dataset: Dataset[Any], placement: Placement
+        self, spec: EnvironmentSpec, networks: QNetworks, dataset: Dataset[Any], context: RunContext
     ) -> QMIXLearner:
         """See Builder."""
         assert isinstance(dataset, ReplayDataset)
-        return QMIXLearner(spec, networks, dataset, self.config, placement, compile=self.compile)
+        return QMIXLearner(spec, networks, dataset, self.config, context, compile=self.compile)
 
     def load_policies(self, networks: QNetworks, state: State) -> None:
         """See Builder."""

@@ -113,7 +113,7 @@ def _check_forgetting(factory: EnvironmentFactory, steps: int) -> None:
             later -= later > 0
             if later == 0:
                 break
-        fresh.load_copies_state_dict(played.copies_state_dict())
+        fresh.load_env_state_dict(played.env_state_dict())
         if getattr(fresh, "not_reproduced", 0):
             raise testing.ConformanceError(
                 "a reset with a seed forgets the episode before",

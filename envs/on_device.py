@@ -46,13 +46,13 @@ class OnDevice(VectorEnvironment):
         """See Saveable."""
         self._environment.load_state_dict(state)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """See Saveable."""
-        return self._environment.copies_state_dict()
+        return self._environment.env_state_dict()
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
-        self._environment.load_copies_state_dict(state)
+        self._environment.load_env_state_dict(state)
 
 
 def on_device(factory: EnvironmentFactory, device: torch.device | str) -> EnvironmentFactory:

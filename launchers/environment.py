@@ -98,5 +98,5 @@ def use_fair_threads(*, small: bool = False) -> int:
     return threads
 
 
-LAST_WORD: Final = "MARL_LAST_WORD"
+COMPLETION_MARKER: Final = "MARL_LAST_WORD"
 """The file that ranks make when they have come to an end together; see ``Scratch.last_word``."""

@@ -18,7 +18,7 @@ NetworksT = TypeVar("NetworksT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class RunContext:
     """Where the parts of one process stand in the whole experiment."""
 
     communicator: Communicator
@@ -27,7 +27,7 @@ class Placement:
     """Copies on this rank, E."""
     total_envs: int
     """Copies over all ranks."""
-    first_copy: int
+    first_env: int
     """Global index of this rank's first copy."""
     total_steps: int
     """Environment steps of the whole experiment, over all copies: what schedules run against."""
@@ -49,7 +49,7 @@ class Builder(ABC, Generic[NetworksT]):
         """Whether the algorithm reads the global state."""
 
     @abstractmethod
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """Raises InputError with the reason if the algorithm cannot learn on this environment or split."""
 
     def compiled(self) -> Builder[NetworksT] | None:
@@ -75,16 +75,16 @@ class Builder(ABC, Generic[NetworksT]):
         return policies
 
     @abstractmethod
-    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement) -> Dataset[Any]:
+    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext) -> Dataset[Any]:
         """Replay and what decides when to learn from it."""
 
     @abstractmethod
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
         """How steps become items of the dataset."""
 
     @abstractmethod
     def make_learner(
-        self, spec: EnvironmentSpec, networks: NetworksT, dataset: Dataset[Any], placement: Placement
+        self, spec: EnvironmentSpec, networks: NetworksT, dataset: Dataset[Any], context: RunContext
     ) -> Learner:
         """What improves the networks; it broadcasts rank 0's parameters once."""
 

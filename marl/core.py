@@ -18,7 +18,7 @@
 
 Every rank runs this same loop over its own copies. No part knows how many ranks there are, except through the
 Communicator that it was handed. What a part must remember, it gives to checkpoints as tensors: ``state_dict``
-for what is equal on all ranks, ``copies_state_dict`` for what belongs to environment copies (leading dimension
+for what is equal on all ranks, ``env_state_dict`` for what belongs to environment copies (leading dimension
 E), so that a run can go on with another number of ranks.
 """
 
@@ -50,11 +50,11 @@ class Saveable:
     def load_state_dict(self, state: State) -> None:
         """Takes back what ``state_dict`` gave; raises ValueError or KeyError if it does not fit."""
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Tensors with one row an environment copy of this rank, (E, ...)."""
         return {}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes back the rows of this rank's copies."""
 
 
@@ -73,7 +73,7 @@ class VectorEnvironment(Saveable, ABC):
         """Takes one step in every copy. In turn-based games that is one turn."""
 
     def current(self) -> TimeStep:
-        """The newest time step once more; after ``load_copies_state_dict``, the one that was saved."""
+        """The newest time step once more; after ``load_env_state_dict``, the one that was saved."""
         raise NotImplementedError(f"{type(self).__name__} cannot be resumed in the middle of an episode")
 
     def close(self) -> None:
@@ -86,8 +86,8 @@ class EnvironmentRequest:
 
     num_envs: int
     """Copies on this rank, E."""
-    first_copy: int = 0
-    """Global index of the first of them; copy e draws its episodes' seeds from ``first_copy + e``."""
+    first_env: int = 0
+    """Global index of the first of them; copy e draws its episodes' seeds from ``first_env + e``."""
     seed: int = 0
     purpose: str = "train"
     """Part of every seed, so that evaluation never repeats training episodes."""

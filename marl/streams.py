@@ -64,7 +64,7 @@ class Stream:
     Args:
         seed: the experiment's seed.
         purpose: what the numbers are for; two purposes never share numbers.
-        first_copy: global index of this rank's first copy.
+        first_env: global index of this rank's first copy.
         num_copies: number of copies on this rank, E.
         device: where the numbers are wanted.
     """
@@ -74,13 +74,13 @@ class Stream:
         seed: int,
         purpose: str,
         *,
-        first_copy: int = 0,
+        first_env: int = 0,
         num_copies: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         words = derive(seed, purpose).generate_state(2)
         self._key = (int(words[0]), int(words[1]))
-        self._copies = torch.arange(first_copy, first_copy + num_copies, device=device)
+        self._copies = torch.arange(first_env, first_env + num_copies, device=device)
         self._device = torch.device(device)
 
     def words(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:

@@ -11,7 +11,7 @@ from marl.algorithms.actor_critic.learner import ActorCriticLearner
 from marl.algorithms.actor_critic.networks import ActorCriticConfig, Networks, load_policy
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.algorithms.off_policy.builder import ReplayBuilder
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.checkpoints.state import unflatten_state
 from marl.core import Dataset, State
 from marl.errors import InputError
@@ -31,9 +31,9 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
     policy: ClassVar[type[ActorCriticPolicy]]
     learner: ClassVar[type[ActorCriticLearner]]
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        super().check(spec, placement)
+        super().check(spec, context)
         require_at_least(1, self.config, "critics")
         require_above(0, self.config, "actor_learning_rate", "critic_learning_rate")
         for group in spec.groups:
@@ -56,7 +56,7 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
             spec,
             centralized=config.centralized_critic,
             reads_own_action=reads_own_action,
-            count=config.critics,
+            count=config.num_critics,
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
             layer_norm=config.layer_norm,
@@ -70,11 +70,11 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
         }
 
     def make_learner(
-        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], placement: Placement
+        self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], context: RunContext
     ) -> ActorCriticLearner:
         """See Builder."""
         assert isinstance(dataset, TransitionDataset)
-        return self.learner(spec, networks, dataset, self.config, placement, compile=self.compile)
+        return self.learner(spec, networks, dataset, self.config, context, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
         """See Builder."""

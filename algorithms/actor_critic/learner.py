@@ -19,7 +19,7 @@ from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwor
 from marl.algorithms.actor_critic.noise import _Noise
 from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, LossFunction, Noise, added
 from marl.algorithms.off_policy.targets import TargetParameters
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Learner, Metrics, State
 from marl.replay import TransitionDataset, Transitions
@@ -40,7 +40,7 @@ class ActorCriticLearner(Learner, ABC):
         networks: to be improved, in place.
         dataset: of joint transitions.
         config: settings.
-        placement: where this process stands.
+        context: where this process stands.
         compile: whether losses and gradients run as kernels of torch's compiler; numbers agree up to rounding.
     """
 
@@ -56,7 +56,7 @@ class ActorCriticLearner(Learner, ABC):
         networks: Networks,
         dataset: TransitionDataset,
         config: ActorCriticConfig,
-        placement: Placement,
+        context: RunContext,
         *,
         compile: bool = False,
     ) -> None:
@@ -64,8 +64,8 @@ class ActorCriticLearner(Learner, ABC):
         self._networks = networks
         self._dataset = dataset
         self._config = config
-        self._placement = placement
-        self._joint = JointActions(spec, placement.device)
+        self._context = context
+        self._joint = JointActions(spec, context.device)
         self._target_critics = {name: copy.deepcopy(group.critics) for name, group in networks.items()}
         self._target_actors: dict[str, ActorNetwork] = {}
         if self.target_actors:
@@ -87,7 +87,7 @@ class ActorCriticLearner(Learner, ABC):
                 figures,
                 losses,
                 self._all_networks(),
-                placement.communicator,
+                context.communicator,
                 learning_rate=learning_rate,
                 epsilon=config.adam_epsilon,
                 max_gradient_norm=config.max_gradient_norm,
@@ -97,16 +97,16 @@ class ActorCriticLearner(Learner, ABC):
         figures = ("samples", "critic_loss", "value")
         self._critic_step = make_step(critics, figures, self._critic_losses, config.critic_learning_rate)
         self._actor_step = make_step(actors, self.actor_figures, self._actor_losses, config.actor_learning_rate)
-        self._followers = [_followers(self._target_critics, self._critic_step)]
+        self._target_networks = [_target_networks(self._target_critics, self._critic_step)]
         if self.target_actors:
-            self._followers.append(_followers(self._target_actors, self._actor_step))
+            self._target_networks.append(_target_networks(self._target_actors, self._actor_step))
         self._noise = {
             purpose: _Noise(
                 Stream(
-                    placement.seed,
+                    context.seed,
                     f"{purpose} noise",
                     num_copies=config.replay.batch_size,
-                    device=placement.device,
+                    device=context.device,
                 ),
                 {group.name: (group.size, self.noise_size(group, purpose)) for group in spec.groups},
             )
@@ -157,16 +157,16 @@ class ActorCriticLearner(Learner, ABC):
         """One update: of the critics, and mostly of the actors."""
         sample = self._dataset.sample()
         config = self._config
-        metrics, surprise = self._critic_step(sample, self._noise["next"](self._updates, sample.positions))
-        self._dataset.update_priorities(sample.indices, surprise)
+        metrics, td_errors = self._critic_step(sample, self._noise["next"](self._updates, sample.positions))
+        self._dataset.update_priorities(sample.indices, td_errors)
         metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
         self._updates += 1
         if self._updates % self.actor_period == 0:
             # Kept, since a row of metrics need not fall on an update of the actors.
             self._metrics, _ = self._actor_step(sample, self._noise["current"](self._updates, sample.positions))
             self._metrics["actor_gradient_norm"] = self._metrics.pop("gradient_norm")
-            for targets in self._followers:
-                targets.update(config.target_rate)
+            for targets in self._target_networks:
+                targets.update(config.tau)
         scale = self.exploration_scale()
         for group in self._networks.values():
             group.exploration.set(scale)
@@ -180,7 +180,7 @@ class ActorCriticLearner(Learner, ABC):
             joint = self._joint.join({name: data.actions for name, data in batch.groups.items()})
         losses: list[Tensor] = []
         figures: list[Tensor] = []
-        surprise = torch.zeros_like(sample.weights)
+        td_errors = torch.zeros_like(sample.weights)
         weight = torch.zeros_like(sample.weights)
         for name, data in batch.groups.items():
             targets = data.rewards + data.discounts * following[name]
@@ -190,10 +190,10 @@ class ActorCriticLearner(Learner, ABC):
             counted = (data.critic_weights > 0).to(errors.dtype)
             value = (values.detach().mean(0) * counted).sum()
             figures.append(torch.stack([counted.sum(), losses[-1].detach() / len(values), value]))
-            surprise = surprise + (errors.detach().abs().mean(0) * counted).sum(1)
+            td_errors = td_errors + (errors.detach().abs().mean(0) * counted).sum(1)
             weight = weight + counted.sum(1)
         return Losses(
-            total=torch.stack(losses).sum(), figures=torch.stack(figures), surprise=surprise / weight.clamp_min(1.0)
+            total=torch.stack(losses).sum(), figures=torch.stack(figures), td_errors=td_errors / weight.clamp_min(1.0)
         )
 
     def _actor_losses(self, sample: Transitions, noise: Noise) -> Losses:
@@ -204,7 +204,7 @@ class ActorCriticLearner(Learner, ABC):
             actions[name], contexts[name] = self.current_actions(name, data, noise[name])
         with torch.no_grad():
             around = {name: data.actions for name, data in batch.groups.items()}
-            if self._config.current_others:
+            if self._config.resample_other_actions:
                 active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
                 around = {name: actions[name].detach() * active[name] for name in actions}
             joint = self._joint.join(around)
@@ -213,7 +213,7 @@ class ActorCriticLearner(Learner, ABC):
             loss, sums = self.actor_loss(name, batch, actions[name], self._joint.others(name, joint), contexts[name])
             samples = (data.actor_weights > 0).to(loss.dtype).sum()
             figures = torch.stack([samples, loss.detach(), *sums])
-            losses.append(Losses(total=loss, figures=figures, surprise=sample.weights[:0]))
+            losses.append(Losses(total=loss, figures=figures, td_errors=sample.weights[:0]))
         return added(losses)
 
     def _prepare(self, sample: Transitions) -> JointBatch:
@@ -277,6 +277,6 @@ class ActorCriticLearner(Learner, ABC):
         self._metrics = {name: float(value) for name, value in sorted(parts.get("_figures", {}).items())}
 
 
-def _followers(networks: Mapping[str, nn.Module], step: GradientStep[Any]) -> TargetParameters:
+def _target_networks(networks: Mapping[str, nn.Module], step: GradientStep[Any]) -> TargetParameters:
     segments = {name: list(network.parameters()) for name, network in networks.items()}
     return TargetParameters(segments, step.optimizer)

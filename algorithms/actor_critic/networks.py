@@ -36,11 +36,11 @@ class ActorCriticConfig(OffPolicyConfig):
     """Adam's step size for actors."""
     critic_learning_rate: float = 1e-3
     """Adam's step size for critics."""
-    critics: int = 1
+    num_critics: int = 1
     """Critics of each group; targets take the least of their values."""
-    current_others: bool = False
+    resample_other_actions: bool = False
     """Actors are improved against what the others' policies would do now, instead of what they did then."""
-    random_start: bool = True
+    random_warmup: bool = True
     """Whether actions are uniformly random until learning begins."""
 
 

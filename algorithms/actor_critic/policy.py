@@ -34,7 +34,7 @@ class ActorCriticPolicy(Policy):
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         """See Policy."""
         group, exploration = self._group, self._networks.exploration
-        if uniforms is not None and self._config.random_start and not bool(exploration.learning):
+        if uniforms is not None and self._config.random_warmup and not bool(exploration.learning):
             return Decision(actions=_uniform_actions(group.action, step.action_masks, uniforms), extras={}, state=state)
         observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
         actions, state = self.choose(self._networks.actor(observations), step.action_masks, first, state, uniforms)

@@ -44,7 +44,7 @@ class Reservoir(Saveable):
         group: whose decisions.
         capacity: steps over all copies and ranks.
         num_envs: copies on this rank, E.
-        first_copy: global index of the first of them.
+        first_env: global index of the first of them.
         global_num_envs: copies on all ranks.
         seed: the experiment's.
         communicator: the ranks.
@@ -59,7 +59,7 @@ class Reservoir(Saveable):
         *,
         capacity: int,
         num_envs: int,
-        first_copy: int,
+        first_env: int,
         global_num_envs: int,
         seed: int,
         communicator: Communicator,
@@ -81,13 +81,13 @@ class Reservoir(Saveable):
                 f"a reservoir of {capacity:,} steps needs {needed / 2**30:,.1f} GiB on this rank, but "
                 f"{available_memory() / 2**30:,.1f} GiB are free; lower its capacity"
             )
-        self._num_envs, self._first_copy, self._global_num_envs = num_envs, first_copy, global_num_envs
+        self._num_envs, self._first_copy, self._global_num_envs = num_envs, first_env, global_num_envs
         self._communicator = communicator
         self._records: Ints = np.zeros((self.rows, num_envs, self._layout.words), np.int64)
         self._staging = Staging(self._layout, (num_envs,))
         self._added: Ints = np.zeros(num_envs, np.int64)
         """(E,): steps that each copy has ever added."""
-        self._stream = Stream(seed, f"reservoir/{group.name}", first_copy=first_copy, num_copies=num_envs)
+        self._stream = Stream(seed, f"reservoir/{group.name}", first_env=first_env, num_copies=num_envs)
         self._draw = BatchDraws(seed, f"reservoir/{group.name}/batches")
         self._stored: Ints = np.zeros(global_num_envs, np.int64)
 
@@ -144,7 +144,7 @@ class Reservoir(Saveable):
         """Forgets everything."""
         self._added.fill(0)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """What is kept, (E, filled rows, words), and counts and rows, (E,) int64."""
         filled = min(max(1, int(self._added.max(initial=0))), self.rows)
         return {
@@ -153,7 +153,7 @@ class Reservoir(Saveable):
             "rows": torch.full((self._num_envs,), self.rows),
         }
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable; raises ValueError where capacity or spec are others."""
         records, rows = state["records"], int(state["rows"][0])
         if (rows, records.shape[2]) != (self.rows, self._layout.words):
@@ -201,10 +201,10 @@ class NFSPAdder(Adder):
         """See Saveable."""
         self._best.load_state_dict(state)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """See Saveable."""
-        return self._best.copies_state_dict()
+        return self._best.env_state_dict()
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
-        self._best.load_copies_state_dict(state)
+        self._best.load_env_state_dict(state)

@@ -10,7 +10,7 @@ import torch
 
 from marl.adders.factory import make_replay_adder
 from marl.adders.turns import TurnAdder
-from marl.builders import ConfiguredBuilder, NetworksT, Placement
+from marl.builders import ConfiguredBuilder, NetworksT, RunContext
 from marl.core import Adder, Communicator, Dataset
 from marl.errors import InputError
 from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
@@ -41,7 +41,7 @@ class OffPolicyConfig:
     """Adam's epsilon."""
     max_gradient_norm: float
     """Norm to which each network's gradient is clipped, after the all-reduce."""
-    target_rate: float = 0.01
+    tau: float = 0.01
     """How far targets go towards the learning networks at each target update, tau; 1 copies them."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
@@ -72,14 +72,14 @@ class ReplayBuilder(ConfiguredBuilder[NetworksT]):
 
     config: OffPolicyConfig
 
-    def check(self, spec: EnvironmentSpec, placement: Placement) -> None:
+    def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder: refuses turn-based games where it cannot learn from them, and numbers that make no sense."""
         if spec.turn_based and (reason := self.no_turns()) is not None:
             raise InputError(f"this game is turn-based, but {reason}")
         require_at_least(1, self.config, "n_step")
-        require_share(self.config, "discount", "target_rate")
+        require_share(self.config, "discount", "tau")
         # A rate of 0 would leave targets where they were for ever.
-        require_above(0, self.config, "target_rate", "max_gradient_norm", "adam_epsilon")
+        require_above(0, self.config, "tau", "max_gradient_norm", "adam_epsilon")
         require_widths(self.config, "hidden_sizes")
 
     def no_turns(self) -> str | None:
@@ -91,12 +91,12 @@ class ReplayBuilder(ConfiguredBuilder[NetworksT]):
         return TransitionItems(n_step=self.config.n_step)
 
     def make_dataset(
-        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement
+        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> ReplayDataset[Any]:
         """See Builder."""
-        return self.config.replay.make_dataset(spec, self.items(), placement)
+        return self.config.replay.make_dataset(spec, self.items(), context)
 
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], placement: Placement) -> Adder:
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
         """See Builder."""
         assert isinstance(dataset, ReplayDataset)
         make = TurnAdder if spec.turn_based else make_replay_adder

@@ -28,16 +28,16 @@ class Losses:
     """(): the sum of all groups' losses."""
     figures: Tensor
     """(groups, figures) sums without gradient; the first figure is how many samples there were."""
-    surprise: Tensor
+    td_errors: Tensor
     """(B,) without gradient: how wrong the predictions of each item were, for its priority; or empty."""
 
 
 def added(losses: Sequence[Losses]) -> Losses:
-    """All groups' losses together, of (figures,) each; an item's surprise is its largest."""
+    """All groups' losses together, of (figures,) each; an item's td_errors is its largest."""
     return Losses(
         total=torch.stack([loss.total for loss in losses]).sum(),
         figures=torch.stack([loss.figures for loss in losses]),
-        surprise=torch.stack([loss.surprise for loss in losses]).amax(0),
+        td_errors=torch.stack([loss.td_errors for loss in losses]).amax(0),
     )
 
 
@@ -106,11 +106,11 @@ class GradientStep(Generic[SampleT]):
             noise: (B, A, numbers) uniform by group.
 
         Returns:
-            Figures ``GROUP/NAME``, averaged over all ranks' samples, and the gradient's norm; and (B,) surprise.
+            Figures ``GROUP/NAME``, averaged over all ranks' samples, and the gradient's norm; and (B,) td_errors.
         """
         self.optimizer.zero()
         add = self._add_plainly if self._size is None else self._add_compiled
-        figures, surprise = add(sample, noise)
+        figures, td_errors = add(sample, noise)
         self.optimizer.tail.copy_(figures.flatten())
         self.optimizer.reduce()
         averages: dict[str, float] = {}
@@ -121,19 +121,19 @@ class GradientStep(Generic[SampleT]):
             for figure, value in zip(self._figures[1:], values, strict=True):
                 averages[f"{name}/{figure}"] = value / max(samples, 1.0)
         norm = self.optimizer.step(counts)
-        return {**averages, "gradient_norm": norm}, surprise
+        return {**averages, "gradient_norm": norm}, td_errors
 
     def _add_plainly(self, sample: SampleT, noise: Noise) -> tuple[Tensor, Tensor]:
         losses = self._losses(sample, noise)
         # Gradients into other networks on the way are left out: they are neither needed nor computed.
         losses.total.backward(inputs=self._parameters)
-        return losses.figures, losses.surprise
+        return losses.figures, losses.td_errors
 
     def _add_compiled(self, sample: SampleT, noise: Noise) -> tuple[Tensor, Tensor]:
         """The same in parts of one size, the last one filled up with items of no weight."""
         assert self._size is not None
         figures = torch.zeros_like(self.optimizer.tail)
-        surprise: list[Tensor] = [sample.weights[:0]]
+        td_errors: list[Tensor] = [sample.weights[:0]]
         count, whole = len(sample.weights), tensors_of((sample, dict(noise)))
         for start in range(0, count, self._size):
             rows = torch.arange(start, start + self._size, device=sample.weights.device)
@@ -142,10 +142,10 @@ class GradientStep(Generic[SampleT]):
             if self._compiled is None:
                 function = _Function(self._losses, self._networks, (sample, dict(noise)))
                 self._compiled = compiled_gradients(function, self._parameters)
-            sums, surprises = self._compiled(*tensors)
+            sums, chunk_td_errors = self._compiled(*tensors)
             figures += sums.flatten()
-            surprise.append(surprises[: count - start])
-        return figures, torch.cat(surprise)
+            td_errors.append(chunk_td_errors[: count - start])
+        return figures, torch.cat(td_errors)
 
 
 class _Function(nn.Module):
@@ -162,7 +162,7 @@ class _Function(nn.Module):
         *given, inside = tensors
         sample, noise = with_tensors(self._like, given)
         losses = self._losses(replace(sample, weights=sample.weights * inside), noise)
-        return losses.total, losses.figures, losses.surprise
+        return losses.total, losses.figures, losses.td_errors
 
 
 def tensors_of(value: Any) -> list[Tensor]:

@@ -112,11 +112,11 @@ class AdvantageEstimator(Saveable):
         self._normalize(estimates)
         return estimates
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The critics' recurrent states."""
         return dict(self._critic_states)
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         for name in self._critic_states:
             self._critic_states[name] = state[name].to(self._critic_states[name])

@@ -73,11 +73,11 @@ class PPOLoss(nn.Module):
     Args:
         actor: the group's actor, an nn.Module.
         critic: the group's critic, an nn.Module.
-        clip: PPO's ε.
+        clip_epsilon: PPO's ε.
         clip_value: whether values are clipped too.
         huber_delta: of the value loss, or None.
         value_coefficient: weight of the value loss.
-        entropy: weight of the entropy bonus.
+        entropy_coef: weight of the entropy bonus.
         sparse: compute only the rows that count; where most agents wait for their turn.
     """
 
@@ -86,21 +86,21 @@ class PPOLoss(nn.Module):
         actor: Actor,
         critic: Critic,
         *,
-        clip: float,
+        clip_epsilon: float,
         clip_value: bool,
         huber_delta: float | None,
         value_coefficient: float,
-        entropy: float,
+        entropy_coef: float,
         sparse: bool,
     ) -> None:
         super().__init__()
         self.actor = actor
         self.critic = critic
-        self._clip = clip
-        self._value_clip = clip if clip_value else None
+        self._clip_epsilon = clip_epsilon
+        self._value_clip = clip_epsilon if clip_value else None
         self._huber_delta = huber_delta
         self._value_coefficient = value_coefficient
-        self._entropy = entropy
+        self._entropy_coef = entropy_coef
         self._sparse = sparse
 
     def forward(self, rollout: Rollout, rows: Tensor | slice, inside: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,10 @@ class PPOLoss(nn.Module):
             critic_features = self.critic.torso.unroll(critic_features, take(rollout.critic_states)[0], first)
         distribution = self.actor.distribution(features, None if rollout.masks is None else take(rollout.masks))
         policy = ppo_policy_loss(
-            distribution.log_prob(take(rollout.actions)), take(rollout.log_probs), take(rollout.advantages), self._clip
+            distribution.log_prob(take(rollout.actions)),
+            take(rollout.log_probs),
+            take(rollout.advantages),
+            self._clip_epsilon,
         )
         value_loss = clipped_value_loss(
             self.critic.values(critic_features),
@@ -160,7 +163,7 @@ class PPOLoss(nn.Module):
             assert isinstance(distribution, MaskedCategorical)
             # Entropy and this are minus the divergence of the policy from the magnet.
             bonus = entropy + ((distribution.probs * take(rollout.magnet)).sum(-1) * weights).sum()
-        loss = policy_loss + self._value_coefficient * value_loss - self._entropy * bonus
+        loss = policy_loss + self._value_coefficient * value_loss - self._entropy_coef * bonus
         return loss, torch.stack(sums).detach()
 
 

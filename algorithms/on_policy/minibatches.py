@@ -8,7 +8,7 @@ from torch import Tensor
 from marl.streams import Stream
 
 
-def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: int, minibatches: int) -> Tensor:
+def assign(stream: Stream, draw: int, *, units: int, first_env: int, num_envs: int, minibatches: int) -> Tensor:
     """Says to which minibatch each unit of each copy belongs.
 
     A unit is one time step, or one chunk of them. Each copy deals its units out to the minibatches in random
@@ -19,7 +19,7 @@ def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: 
         stream: random numbers for this rank's copies.
         draw: number of this draw: a new one each pass.
         units: units of one copy, U.
-        first_copy: global index of this rank's first copy.
+        first_env: global index of this rank's first copy.
         num_envs: copies on this rank, E.
         minibatches: M.
 
@@ -28,5 +28,5 @@ def assign(stream: Stream, draw: int, *, units: int, first_copy: int, num_envs: 
     """
     order = stream.words(draw, units)[0].t().argsort(dim=0, stable=True)
     ranks = order.argsort(dim=0)
-    dealt = torch.arange(first_copy, first_copy + num_envs, device=ranks.device) * units
+    dealt = torch.arange(first_env, first_env + num_envs, device=ranks.device) * units
     return (ranks + dealt) % minibatches

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from marl.algorithms.on_policy.losses import PPOLoss, Rollout, TensorLoss
 from marl.algorithms.on_policy.minibatches import assign
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.core import Saveable, State
 from marl.learning.compilation import compiled_gradients
 from marl.streams import Stream
@@ -24,7 +24,7 @@ class RolloutPasses(Saveable):
 
     Args:
         losses: of each group.
-        placement: whose copies the rollouts are of.
+        context: whose copies the rollouts are of.
         minibatches: of a pass.
         chunk_length: steps that stay together, over which gradients flow back through a GRU; None for networks
             without memory, whose steps are dealt out one by one.
@@ -34,7 +34,7 @@ class RolloutPasses(Saveable):
     def __init__(
         self,
         losses: Mapping[str, PPOLoss],
-        placement: Placement,
+        context: RunContext,
         *,
         minibatches: int,
         chunk_length: int | None,
@@ -44,12 +44,10 @@ class RolloutPasses(Saveable):
         self._minibatches = minibatches
         self._recurrent = chunk_length is not None
         self._chunk_length = chunk_length or 1
-        self._first_copy = placement.first_copy
-        self._num_envs = placement.num_envs
-        self._device = placement.device
-        self._shuffle = Stream(
-            placement.seed, "minibatches", first_copy=placement.first_copy, num_copies=placement.num_envs
-        )
+        self._first_copy = context.first_env
+        self._num_envs = context.num_envs
+        self._device = context.device
+        self._shuffle = Stream(context.seed, "minibatches", first_env=context.first_env, num_copies=context.num_envs)
         self._compile = compile
         self._compiled: dict[str, Callable[..., Sequence[Tensor]]] = {}
         self._passes = 0
@@ -71,7 +69,7 @@ class RolloutPasses(Saveable):
             self._shuffle,
             self._passes,
             units=units,
-            first_copy=self._first_copy,
+            first_env=self._first_copy,
             num_envs=self._num_envs,
             minibatches=self._minibatches,
         ).flatten()

@@ -198,4 +198,4 @@ def td_losses(terms: TDTerms, batch: ValueBatch, *, n_step: int, huber_delta: fl
             errors = errors.amax(-1)
         if batch.ended is not None:
             errors = 0.9 * errors.amax(0) + 0.1 * errors.sum(0) / batch.learn.sum(0).clamp(min=1)
-    return Losses(total=loss, figures=figures, surprise=errors)
+    return Losses(total=loss, figures=figures, td_errors=errors)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from marl.algorithms.q_learning.networks import QNetwork, legal_values
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.counters import Counter
 from marl.learning.schedules import LinearSchedule
 from marl.networks.torso import prepare_input
@@ -69,11 +69,11 @@ class QPolicy(Policy):
         self.num_uniforms = 0 if greedy else 2
         self.extras = {}
 
-    def explore(self, placement: Placement) -> None:
+    def explore(self, context: RunContext) -> None:
         """Explores as the experiment's counter and the global numbers of copies say."""
-        self._counter = placement.counter
-        copies = torch.arange(placement.first_copy, placement.first_copy + placement.num_envs, device=placement.device)
-        self._exponents = 1.0 + self._exponent * copies.unsqueeze(1) / max(placement.total_envs - 1, 1)
+        self._counter = context.counter
+        copies = torch.arange(context.first_env, context.first_env + context.num_envs, device=context.device)
+        self._exponents = 1.0 + self._exponent * copies.unsqueeze(1) / max(context.total_envs - 1, 1)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """See Policy."""

@@ -80,7 +80,7 @@ class BatchedMPE(VectorEnvironment):
         self._stream = Stream(
             request.seed,
             f"environment/{request.purpose}",
-            first_copy=request.first_copy,
+            first_env=request.first_env,
             num_copies=request.num_envs,
             device=self._device,
         )
@@ -183,7 +183,7 @@ class BatchedMPE(VectorEnvironment):
         return self._current
 
     def current(self) -> TimeStep:
-        """The newest time step once more; after ``load_copies_state_dict``, the one that was saved."""
+        """The newest time step once more; after ``load_env_state_dict``, the one that was saved."""
         return self._current
 
     def _advance(self, *tensors: Tensor) -> None:
@@ -345,7 +345,7 @@ class BatchedMPE(VectorEnvironment):
         """Takes back the curriculum's stage."""
         self._stage = int(state["stage"])
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Everything about the copies, one row each."""
         state = {name: _rows_first(tensor) for name, tensor in self._state._asdict().items()}
         if self._in_step:
@@ -365,7 +365,7 @@ class BatchedMPE(VectorEnvironment):
         }
 
     @torch.no_grad()
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes back the rows of this rank's copies; raises KeyError or ValueError where they do not fit."""
         rows = {name: _copies_last(state[name]) for name in WorldState._fields}
         buffers = {

@@ -56,7 +56,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._stream = Stream(
             request.seed,
             f"environment/{request.purpose}",
-            first_copy=request.first_copy,
+            first_env=request.first_env,
             num_copies=request.num_envs,
             device=device,
         )
@@ -116,12 +116,12 @@ class GameTreeEnvironment(VectorEnvironment):
         return self._current
 
     def current(self) -> TimeStep:
-        """The newest time step once more; after ``load_copies_state_dict`` the saved one, but without ``final``."""
+        """The newest time step once more; after ``load_env_state_dict`` the saved one, but without ``final``."""
         if self._current is None:
             raise ValueError("there is no time step before reset")
         return self._current
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Where each copy is in the tree, what its players saw last, and what led there."""
         return {
             "step": self._step.clone(),
@@ -132,13 +132,13 @@ class GameTreeEnvironment(VectorEnvironment):
             "first": self._first.clone(),
         }
 
-    def load_copies_state_dict(self, state: State) -> None:
-        """Takes back what ``copies_state_dict`` gave.
+    def load_env_state_dict(self, state: State) -> None:
+        """Takes back what ``env_state_dict`` gave.
 
         Raises:
             ValueError: the rows are not those of E copies of this game.
         """
-        for name, mine in self.copies_state_dict().items():
+        for name, mine in self.env_state_dict().items():
             if name not in state or state[name].shape != mine.shape:
                 raise ValueError(f"the saved environment has no {name} of {tuple(mine.shape)}")
         if int(state["node"].max()) >= len(self._tree.mover):

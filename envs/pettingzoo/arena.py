@@ -32,7 +32,7 @@ class PettingZooArena(Arena):
 
     def __init__(self, make: Callable[[], Any], boards: int, *, sharing: Sharing = "spaces") -> None:
         self._boards = _SeededCopies(
-            lambda: unwatched(make()), EnvironmentRequest(num_envs=boards, sharing=sharing, with_state=False)
+            lambda: strip_wrappers(make()), EnvironmentRequest(num_envs=boards, sharing=sharing, with_state=False)
         )
 
     @property
@@ -85,7 +85,7 @@ class _SeededCopies(PettingZooVectorEnvironment):
         return self._seeds[copy] if copy < len(self._seeds) else 0
 
 
-def unwatched(environment: Any) -> Any:
+def strip_wrappers(environment: Any) -> Any:
     """The environment without PettingZoo's outer wrappers that only watch for misuse.
 
     They double the time of a turn, and who steps through an arena checks moves beforehand.

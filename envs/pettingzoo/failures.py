@@ -21,13 +21,13 @@ class Failures:
     Args:
         num_envs: number of copies, E.
         limit: how many in a row are borne; 0 to let the first exception pass through.
-        first_copy: global index of the first copy, for messages.
+        first_env: global index of the first copy, for messages.
     """
 
-    def __init__(self, num_envs: int, limit: int, first_copy: int = 0) -> None:
+    def __init__(self, num_envs: int, limit: int, first_env: int = 0) -> None:
         self._in_a_row = [0] * num_envs
         self._limit = limit
-        self._first_copy = first_copy
+        self._first_copy = first_env
         self._told = 0
 
     def note(self, copy: int, error: Exception) -> None:
@@ -57,7 +57,7 @@ class Failures:
         """An episode of the copy came to its own end."""
         self._in_a_row[copy] = 0
 
-    def until_it_works(self, copy: int, reset: Callable[[], Any]) -> Any:
+    def reset_with_retry(self, copy: int, reset: Callable[[], Any]) -> Any:
         """Calls the copy's reset, once more after an exception, and returns what it returns."""
         while True:
             try:

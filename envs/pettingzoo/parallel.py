@@ -200,7 +200,7 @@ class ParallelCopies(Copies):
 
     def _begin(self, copy: int) -> None:
         storage, environment = self._storage, self._environments[copy]
-        result = self._failures.until_it_works(copy, lambda: environment.reset(seed=self._next_seed(copy)))
+        result = self._failures.reset_with_retry(copy, lambda: environment.reset(seed=self._next_seed(copy)))
         if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Mapping) for part in result)):
             raise ApiError("reset returns observations and infos", copy=copy, detail=f"it returned {brief(result)}")
         observed, infos = result
@@ -254,7 +254,7 @@ class ParallelCopies(Copies):
             offset += size
         if self._state is not None:
             self._write_states(window)
-        storage.mend_masks()
+        storage.fill_masks()
         storage.check_finite()
 
     def _received(self, window: slice) -> NDArray[np.float32]:

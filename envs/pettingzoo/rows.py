@@ -28,11 +28,11 @@ class ApiError(InputError):
             f"the environment breaks a rule of PettingZoo ({rule}){f' at {where}' if where else ''}: {detail}"
         )
 
-    def counted_from(self, first_copy: int) -> ApiError:
-        """The same error with the copy's global index, on a rank whose copies begin at ``first_copy``."""
-        if self.copy is None or first_copy == 0:
+    def counted_from(self, first_env: int) -> ApiError:
+        """The same error with the copy's global index, on a rank whose copies begin at ``first_env``."""
+        if self.copy is None or first_env == 0:
             return self
-        return ApiError(self.rule, detail=self.detail, agent=self.agent, copy=first_copy + self.copy)
+        return ApiError(self.rule, detail=self.detail, agent=self.agent, copy=first_env + self.copy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

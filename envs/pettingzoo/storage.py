@@ -174,7 +174,7 @@ class Storage:
             ),
         )
 
-    def mend_masks(self) -> None:
+    def fill_masks(self) -> None:
         """Agents that need not act get full masks; those that must act and have no legal action are an error."""
         for index, group in enumerate(self.groups):
             if group.masks is None or group.final_masks is None:

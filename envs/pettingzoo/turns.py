@@ -75,7 +75,7 @@ class TurnCopies(Copies):
             group.rewards[window] = 0
 
     def _close(self) -> None:
-        self._storage.mend_masks()
+        self._storage.fill_masks()
         self._storage.check_finite()
 
     def _drop(self, copy: int, error: Exception) -> None:
@@ -194,7 +194,7 @@ class TurnCopies(Copies):
 
     def _begin(self, copy: int) -> None:
         environment, storage = self._environments[copy], self._storage
-        self._failures.until_it_works(copy, lambda: environment.reset(seed=self._next_seed(copy)))
+        self._failures.reset_with_retry(copy, lambda: environment.reset(seed=self._next_seed(copy)))
         present = set(environment.agents)
         self._storage.check_known(present, copy)
         if not present:

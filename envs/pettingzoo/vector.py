@@ -57,7 +57,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
     """
 
     not_reproduced: int
-    """Copies whose episode could not be replayed by ``load_copies_state_dict`` and was begun anew."""
+    """Copies whose episode could not be replayed by ``load_env_state_dict`` and was begun anew."""
 
     def __init__(self, make: MakeEnvironment, request: EnvironmentRequest, *, max_failures: int = 0) -> None:
         if request.num_envs < 1:
@@ -95,7 +95,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         # The probe is closed with the others: closing one pygame environment may stop pygame for all.
         self._environments = [*environments, probe]
         kind = TurnCopies if description.turn_based else ParallelCopies
-        failures = Failures(self.num_envs, max_failures, request.first_copy)
+        failures = Failures(self.num_envs, max_failures, request.first_env)
         self._copies: Copies = kind(environments, self._storage, description.state, self._next_seed, failures)
         self._episodes = np.full(self.num_envs, -1, dtype=np.int64)
         self._everyone = slice(0, self.num_envs)
@@ -109,7 +109,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         try:
             self._copies.reset(self._everyone)
         except ApiError as error:
-            raise error.counted_from(self._request.first_copy) from None
+            raise error.counted_from(self._request.first_env) from None
         self._history.restart(self._storage.first)
         return self._storage.timestep()
 
@@ -131,13 +131,13 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         try:
             self._copies.step(self._everyone, choices)
         except ApiError as error:
-            raise error.counted_from(self._request.first_copy) from None
+            raise error.counted_from(self._request.first_env) from None
         if self._storage.ended:
             self._history.restart(self._storage.first)
         return self._storage.timestep()
 
     def current(self) -> TimeStep:
-        """The newest time step once more; after ``load_copies_state_dict`` the saved one, but without ``final``."""
+        """The newest time step once more; after ``load_env_state_dict`` the saved one, but without ``final``."""
         if self._episodes[0] < 0:
             raise ValueError("there is no time step before reset")
         return self._storage.timestep()
@@ -156,7 +156,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         for environment in self._environments:
             environment.close()
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The copies by what made them: episode numbers, the actions since each reset, and a hash to check against.
 
         Returns:
@@ -176,7 +176,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
                 state[f"{field}.{group.spec.name}"] = getattr(group.step, field).clone()
         return state
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Resets every copy with its seed and replays its actions.
 
         A copy whose observations differ from the saved hash afterwards (its environment is not deterministic) begins
@@ -225,7 +225,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._episodes[copy] += 1
         request = self._request
         return derive_int(
-            request.seed, f"{request.purpose}/environment", request.first_copy + copy, int(self._episodes[copy])
+            request.seed, f"{request.purpose}/environment", request.first_env + copy, int(self._episodes[copy])
         )
 
     def _arrays(self, actions: Actions) -> list[Array]:

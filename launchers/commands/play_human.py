@@ -16,7 +16,7 @@ from marl.envs.preprocessing import preprocessed
 from marl.errors import InputError, nearest
 from marl.games.block import play_games
 from marl.games.game import Game, GameRules, PlayedGame
-from marl.games.player import Fault, Player, Turn
+from marl.games.player import Player, PlayerError, Turn
 from marl.games.players import PolicyPlayer
 from marl.games.sides import two_or_more_sides
 from marl.launchers.run.settings import read_env_kwargs
@@ -123,7 +123,7 @@ class _Person(Player):
             raise LeftError
         return line.strip()
 
-    def act(self, turn: Turn) -> list[Fault]:
+    def act(self, turn: Turn) -> list[PlayerError]:
         """See Player."""
         assert self._spec is not None
         seats = [(index, group, row) for index, group in enumerate(self._spec.groups) for row in range(group.size)]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 from marl.errors import InputError
-from marl.launchers.environment import LAST_WORD
+from marl.launchers.environment import COMPLETION_MARKER
 from marl.launchers.jobs.hosts import HOSTFILE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.jobs.notices import NoticeFilter
@@ -127,7 +127,7 @@ def run_job(
     scratch = Scratch(job)
     sys.stdout.flush()
     try:
-        variables = scratch.renew() | {JOB: job.mark, LAST_WORD: str(scratch.last_word)}
+        variables = scratch.renew() | {JOB: job.mark, COMPLETION_MARKER: str(scratch.last_word)}
         if hostfile is not None:
             scratch.hostfile.write_text(hostfile)
             variables[HOSTFILE] = str(scratch.hostfile)

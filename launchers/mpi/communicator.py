@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 _MOST_CORES: Final = 4096
-_LOOKS: Final = 20
-_NAP: Final = 1e-4
+SPINS: Final = 20
+POLL_SECONDS: Final = 1e-4
 """After so many looks for the others, seconds between two looks, where ranks share cores."""
 
 
@@ -93,8 +93,8 @@ class MPICommunicator(Communicator):
         looks = 0
         while not request.Test():
             looks += 1
-            if looks > _LOOKS:
-                time.sleep(_NAP)
+            if looks > SPINS:
+                time.sleep(POLL_SECONDS)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
         """Overwrites every rank's tensor, of any dtype, with the root's."""

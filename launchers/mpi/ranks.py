@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     pass
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import _FAULT_TOLERANCE, ElasticCommunicator
-from marl.launchers.mpi.shutdown import _Farewell, _say
+from marl.launchers.mpi.shutdown import CollectiveShutdown, _say
 
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
@@ -100,7 +100,7 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
         if _world_rank_from_environment() == 0:
             _say(f"marl: {error}\n")
         return 2
-    farewell = _Farewell(communicator) if isinstance(communicator, MPICommunicator) else None
+    farewell = CollectiveShutdown(communicator) if isinstance(communicator, MPICommunicator) else None
     if farewell is not None and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
         # The launcher's request to stop. Training replaces this with an agreed stop; the rest is interrupted.
         signal.signal(signal.SIGUSR1, _interrupt)

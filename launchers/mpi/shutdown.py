@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from marl.launchers.environment import LAST_WORD
+from marl.launchers.environment import COMPLETION_MARKER
 from marl.launchers.stopping import STOPPED
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-class _Farewell:
+class CollectiveShutdown:
     """How ranks end together, or end the job where they do not.
 
     A rank that fails cannot know whether the others fail too (wrong input fails everywhere) or wait for it in a
@@ -75,7 +75,7 @@ class _Farewell:
         def attempt() -> int:
             nonlocal code, first
             with communicator.noticing():
-                self._everybody_comes(None)
+                self.barrier_with_timeout(None)
                 seen = torch.tensor([first])
                 communicator.all_reduce(seen, "max")
                 if not seen:
@@ -87,7 +87,7 @@ class _Farewell:
 
         code = communicator.together(attempt)
         with contextlib.suppress(KeyError, OSError):  # nobody asked, or it is of another host
-            Path(os.environ[LAST_WORD]).touch()
+            Path(os.environ[COMPLETION_MARKER]).touch()
         if communicator.lost:
             # MPI_Finalize waits for the dead, now and then for ever.
             sys.stdout.flush()
@@ -100,7 +100,7 @@ class _Farewell:
         if rank == 0 and report:
             _say(report)
         patience = None if code == 0 else _PATIENCE.get(code, 1.0)
-        if not self._everybody_comes(patience):
+        if not self.barrier_with_timeout(patience):
             if not report:
                 _say(f"[rank {rank}] ended with exit code {code} while other ranks went on\n")
             elif rank != 0:
@@ -116,7 +116,8 @@ class _Farewell:
         self._comm.Allreduce(codes, highest, self._communicator.operations["max"])
         return int(highest[0])
 
-    def _everybody_comes(self, patience: float | None) -> bool:
+    def barrier_with_timeout(self, patience: float | None) -> bool:
+        """Waits until all ranks have come; False where some had not after so many seconds."""
         deadline = None if patience is None else time.monotonic() + patience
         try:
             request = self._comm.Ibarrier()

@@ -82,7 +82,7 @@ ALGORITHMS: Final[Mapping[str, Variant]] = {
     "qplex": _value_based("qplex"),
     "maddpg": _deterministic(True),
     "iddpg": _deterministic(False),
-    "matd3": _deterministic(True, critics=2, policy_delay=2, target_noise=0.2),
+    "matd3": _deterministic(True, num_critics=2, policy_delay=2, target_noise=0.2),
     "masac": Variant(module="marl.algorithms.masac", builder="MASAC", fixed={"centralized_critic": True}),
     "isac": Variant(module="marl.algorithms.masac", builder="MASAC", fixed={"centralized_critic": False}),
 }

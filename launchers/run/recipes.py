@@ -41,7 +41,7 @@ def q_spread(settings: Settings[Any]) -> Settings[Any]:
         "discount": 0.9,
         "learning_rate": 1e-3,
         "standardize_rewards": True,
-        "epsilon_steps": 100_000,
+        "epsilon_decay_steps": 100_000,
         "replay": replay,
     }
     return changed(settings, num_envs=16, algorithm=algorithm)
@@ -75,7 +75,7 @@ def _actor_critic_spread(settings: Settings[Any]) -> Settings[Any]:
         "discount": 0.9,
         "actor_learning_rate": 3e-3,
         "critic_learning_rate": 3e-3,
-        "current_others": True,
+        "resample_other_actions": True,
         "replay": replay,
     }
     return changed(settings, num_envs=32, algorithm=algorithm)
@@ -87,18 +87,18 @@ def ddpg_spread(settings: Settings[Any]) -> Settings[Any]:
     With continuous actions, seed 0: -57 after 200,000 steps at the defaults' noise of 0.1 and step size 1e-3, and
     hardly rising; -39.8 after 800,000 with these.
     """
-    noise = {"noise_deviation": 1.0, "final_noise_deviation": 0.2, "noise_steps": 400_000}
+    noise = {"exploration_noise": 1.0, "final_exploration_noise": 0.2, "noise_steps": 400_000}
     return changed(_actor_critic_spread(settings), algorithm=noise)
 
 
 def td3_spread(settings: Settings[Any]) -> Settings[Any]:
     """The same by MATD3, whose targets follow every second update only, and so in steps of twice the size."""
-    return changed(ddpg_spread(settings), algorithm={"target_rate": 0.02, "target_noise": 0.1})
+    return changed(ddpg_spread(settings), algorithm={"tau": 0.02, "target_noise": 0.1})
 
 
 def sac_spread(settings: Settings[Any]) -> Settings[Any]:
     """The same by MASAC, which explores by itself: larger steps, and targets that follow faster."""
-    return changed(_actor_critic_spread(settings), algorithm={"target_rate": 0.02})
+    return changed(_actor_critic_spread(settings), algorithm={"tau": 0.02})
 
 
 def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
@@ -114,7 +114,7 @@ def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
         "minibatches": 4,
         "learning_rate": 1e-3,
         "anneal_learning_rate": True,
-        "entropy": 0.25,
+        "entropy_coef": 0.25,
         "hidden_sizes": (128, 128),
     }
     return changed(settings, algorithm=algorithm, steps=3_400_000)
@@ -132,7 +132,7 @@ def ppo_connect_four(settings: Settings[Any]) -> Settings[Any]:
         "minibatches": 4,
         "learning_rate": 1e-3,
         "anneal_learning_rate": True,
-        "entropy": 0.25,
+        "entropy_coef": 0.25,
         "hidden_sizes": (128, 128),
         "convolutions": False,
     }
@@ -152,7 +152,7 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
         "minibatches": 4,
         "learning_rate": 1e-3,
         "anneal_learning_rate": True,
-        "entropy": 0.5,
+        "entropy_coef": 0.5,
         "magnet_updates": 8,
     }
     # What marl league has besides.

@@ -116,7 +116,7 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
     )
 
 
-def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
+def make_experiment_config(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
     """The experiment that the settings describe; InputError where it makes no sense."""
     require_positive(
         steps=settings.steps,
@@ -131,9 +131,9 @@ def experiment_of(algorithm: str, env: str, settings: Settings[Any]) -> Experime
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
     measure = None
     if settings.exploitability_every is not None:
-        from marl.envs.openspiel.exploitability import measure_of
+        from marl.envs.openspiel.exploitability import exploitability_measure
 
-        measure = measure_of(env, read_env_kwargs(settings.env_kwargs), settings.device)
+        measure = exploitability_measure(env, read_env_kwargs(settings.env_kwargs), settings.device)
     return ExperimentConfig(
         builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
         environment=environment_of(env, settings),

@@ -25,7 +25,7 @@ from marl.launchers.tournament.contestants import Entry
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.options import Options, _check
 from marl.launchers.tournament.results import results_json, tally
-from marl.launchers.tournament.runner import Hall
+from marl.launchers.tournament.runner import TournamentRunner
 
 
 def tournament(words: list[str]) -> int:
@@ -46,7 +46,7 @@ def _run(options: Options, entries: Sequence[Entry], communicator: Communicator)
     torch.set_num_threads(1)
     started = time.monotonic()
     saved = _saved(options, communicator)
-    hall = Hall.furnish(options, entries, saved)
+    hall = TournamentRunner.prepare(options, entries, saved)
     try:
         path = Path(str(from_root(communicator, lambda: str(_open(options, hall.config, saved)))))
         try:
@@ -89,7 +89,7 @@ def _open(options: Options, config: dict[str, Any], saved: dict[str, Any] | None
     return RunDirectory.create(path, config).path
 
 
-def _conclude(path: Path, hall: Hall, games: list[PlayedGame], seconds: float) -> None:
+def _conclude(path: Path, hall: TournamentRunner, games: list[PlayedGame], seconds: float) -> None:
     """Writes and prints what came out."""
     from marl.launchers.tournament.report import log_to_wandb, table_text, write_csv, write_html, write_picture
 

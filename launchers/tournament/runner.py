@@ -41,7 +41,7 @@ from marl.ratings.sprt import SPRTConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hall:
+class TournamentRunner:
     """A tournament ready to begin: boards, players, rules."""
 
     options: Options
@@ -54,7 +54,7 @@ class Hall:
     """What ``config.json`` holds: all that decides the results."""
 
     @classmethod
-    def furnish(cls, options: Options, entries: Sequence[Entry], saved: dict[str, Any] | None) -> Hall:
+    def prepare(cls, options: Options, entries: Sequence[Entry], saved: dict[str, Any] | None) -> TournamentRunner:
         """Loads the players and makes the boards.
 
         Raises:

@@ -101,7 +101,7 @@ class Snapshots:
         return snapshot
 
 
-class Survival:
+class ElasticTraining:
     """Trains, and goes on with those ranks that are left when some die.
 
     Args:

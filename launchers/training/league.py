@@ -13,7 +13,7 @@ from marl.core import Communicator
 from marl.errors import InputError
 from marl.launchers.console import require_positive
 from marl.launchers.run.saved_league import SNAPSHOTS
-from marl.launchers.run.settings import ConfigT, experiment_of
+from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Options
 from marl.league.experiment import LeagueConfig, LeagueExperiment
@@ -59,7 +59,7 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     itself, now its best response, now the average of all its best responses, which is what snapshots play."""
     save_steps: int = 20_000
     """Environment steps of a player between its snapshots."""
-    first_share: float = 0.0
+    first_snapshot_fraction: float = 0.0
     """Share of the main player's matches against its first snapshot, which acts almost at random."""
     measure_games: int | None = None
     """Games that each new snapshot plays against every earlier one; 100 with psro, else none, if not given."""
@@ -129,14 +129,14 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
     if not 0.0 < options.exploiter_win_rate <= 1.0:
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
-    if not 0.0 <= options.first_share <= 1.0:
-        raise InputError(f"--first-share lies between 0 and 1, unlike {options.first_share}")
+    if not 0.0 <= options.first_snapshot_fraction <= 1.0:
+        raise InputError(f"--first-snapshot-fraction lies between 0 and 1, unlike {options.first_snapshot_fraction}")
     psro = options.matchmaking in _META_STRATEGIES
     if psro and (options.main_exploiters or options.league_exploiters):
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
     if options.measure_games is not None and options.measure_games < int(psro):
         raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
-    experiment = experiment_of(algorithm, env, options)
+    experiment = make_experiment_config(algorithm, env, options)
     if options.matchmaking == "nfsp":
         if options.main_exploiters or options.league_exploiters:
             raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
@@ -185,7 +185,9 @@ def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
                 min_steps=options.save_steps,
                 max_steps=options.exploiter_max_steps,
             )
-    main: Role = SelfPlayer(matchmaking=rule, save_steps=options.save_steps, first_share=options.first_share)
+    main: Role = SelfPlayer(
+        matchmaking=rule, save_steps=options.save_steps, first_snapshot_fraction=options.first_snapshot_fraction
+    )
     if exploiters:
         main = MainPlayer(matchmaking=rule, save_steps=options.save_steps)
     return {"main": main, **exploiters}

@@ -12,7 +12,7 @@ from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.core import Communicator, Logger
 from marl.counters import Counter
 from marl.experiments.config import Result
-from marl.launchers.run.settings import ConfigT, Settings, experiment_of
+from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions
 
 
@@ -67,7 +67,7 @@ class Command:
     """Options, or a kind of them with more fields, generic in the algorithm's configuration."""
     build: Callable[[str, str, Any, Communicator, Path], Trainable]
     """From algorithm, environment, options, ranks and the run's directory to what is run."""
-    check: Callable[[str, str, Any], object] = experiment_of
+    check: Callable[[str, str, Any], object] = make_experiment_config
     """Refuses options that make no sense, before anything is started."""
     more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
     """What ``config.json`` holds besides the settings."""

@@ -64,7 +64,7 @@ def _steps_of_finished(run: RunDirectory) -> int:
         return -1
 
 
-class Books:
+class RunRecorder:
     """What the first rank writes: the run directory, which it holds, the journal, trackers and checkpoints.
 
     Where the first rank dies and others go on, the next one opens them; where it lives, they stay open.
@@ -148,7 +148,7 @@ class Books:
             resume = self._options.resume or again
             run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
             self._held.enter_context(run.locked())
-            self._held.callback(self._sweep)
+            self._held.callback(self.clean_up)
             if resume:
                 run.write_config(self._config)
         if self._watched:
@@ -163,7 +163,7 @@ class Books:
         """
         if self.checkpointer is not None:
             _finish_writing(self.checkpointer)
-        if self.run is not None and refused and (self._options.resume or not _withdraw(self.run)):
+        if self.run is not None and refused and (self._options.resume or not discard_empty_run(self.run)):
             _say_how_to_go_on(self.run, error)
 
     def close(self, code: int) -> None:
@@ -218,13 +218,13 @@ class Books:
             print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
         print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
 
-    def _sweep(self) -> None:
+    def clean_up(self) -> None:
         """Removes what ranks wrote down, unless it tells how they failed; the last that is done in the folder."""
         if self._code != 1:
             shutil.rmtree(rank_folder(self._path), ignore_errors=True)
 
 
-def _withdraw(run: RunDirectory) -> bool:
+def discard_empty_run(run: RunDirectory) -> bool:
     """Removes a run that was refused before it had anything to show, so that --out can be used again."""
     if list_checkpoints(run.checkpoints) or (run.metrics.exists() and run.metrics.stat().st_size):
         return False

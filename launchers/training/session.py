@@ -28,9 +28,9 @@ from marl.launchers.supervision.heartbeat import Heartbeat
 from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
-from marl.launchers.training.elastic import Survival
+from marl.launchers.training.elastic import ElasticTraining
 from marl.launchers.training.options import Command, Options, Trainable
-from marl.launchers.training.recorder import Books, check_directory
+from marl.launchers.training.recorder import RunRecorder, check_directory
 from marl.networks.torso import is_image
 from marl.replay import ReplayDataset
 
@@ -81,8 +81,8 @@ def run_training(
         path = Path(from_root(communicator, lambda: str(default_run_path(algorithm, env, options.seed))))
     title = f"{algorithm} on {env}, recipe {recipe}" if recipe else f"{algorithm} on {env}, no recipe (plain defaults)"
     with contextlib.ExitStack() as held:
-        books = Books(path, options, config, title, held, watched=in_job or options.watchdog > 0)
-        work = _Work(
+        books = RunRecorder(path, options, config, title, held, watched=in_job or options.watchdog > 0)
+        work = TrainingSession(
             build=lambda watched: command.build(algorithm, env, replace(options, device=str(device)), watched, path),
             options=options,
             device=device,
@@ -106,28 +106,28 @@ def run_training(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
+class TrainingSession:
     """A rank's part in training: parts are put together once, or again by those that are left when a rank dies."""
 
     build: Callable[[Communicator], Trainable]
     options: Options[Any]
     device: torch.device
     path: Path
-    books: Books
+    books: RunRecorder
     communicator: Communicator
     in_job: bool
 
     def survive(self) -> Result:
         """Trains, and goes on when ranks die."""
         assert isinstance(self.communicator, ElasticCommunicator)
-        survival = Survival(self.communicator, self.options.elastic_deadline, warn)
+        survival = ElasticTraining(self.communicator, self.options.elastic_deadline, warn)
         with StopRequest() as stop:
             return survival.together(lambda snapshot: self.train(snapshot, survival, stop))
 
     def train(
         self,
         snapshot: Checkpoint | None = None,
-        survival: Survival | None = None,
+        survival: ElasticTraining | None = None,
         stop: StopRequest | None = None,
     ) -> Result:
         """Puts the experiment together and trains.

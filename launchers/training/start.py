@@ -48,7 +48,9 @@ class JobOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Said(JobOptions):
+class LaunchOptions(JobOptions):
+    """What the process that starts ranks reads of their options."""
+
     seed: int = 0
     """For the name of the run directory; what it decides else, the ranks read themselves."""
 
@@ -75,7 +77,9 @@ def _start_listening(command: str, words: list[str]) -> int:
     if named and not is_help and world_size_from_environment() is None:
         algorithm, env, *rest = words
         find_algorithm(algorithm)
-        said: _Said = read_options(_Said, rest, program=f"marl {command} {algorithm} {env}", others=True)
+        said: LaunchOptions = read_options(
+            LaunchOptions, rest, program=f"marl {command} {algorithm} {env}", others=True
+        )
         said.check()
         if said.ranks is not None or said.max_restarts:
             return _supervise(command, algorithm, env, said, rest)
@@ -83,7 +87,7 @@ def _start_listening(command: str, words: list[str]) -> int:
     return here(words)
 
 
-def _supervise(command: str, algorithm: str, env: str, said: _Said, words: list[str]) -> int:
+def _supervise(command: str, algorithm: str, env: str, said: LaunchOptions, words: list[str]) -> int:
     supervisor = Supervisor(
         [command, algorithm, env, *_without(words, "--ranks", "--out", "--max-restarts", "--resume")],
         said.out or default_run_path(algorithm, env, said.seed),

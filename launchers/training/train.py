@@ -7,7 +7,7 @@ from typing import Any
 
 from marl.core import Communicator
 from marl.experiments.experiment import Experiment
-from marl.launchers.run.settings import experiment_of
+from marl.launchers.run.settings import make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Options
 
@@ -20,4 +20,4 @@ def train(words: list[str]) -> int:
 
 
 def _experiment(algorithm: str, env: str, options: Options[Any], communicator: Communicator, path: Path) -> Experiment:
-    return Experiment(experiment_of(algorithm, env, options), communicator)
+    return Experiment(make_experiment_config(algorithm, env, options), communicator)

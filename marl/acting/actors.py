@@ -24,7 +24,7 @@ class ActingNoise(Saveable):
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
         purpose: what the numbers are for.
-        first_copy: global index of this rank's first copy.
+        first_env: global index of this rank's first copy.
         device: where the numbers are wanted.
     """
 
@@ -36,12 +36,12 @@ class ActingNoise(Saveable):
         num_envs: int,
         seed: int,
         purpose: str,
-        first_copy: int,
+        first_env: int,
         device: torch.device | str,
     ) -> None:
         self._shapes = {name: (num_envs, group_sizes[name], count) for name, count in counts.items()}
         self._widths = [size * count for _, size, count in self._shapes.values()]
-        self._stream = Stream(seed, purpose, first_copy=first_copy, num_copies=num_envs, device=device)
+        self._stream = Stream(seed, purpose, first_env=first_env, num_copies=num_envs, device=device)
         self._noise: Tensor | None = None
         self._steps = 0
 
@@ -79,7 +79,7 @@ class PolicyActor(Actor):
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
         purpose: what the random numbers are for ("act", "evaluate", ...).
-        first_copy: global index of this rank's first copy.
+        first_env: global index of this rank's first copy.
         adder: where experience goes; None for evaluation.
         device: where the policies compute.
     """
@@ -92,7 +92,7 @@ class PolicyActor(Actor):
         num_envs: int,
         seed: int,
         purpose: str = "act",
-        first_copy: int = 0,
+        first_env: int = 0,
         adder: Adder | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -104,7 +104,7 @@ class PolicyActor(Actor):
             num_envs=num_envs,
             seed=seed,
             purpose=purpose,
-            first_copy=first_copy,
+            first_env=first_env,
             device=device,
         )
         self._states = {name: policy.initial_state(num_envs) for name, policy in self._policies.items()}
@@ -143,11 +143,11 @@ class PolicyActor(Actor):
         """See Saveable."""
         self._noise.load_state_dict(state)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Recurrent states, (E, A, H) a group."""
         return {name: state for name, state in self._states.items() if state is not None}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         for name, present in self._states.items():
             if present is not None:

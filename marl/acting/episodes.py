@@ -65,11 +65,11 @@ class EpisodeTracker(Saveable):
         self._lengths[over] = 0
         return ended
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Unfinished episodes' sums."""
         return {"returns": self._returns, "lengths": self._lengths}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         self._returns.copy_(state["returns"])
         self._lengths.copy_(state["lengths"])
@@ -113,10 +113,10 @@ class EpisodeStatistics(Saveable):
             metrics |= {f"episode_return/{agent}": value for agent, value in returns.items()}
         return int(count), metrics
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The sums of episodes that no row has told yet."""
         return {"sums": self._sums}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         self._sums.copy_(state["sums"])

@@ -83,7 +83,7 @@ def evaluate(
     rows: list[list[float]] = []
     if count:
         request = EnvironmentRequest(
-            num_envs=count, first_copy=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
+            num_envs=count, first_env=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
         )
         copies = environment(request)
         tracker = EpisodeTracker(copies.spec, count, device=device)
@@ -93,7 +93,7 @@ def evaluate(
             num_envs=count,
             seed=seed,
             purpose="evaluate",
-            first_copy=first,
+            first_env=first,
             device=device,
         )
         wanted = [len(range(first + copy, episodes, total)) for copy in range(count)]

@@ -17,14 +17,14 @@ class RandomActions:
     Args:
         spec: the environment's spec.
         num_envs: copies, E.
-        first_copy: global index of the first of them.
+        first_env: global index of the first of them.
         seed: of the actions.
     """
 
-    def __init__(self, spec: EnvironmentSpec, *, num_envs: int, first_copy: int = 0, seed: int = 0) -> None:
+    def __init__(self, spec: EnvironmentSpec, *, num_envs: int, first_env: int = 0, seed: int = 0) -> None:
         self._spec = spec
         self._streams = {
-            group.name: Stream(seed, f"random actions/{group.name}", first_copy=first_copy, num_copies=num_envs)
+            group.name: Stream(seed, f"random actions/{group.name}", first_env=first_env, num_copies=num_envs)
             for group in spec.groups
         }
         self.steps = 0

@@ -46,7 +46,7 @@ class ReplayAdder(Adder, Saveable):
     """What the adders of replay have in common.
 
     Checkpoints hold unfinished items only where they hold replay's records; otherwise these items are dropped and
-    a resumed run begins new ones. After ``load_copies_state_dict`` the next ``add_first`` is taken for the saved
+    a resumed run begins new ones. After ``load_env_state_dict`` the next ``add_first`` is taken for the saved
     environment's ``current`` time step, so that unfinished items go on.
     """
 

@@ -91,14 +91,14 @@ class SequenceAdder(ReplayAdder):
         arrays["learn"][copies] = arrays["valid"][copies] & (np.arange(items.length) >= items.burn_in)
         self._times[copies] = items.length - items.stride
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The sequences that are being made."""
         if not self._replay.saves:
             return {}
         state = {"records": self._staging.records, "times": self._times}
         return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes them back."""
         if not state:
             return

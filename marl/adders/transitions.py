@@ -155,7 +155,7 @@ class TransitionAdder(ReplayAdder):
         self._replay.append(window.staging.records)
         self._spare.append(window)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The items that are being made."""
         if not self._replay.saves:
             return {}
@@ -169,7 +169,7 @@ class TransitionAdder(ReplayAdder):
             state[f"{name}.running"] = np.stack([window.running[name] for window in windows], axis=1)
         return {name: torch.from_numpy(array) for name, array in state.items()}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes them back."""
         if not state:
             return

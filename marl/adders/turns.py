@@ -92,7 +92,7 @@ class TurnAdder(ReplayAdder):
         self._replay.append(self._done.records)
         self._see(seen)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The turns whose end has not come."""
         if not self._replay.saves:
             return {}
@@ -102,7 +102,7 @@ class TurnAdder(ReplayAdder):
             state[f"{name}.moves"] = torch.from_numpy(self._moves[name].copy())
         return state
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes them back."""
         if not state:
             return

@@ -8,11 +8,11 @@ from marl.core import Communicator
 from marl.distributed.communicators import DelegatingCommunicator
 
 
-class AgreeingCommunicator(DelegatingCommunicator):
+class StopVote(DelegatingCommunicator):
     """Another communicator's collectives, and one yes-or-no question that travels with gradients.
 
-    Whoever reduces gradients leaves one element of its buffer to the question (``board`` before the all-reduce,
-    ``alight`` after it; see ReplicatedAdam). So all ranks know at the same update whether any of them asked.
+    Whoever reduces gradients leaves one element of its buffer to the question (``cast`` before the all-reduce,
+    ``read`` after it; see ReplicatedAdam). So all ranks know at the same update whether any of them asked.
 
     Args:
         communicator: the ranks.
@@ -20,15 +20,15 @@ class AgreeingCommunicator(DelegatingCommunicator):
 
     def __init__(self, communicator: Communicator) -> None:
         super().__init__(communicator)
-        self.asks = False
+        self.requested = False
         """Whether this rank says yes; to be set before an update."""
-        self.agreed = False
+        self.passed = False
         """Whether any rank has said yes; the same on all ranks after an update."""
 
-    def board(self, seat: Tensor) -> None:
+    def cast(self, seat: Tensor) -> None:
         """Writes this rank's answer into an element that is about to be summed over ranks."""
-        seat.fill_(float(self.asks))
+        seat.fill_(float(self.requested))
 
-    def alight(self, seat: Tensor) -> None:
+    def read(self, seat: Tensor) -> None:
         """Reads the sum of all ranks' answers."""
-        self.agreed = self.agreed or bool(seat > 0)
+        self.passed = self.passed or bool(seat > 0)

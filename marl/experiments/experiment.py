@@ -15,7 +15,7 @@ from marl.acting.actors import PolicyActor
 from marl.acting.environment_loop import EnvironmentLoop
 from marl.acting.episodes import EpisodeStatistics, EpisodeTracker
 from marl.acting.evaluation import Evaluation, evaluate
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.checkpoints.state import flatten_state, unflatten_state
@@ -32,7 +32,7 @@ from marl.core import (
 )
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator, split
-from marl.distributed.stop_vote import AgreeingCommunicator
+from marl.distributed.stop_vote import StopVote
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Result
 from marl.experiments.loop import after, next_due
@@ -43,26 +43,26 @@ from marl.policy import Policy
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
 
-_QUESTION_STEPS: Final = 100
+_POLL_STEPS: Final = 100
 """Steps of every copy without an update after which ranks agree on stopping by a collective of its own."""
 
 
-ActorFactory = Callable[[EnvironmentSpec, Mapping[str, Policy], Placement, Adder], Actor]
+ActorFactory = Callable[[EnvironmentSpec, Mapping[str, Policy], RunContext, Adder], Actor]
 """From the spec, the exploring policies, where they run and where experience goes, to who acts."""
 
 
 def make_policy_actor(
-    spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement, adder: Adder
+    spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext, adder: Adder
 ) -> PolicyActor:
     """The policies act in all seats."""
     return PolicyActor(
         policies,
         {group.name: group.size for group in spec.groups},
-        num_envs=placement.num_envs,
-        seed=placement.seed,
-        first_copy=placement.first_copy,
+        num_envs=context.num_envs,
+        seed=context.seed,
+        first_env=context.first_env,
         adder=adder,
-        device=placement.device,
+        device=context.device,
     )
 
 
@@ -100,7 +100,7 @@ class Experiment:
         make_actor: ActorFactory = make_policy_actor,
     ) -> None:
         self.config = config
-        self.communicator = AgreeingCommunicator(SerialCommunicator() if communicator is None else communicator)
+        self.communicator = StopVote(SerialCommunicator() if communicator is None else communicator)
         if config.num_envs < self.communicator.size:
             raise InputError(
                 f"{self.communicator.size} ranks cannot share {config.num_envs} environment copies; "
@@ -109,12 +109,12 @@ class Experiment:
         builder = config.builder
         first, count = split(config.num_envs, self.communicator.size, self.communicator.rank)
         self.counter = Counter()
-        self.placement = Placement(
+        self.context = RunContext(
             communicator=self.communicator,
             seed=config.seed,
             num_envs=count,
             total_envs=config.num_envs,
-            first_copy=first,
+            first_env=first,
             total_steps=config.steps,
             counter=self.counter,
             device=config.device,
@@ -122,14 +122,14 @@ class Experiment:
         self.environment: VectorEnvironment = config.environment(
             EnvironmentRequest(
                 num_envs=count,
-                first_copy=first,
+                first_env=first,
                 seed=config.seed,
                 sharing=builder.sharing,
                 with_state=builder.with_state,
             )
         )
         self.spec = self.environment.spec
-        builder.check(self.spec, self.placement)
+        builder.check(self.spec, self.context)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_int(config.seed, "networks"))
             self.networks = builder.make_networks(self.spec)
@@ -140,10 +140,10 @@ class Experiment:
         self._next_measure: int | None = None
         self.measured: Metrics = {}
         """What was measured last; on rank 0."""
-        self.dataset = builder.make_dataset(self.spec, policies, self.placement)
-        self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.placement)
-        self.adder = builder.make_adder(self.spec, self.dataset, self.placement)
-        self.actor = make_actor(self.spec, policies, self.placement, self.adder)
+        self.dataset = builder.make_dataset(self.spec, policies, self.context)
+        self.learner = builder.make_learner(self.spec, self.networks, self.dataset, self.context)
+        self.adder = builder.make_adder(self.spec, self.dataset, self.context)
+        self.actor = make_actor(self.spec, policies, self.context, self.adder)
         self._tracker = EpisodeTracker(self.spec, count, device=config.device)
         self.statistics = EpisodeStatistics(self._tracker, count)
         self.loop = EnvironmentLoop(self.environment, self.actor, self.statistics)
@@ -179,19 +179,19 @@ class Experiment:
         next_save = next_due(counter.env_steps, config.checkpoint_every)
         next_evaluation = next_due(counter.env_steps, config.evaluate_every)
         next_row = after(counter.env_steps, config.row_every or 1)
-        next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
+        next_poll = counter.env_steps + _POLL_STEPS * config.num_envs
         usage = Usage(counter, communicator)
         at_boundary()
         # The last rollout is completed: what is half-gathered could be neither learned from nor saved.
-        while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not communicator.agreed:
+        while (counter.env_steps < config.steps or not self.dataset.at_boundary()) and not communicator.passed:
             metrics = self.advance(should_stop)
             if metrics is None:
-                if counter.env_steps >= next_question and self.dataset.at_boundary():
+                if counter.env_steps >= next_poll and self.dataset.at_boundary():
                     # While replay fills there are no gradients that the question could travel with.
-                    next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
-                    self.ask(should_stop())
+                    next_poll = counter.env_steps + _POLL_STEPS * config.num_envs
+                    self.poll_stop(should_stop())
                 continue
-            next_question = counter.env_steps + _QUESTION_STEPS * config.num_envs
+            next_poll = counter.env_steps + _POLL_STEPS * config.num_envs
             evaluates = next_evaluation is not None and counter.env_steps >= next_evaluation
             measures = self.measure_if_due()
             if evaluates or measures or counter.env_steps >= min(next_row, config.steps):
@@ -206,13 +206,13 @@ class Experiment:
                     if communicator.rank == 0:
                         row |= current.summary()
                 logger.write(row)
-            if next_save is not None and counter.env_steps >= next_save and not communicator.agreed:
+            if next_save is not None and counter.env_steps >= next_save and not communicator.passed:
                 next_save = next_due(counter.env_steps, config.checkpoint_every)
                 if saving:
                     self.save(checkpointer)
                     saved = counter.env_steps
             at_boundary()
-        stopped = communicator.agreed
+        stopped = communicator.passed
         if saving and saved != counter.env_steps:
             self.save(checkpointer)
         evaluation = self.evaluate() if config.evaluation_episodes and not stopped else None
@@ -245,13 +245,13 @@ class Experiment:
         """One step of every copy, and the updates that it allows; the last one's figures, None where there was none.
 
         Args:
-            should_stop: asked before every update; ``communicator.agreed`` tells whether any rank said yes.
+            should_stop: asked before every update; ``communicator.passed`` tells whether any rank said yes.
         """
         self.loop.step()
         self.counter.env_steps += self.config.num_envs
         metrics: Metrics | None = None
         while self.dataset.ready():
-            self.communicator.asks = should_stop()
+            self.communicator.requested = should_stop()
             metrics = self.learner.step()
             self.counter.updates += 1
             self.actor.update()
@@ -267,13 +267,13 @@ class Experiment:
         self.dataset.clear()
         self.counter.began = self.counter.env_steps
 
-    def ask(self, asks: bool) -> None:
-        """Agrees on stopping by a collective of its own; ``communicator.agreed`` tells what came of it."""
+    def poll_stop(self, requested: bool) -> None:
+        """Agrees on stopping by a collective of its own; ``communicator.passed`` tells what came of it."""
         seat = torch.empty(1)
-        self.communicator.asks = asks
-        self.communicator.board(seat)
+        self.communicator.requested = requested
+        self.communicator.cast(seat)
         self.communicator.all_reduce(seat)
-        self.communicator.alight(seat)
+        self.communicator.read(seat)
 
     def evaluate(self) -> Evaluation:
         """Greedy episodes of the policies as they are now."""
@@ -286,7 +286,7 @@ class Experiment:
             seed=self.config.seed,
             communicator=self.communicator,
             sharing=self.config.builder.sharing,
-            device=self.placement.device,
+            device=self.context.device,
             max_steps=self.config.evaluation_max_steps,
         )
 
@@ -317,7 +317,7 @@ class Experiment:
                 gathers them on rank 0, by default.
         """
         communicator = communicator or self.communicator
-        copies = {name: _gather(communicator, part.copies_state_dict()) for name, part in self._parts()}
+        copies = {name: _gather(communicator, part.env_state_dict()) for name, part in self._parts()}
         return {**{name: part.state_dict() for name, part in self._parts()}, "copies": copies}
 
     def restore(self, parts: Mapping[str, State], counts: Any) -> None:
@@ -330,10 +330,10 @@ class Experiment:
         copies = {len(tensor) for part in saved.values() for tensor in part.values()}
         if copies != {self.config.num_envs}:
             raise ValueError(f"it holds {max(copies, default=0)} environment copies, not {self.config.num_envs}")
-        rows = slice(self.placement.first_copy, self.placement.first_copy + self.placement.num_envs)
+        rows = slice(self.context.first_env, self.context.first_env + self.context.num_envs)
         for name, part in self._parts():
             part.load_state_dict(parts.get(name, {}))
-            part.load_copies_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
+            part.load_env_state_dict({key: value[rows] for key, value in saved.get(name, {}).items()})
         assert isinstance(counts, dict)
         self.counter.load_state_dict(counts)
         self.loop.begin(self.environment.current())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from marl.games.game import Arena, Ending, Forfeit, Game, GameRules, PlayedGame
-from marl.games.player import Fault, Player, Turn
+from marl.games.player import Player, PlayerError, Turn
 from marl.games.players import num_choices, write_random
 from marl.games.sides import Side
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
@@ -55,7 +55,7 @@ def play_games(
     Raises:
         ValueError: games without consecutive indices, or more of them than boards.
     """
-    return _Block(arena, sides, players, games, rules, purpose).play()
+    return GameBatch(arena, sides, players, games, rules, purpose).play()
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class _Ended:
     """By side."""
 
 
-class _Block:
+class GameBatch:
     """One block of games while it is played."""
 
     def __init__(
@@ -116,18 +116,19 @@ class _Block:
         self._ended: dict[int, _Ended] = {}
         needed = [seated.player.num_uniforms for seated in self._seated]
         self._uniforms = max(needed)
-        self._stream = Stream(rules.seed, f"{purpose}/decisions", first_copy=first, num_copies=count)
+        self._stream = Stream(rules.seed, f"{purpose}/decisions", first_env=first, num_copies=count)
         self._noise: Tensor | None = None
         self._choices = max(num_choices(group.action) for group in spec.groups)
         pairs = torch.tensor([game.pair for game in games])
         self._openings = torch.zeros(0)
         if rules.opening:
             low, high = int(pairs.min()), int(pairs.max())
-            stream = Stream(rules.seed, f"{purpose}/opening", first_copy=low, num_copies=high - low + 1)
+            stream = Stream(rules.seed, f"{purpose}/opening", first_env=low, num_copies=high - low + 1)
             drawn = stream.uniforms(0, len(columns) * self._choices, rows=rules.opening)
             self._openings = drawn.view(rules.opening, -1, len(columns), self._choices)[:, pairs - low]
 
     def play(self) -> list[PlayedGame]:
+        """Plays all games to their ends, and returns them in their order."""
         rules, arena, count = self._rules, self._arena, len(self._games)
         spec = arena.spec
         for seated in self._seated:
@@ -209,9 +210,9 @@ class _Block:
         assert self._noise is not None
         return self._noise[row].view(len(self._games), agents, self._uniforms)
 
-    def _illegal(self, turn: Turn, failed: set[int]) -> list[Fault]:
+    def _illegal(self, turn: Turn, failed: set[int]) -> list[PlayerError]:
         """Faults for actions that the rules do not allow, looked at before an environment sees them."""
-        faults: dict[int, Fault] = {}
+        faults: dict[int, PlayerError] = {}
         column = 0
         for index, group in enumerate(self._arena.spec.groups):
             stop = column + group.size
@@ -227,10 +228,10 @@ class _Block:
                 board = int(boards[place])
                 if board not in failed and board not in faults:
                     detail = f"{group.agents[rows[place]]} played {_show(chosen[place])}, which is not legal"
-                    faults[board] = Fault(board=board, kind="illegal", detail=detail)
+                    faults[board] = PlayerError(board=board, kind="illegal", detail=detail)
         return list(faults.values())
 
-    def _forfeit(self, seated: _Seated, fault: Fault, time: int) -> None:
+    def _forfeit(self, seated: _Seated, fault: PlayerError, time: int) -> None:
         ended = self._ended.setdefault(fault.board, _Ended(length=time, ending="forfeit"))
         forfeit = Forfeit(player=seated.name, kind=fault.kind, detail=fault.detail)
         for side, name in enumerate(self._games[fault.board].players):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from marl.errors import InputError
-from marl.games.player import FaultKind
+from marl.games.player import PlayerErrorKind
 from marl.specs import EnvironmentSpec
 from marl.types import Array, Integers, TimeStep
 
@@ -69,7 +69,7 @@ class Forfeit:
     """A player that forfeited a game, and why."""
 
     player: str
-    kind: FaultKind
+    kind: PlayerErrorKind
     detail: str
 
 

@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from marl.games.player import _PLAYERS_OWN, Fault, Player, Turn, _fault, time_limit
+from marl.games.player import _PLAYERS_OWN, Player, PlayerError, Turn, _fault, time_limit
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.types import Bools
 
@@ -27,7 +27,7 @@ class ObjectPlayer(Player):
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
         self._objects: list[Any] = []
-        self._begun: dict[int, Fault] = {}
+        self._begun: dict[int, PlayerError] = {}
 
     def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
         """See Player. A failure here is a forfeit at the first decision."""
@@ -49,9 +49,9 @@ class ObjectPlayer(Player):
                     self._objects.append(None)
                 self._begun[board] = _fault(board, error, 0.0)
 
-    def act(self, turn: Turn) -> list[Fault]:
+    def act(self, turn: Turn) -> list[PlayerError]:
         """See Player."""
-        faults: list[Fault] = []
+        faults: list[PlayerError] = []
         for board, must in zip(turn.boards.tolist(), turn.must_act, strict=True):
             if board in self._begun:
                 faults.append(self._begun[board])
@@ -62,7 +62,7 @@ class ObjectPlayer(Player):
                     break
         return faults
 
-    def _decide(self, turn: Turn, board: int, index: int, group: GroupSpec, row: int, agent: str) -> Fault | None:
+    def _decide(self, turn: Turn, board: int, index: int, group: GroupSpec, row: int, agent: str) -> PlayerError | None:
         step = turn.step.groups[group.name]
         observation = step.observations[board, row].numpy().copy()
         mask = None if step.action_masks is None else step.action_masks[board, row].numpy().copy()
@@ -76,6 +76,6 @@ class ObjectPlayer(Player):
         kinds = "fiu" if isinstance(group.action, ContinuousActions) else "iu"
         if action.shape != out.shape or action.dtype.kind not in kinds:
             detail = f"{agent} answered {' '.join(repr(answer).split())[:80]}, which is no action"
-            return Fault(board=board, kind="illegal", detail=detail)
+            return PlayerError(board=board, kind="illegal", detail=detail)
         turn.actions[index][board, row] = action
         return None

@@ -16,15 +16,15 @@ from torch import Tensor
 from marl.specs import EnvironmentSpec
 from marl.types import Array, Bools, Integers, TimeStep
 
-FaultKind = Literal["crash", "timeout", "illegal"]
+PlayerErrorKind = Literal["crash", "timeout", "illegal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
+class PlayerError:
     """Why a player forfeits a game."""
 
     board: int
-    kind: FaultKind
+    kind: PlayerErrorKind
     detail: str
 
 
@@ -66,7 +66,7 @@ class Player(ABC):
         """
 
     @abstractmethod
-    def act(self, turn: Turn) -> list[Fault]:
+    def act(self, turn: Turn) -> list[PlayerError]:
         """Decides, writes the actions into ``turn.actions``, and tells on which boards it failed to."""
 
 
@@ -97,11 +97,13 @@ def _time_up(number: int, frame: FrameType | None) -> None:
     raise TimeUp
 
 
-def _fault(board: int, error: BaseException, seconds: float) -> Fault:
+def _fault(board: int, error: BaseException, seconds: float) -> PlayerError:
     if isinstance(error, TimeUp):
-        return Fault(board=board, kind="timeout", detail=f"no decision within {seconds:g} s")
+        return PlayerError(board=board, kind="timeout", detail=f"no decision within {seconds:g} s")
     text = " ".join(str(error).split())[:200]
-    return Fault(board=board, kind="crash", detail=f"{type(error).__name__}: {text}" if text else type(error).__name__)
+    return PlayerError(
+        board=board, kind="crash", detail=f"{type(error).__name__}: {text}" if text else type(error).__name__
+    )
 
 
 _PLAYERS_OWN: Final = (Exception, SystemExit, TimeUp)

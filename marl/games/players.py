@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.games.player import _PLAYERS_OWN, Fault, Player, TimeUp, Turn, _fault, time_limit
+from marl.games.player import _PLAYERS_OWN, Player, PlayerError, TimeUp, Turn, _fault, time_limit
 from marl.policy import Policy
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 from marl.types import Array, Bools, GroupStep, Integers, TimeStep
@@ -73,7 +73,7 @@ class PolicyPlayer(Player):
                 )
         self._index = {group.name: index for index, group in enumerate(spec.groups)}
 
-    def act(self, turn: Turn) -> list[Fault]:
+    def act(self, turn: Turn) -> list[PlayerError]:
         """See Player. Where a whole forward pass fails, each board is tried alone, to find the guilty ones."""
         try:
             with time_limit(turn.move_seconds):
@@ -167,7 +167,7 @@ class RandomPlayer(Player):
         self._spec = spec
         self.num_uniforms = max(num_choices(group.action) for group in spec.groups)
 
-    def act(self, turn: Turn) -> list[Fault]:
+    def act(self, turn: Turn) -> list[PlayerError]:
         """See Player."""
         assert turn.uniforms is not None
         write_random(self._spec, turn, turn.uniforms)

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from marl.adders.trajectories import TrajectoryDataset
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.checkpoints.snapshots import SnapshotStore
@@ -248,7 +248,7 @@ class LeagueExperiment:
             player.close()
 
     def _actor_factory(self, name: str) -> Callable[..., Actor]:
-        def make(spec: EnvironmentSpec, policies: Mapping[str, Policy], placement: Placement, adder: Adder) -> Actor:
+        def make(spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext, adder: Adder) -> Actor:
             self._sides = Sides(spec, self.config.side_of)
             self._frozen = FrozenPolicies(self.config.experiment.builder, spec, self.league)
             swap_steps = self.config.swap_steps
@@ -257,10 +257,10 @@ class LeagueExperiment:
                 name,
                 self._frozen,
                 num_sides=len(self._sides),
-                num_envs=placement.num_envs,
-                first_copy=placement.first_copy,
-                seed=placement.seed,
-                swap_period=None if swap_steps is None else lambda: placement.counter.env_steps // swap_steps,
+                num_envs=context.num_envs,
+                first_env=context.first_env,
+                seed=context.seed,
+                swap_period=None if swap_steps is None else lambda: context.counter.env_steps // swap_steps,
             )
             self._opponents[name] = opponents
             return make_self_play_actor(
@@ -269,10 +269,10 @@ class LeagueExperiment:
                 adder,
                 self._sides,
                 opponents,
-                num_envs=placement.num_envs,
-                seed=placement.seed,
-                first_copy=placement.first_copy,
-                device=placement.device,
+                num_envs=context.num_envs,
+                seed=context.seed,
+                first_env=context.first_env,
+                device=context.device,
             )
 
         return make
@@ -293,7 +293,7 @@ class LeagueExperiment:
         before = self.counter.env_steps
         for name, player in self.players.items():
             metrics |= self._named(name, self._advance(player, should_stop))
-            stopped = stopped or player.communicator.agreed
+            stopped = stopped or player.communicator.passed
         self.counter.env_steps = sum(player.counter.env_steps for player in self.players.values())
         self.counter.updates += 1
         assert self.counter.env_steps > before
@@ -323,7 +323,7 @@ class LeagueExperiment:
             figures = player.advance(should_stop) or figures
         if figures is None:
             # While replay fills there are no gradients that the question could travel with.
-            player.ask(should_stop())
+            player.poll_stop(should_stop())
         return figures or {}
 
     def _take_snapshot(self, name: str) -> None:

@@ -64,7 +64,7 @@ class LeagueOpponents:
         policies: gives policies of snapshots.
         num_sides: S.
         num_envs: E, copies of this rank.
-        first_copy: global index of the first of them.
+        first_env: global index of the first of them.
         seed: the experiment's.
         swap_period: gives the number of the current period; None for new opponents every episode.
     """
@@ -77,7 +77,7 @@ class LeagueOpponents:
         *,
         num_sides: int,
         num_envs: int,
-        first_copy: int,
+        first_env: int,
         seed: int,
         swap_period: Callable[[], int] | None = None,
     ) -> None:
@@ -85,8 +85,8 @@ class LeagueOpponents:
         self._me = me
         self._row = league.payoffs.index(me)
         self._num_sides = num_sides
-        self._first_copy = first_copy
-        self._stream = Stream(seed, f"matchmaking/{me}", first_copy=first_copy, num_copies=num_envs)
+        self._first_copy = first_env
+        self._stream = Stream(seed, f"matchmaking/{me}", first_env=first_env, num_copies=num_envs)
         self._words: OrderedDict[int, Tensor] = OrderedDict()
         self._swap_period = swap_period
         self.policies = policies

@@ -14,7 +14,7 @@ from marl.ratings.nash import nash_averaging
 from marl.types import Floats
 
 
-class _GoesOn:
+class PeriodicSnapshots:
     """A role that leaves a snapshot every ``save_steps`` steps and never begins anew."""
 
     __slots__ = ()
@@ -32,14 +32,14 @@ class _GoesOn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SelfPlayer(_GoesOn):
+class SelfPlayer(PeriodicSnapshots):
     """Plays itself and its own past, as a matchmaking rule says; alone it makes plain self-play."""
 
     matchmaking: Matchmaking
     """Candidates are the own snapshots, oldest first, and last the player itself."""
     save_steps: int = 20_000
     """Environment steps between snapshots."""
-    first_share: float = 0.0
+    first_snapshot_fraction: float = 0.0
     """Share of matches against the first snapshot, which acts almost at random: it tries everything, so that what
     good players no longer do does not become unknown."""
 
@@ -47,11 +47,13 @@ class SelfPlayer(_GoesOn):
         """See Role."""
         past = league.past(me)
         rule = league.spread(me, self.matchmaking, [*past, me])
-        return (1.0 - self.first_share) * rule + self.first_share * league.spread(me, Latest(), past[:1])
+        return (1.0 - self.first_snapshot_fraction) * rule + self.first_snapshot_fraction * league.spread(
+            me, Latest(), past[:1]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MainPlayer(_GoesOn):
+class MainPlayer(PeriodicSnapshots):
     """AlphaStar's main agent (Vinyals et al. 2019, Methods): itself, everybody's past, and who beats it."""
 
     matchmaking: Matchmaking = field(default_factory=PFSP)
@@ -89,7 +91,7 @@ class Exploiter:
     """The player that it exploits; None for the whole league."""
     win_rate: float = 0.7
     """A snapshot is left when it scores this against all that it is to exploit."""
-    hopeless: float = 0.1
+    fallback_win_rate: float = 0.1
     """Score against the target's newest snapshot below which its past is played."""
     min_steps: int = 20_000
     """Environment steps before a snapshot at the earliest."""
@@ -104,7 +106,7 @@ class Exploiter:
             return league.spread(me, PFSP(), league.past())
         past = league.past(self.target)
         games, rates = league.record_against(me, past[-1:])
-        if games[0] >= self.min_games and rates[0] < self.hopeless:
+        if games[0] >= self.min_games and rates[0] < self.fallback_win_rate:
             return league.spread(me, PFSP(weighting="variance"), past)
         return league.spread(me, Latest(), past)
 

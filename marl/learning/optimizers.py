@@ -10,7 +10,7 @@ from torch.optim.adam import adam
 
 from marl.core import Communicator, Saveable, State
 from marl.distributed.flat_parameters import FlatParameters
-from marl.distributed.stop_vote import AgreeingCommunicator
+from marl.distributed.stop_vote import StopVote
 
 
 class ReplicatedAdam(Saveable):
@@ -40,7 +40,7 @@ class ReplicatedAdam(Saveable):
         bookkeeping: int,
     ) -> None:
         self._communicator = communicator
-        # The last element carries the question of an AgreeingCommunicator.
+        # The last element carries the question of an StopVote.
         self._flat = FlatParameters(segments, tail=bookkeeping + 1)
         self._tail, self._seat = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
         self._flat.broadcast(communicator)
@@ -71,12 +71,12 @@ class ReplicatedAdam(Saveable):
     def reduce(self) -> None:
         """Sums gradients and bookkeeping over ranks."""
         communicator = self._communicator
-        if not isinstance(communicator, AgreeingCommunicator):
+        if not isinstance(communicator, StopVote):
             self._flat.all_reduce(communicator)
             return
-        communicator.board(self._seat)
+        communicator.cast(self._seat)
         self._flat.all_reduce(communicator)
-        communicator.alight(self._seat)
+        communicator.read(self._seat)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Changes the step size."""

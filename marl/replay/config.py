@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.errors import InputError
 from marl.replay.datasets import ReplayDataset, SequenceDataset, TransitionDataset
 from marl.replay.items import Items, TransitionItems
@@ -34,39 +34,39 @@ class ReplayConfig:
     checkpoint: bool = False
     """Whether checkpoints hold the items, so that a resumed run need not gather them anew."""
 
-    def make_dataset(self, spec: EnvironmentSpec, items: Items, placement: Placement) -> ReplayDataset[Any]:
+    def make_dataset(self, spec: EnvironmentSpec, items: Items, context: RunContext) -> ReplayDataset[Any]:
         """Replay on this rank and its dataset: of transitions or of sequences, as ``items`` says.
 
         Raises:
             InputError: as ``Replay``, ``SamplesPerInsert`` and ``ReplayDataset``; or the experiment is too short for
                 learning to begin.
         """
-        self._check_length(items, placement)
+        self._check_length(items, context)
         replay = Replay(
             spec,
             items,
             capacity=self.capacity,
-            num_envs=placement.num_envs,
-            first_copy=placement.first_copy,
-            global_num_envs=placement.total_envs,
-            communicator=placement.communicator,
+            num_envs=context.num_envs,
+            first_env=context.first_env,
+            global_num_envs=context.total_envs,
+            communicator=context.communicator,
             save=self.checkpoint,
         )
         kind = TransitionDataset if isinstance(items, TransitionItems) else SequenceDataset
-        selector, limiter = self.make_selector(replay, seed=placement.seed), self.make_limiter(replay)
-        return kind(replay, selector, limiter, batch_size=self.batch_size, device=placement.device)
+        selector, limiter = self.make_selector(replay, seed=context.seed), self.make_limiter(replay)
+        return kind(replay, selector, limiter, batch_size=self.batch_size, device=context.device)
 
-    def _check_length(self, items: Items, placement: Placement) -> None:
+    def _check_length(self, items: Items, context: RunContext) -> None:
         """Refuses an experiment that ends before the first batch."""
         # Copies step together, so there may be a few steps more than asked for; an item of n steps takes n to finish.
-        rows = -(-placement.total_steps // placement.total_envs)
+        rows = -(-context.total_steps // context.total_envs)
         late = items.n_step - 1 if isinstance(items, TransitionItems) else 0
-        most = max(0, rows - late) * placement.total_envs
+        most = max(0, rows - late) * context.total_envs
         for name, needed in (("min-size", self.min_size), ("batch-size", self.batch_size)):
             if needed > most:
                 raise InputError(
                     f"learning would never begin: it waits for {needed:,} items of replay, but "
-                    f"{placement.total_steps:,} steps make {most:,} at most; raise --steps "
+                    f"{context.total_steps:,} steps make {most:,} at most; raise --steps "
                     f"or lower --algorithm.replay.{name}"
                 )
 

@@ -161,19 +161,19 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
             self._samples = int(state["samples"])
             self.selector.load_state_dict(_under("selector", state))
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Replay's records, and what the selector knows of them, if they are to be saved."""
         if not self.replay.saves:
             return {}
-        selector = self.selector.copies_state_dict()
-        return _dotted("replay", self.replay.copies_state_dict()) | _dotted("selector", selector)
+        selector = self.selector.env_state_dict()
+        return _dotted("replay", self.replay.env_state_dict()) | _dotted("selector", selector)
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes the records back; an empty dictionary leaves replay empty."""
         self.refills = not state
         if state:
-            self.replay.load_copies_state_dict(_under("replay", state))
-            self.selector.load_copies_state_dict(_under("selector", state))
+            self.replay.load_env_state_dict(_under("replay", state))
+            self.selector.load_env_state_dict(_under("selector", state))
 
 
 class TransitionDataset(ReplayDataset[Transitions]):

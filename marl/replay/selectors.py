@@ -193,7 +193,7 @@ class PrioritizedSelector(Selector):
         copies = np.minimum(np.searchsorted(ends, values, side="right"), np.flatnonzero(totals)[-1])
         values -= (ends - totals)[copies]
         positions = _mine(replay, copies)
-        copies = copies[positions] - replay.first_copy
+        copies = copies[positions] - replay.first_env
         leaves = self._sums.find(copies, np.maximum(values[positions], 0.0))
         oldest = replay.local_counts[copies] - np.minimum(replay.local_counts[copies], replay.rows)
         beta = config.beta + (config.final_beta - config.beta) * min(1.0, step / config.anneal_batches)
@@ -247,7 +247,7 @@ class PrioritizedSelector(Selector):
         """Takes it back."""
         self._new_priority = float(state["new_priority"])
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The copies' priorities, (E, rows) float64, and what is known of each."""
         return {
             "priorities": torch.from_numpy(self._sums.leaves.copy()),
@@ -255,7 +255,7 @@ class PrioritizedSelector(Selector):
             "largest": torch.from_numpy(self._largest.copy()),
         }
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """Takes them back."""
         leaves = state["priorities"].numpy()
         self._sums.set_all(leaves)
@@ -275,11 +275,11 @@ def _mine(replay: Replay, copies: Ints) -> Ints:
     """Positions in a global batch that belong to this rank's copies."""
     if replay.num_envs == replay.global_num_envs:
         return np.arange(len(copies))
-    return np.flatnonzero((copies >= replay.first_copy) & (copies < replay.first_copy + replay.num_envs))
+    return np.flatnonzero((copies >= replay.first_env) & (copies < replay.first_env + replay.num_envs))
 
 
 def _local(replay: Replay, copies: Ints, numbers: Ints) -> Selection:
     positions = _mine(replay, copies)
     return Selection(
-        copies=copies[positions] - replay.first_copy, numbers=numbers[positions], positions=positions, weights=None
+        copies=copies[positions] - replay.first_env, numbers=numbers[positions], positions=positions, weights=None
     )

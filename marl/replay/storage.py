@@ -28,7 +28,7 @@ class Replay(Saveable):
         items: what an item is.
         capacity: items over all copies and ranks; every copy gets an equal share, rounded down.
         num_envs: copies on this rank, E.
-        first_copy: global index of the first of them.
+        first_env: global index of the first of them.
         global_num_envs: copies on all ranks; the default is that this rank holds all.
         communicator: connects the ranks, all of which make their replay together; None for one rank.
         save: whether checkpoints hold the records.
@@ -45,7 +45,7 @@ class Replay(Saveable):
         *,
         capacity: int,
         num_envs: int,
-        first_copy: int = 0,
+        first_env: int = 0,
         global_num_envs: int | None = None,
         communicator: Communicator | None = None,
         save: bool = False,
@@ -61,7 +61,7 @@ class Replay(Saveable):
         if communicator is None and num_envs != self.global_num_envs:
             raise ValueError("copies on other ranks need a communicator")
         self.spec, self.items = spec, items
-        self.num_envs, self.first_copy = num_envs, first_copy
+        self.num_envs, self.first_env = num_envs, first_env
         self.layout = item_layout(spec, items)
         self.rows = capacity // self.global_num_envs
         self.capacity = self.rows * self.global_num_envs
@@ -154,7 +154,7 @@ class Replay(Saveable):
             self.counts.fill(self.local_counts[0])
         else:
             self.counts.fill(0)
-            self.counts[self.first_copy : self.first_copy + self.num_envs] = self.local_counts
+            self.counts[self.first_env : self.first_env + self.num_envs] = self.local_counts
             self._communicator.all_reduce(torch.from_numpy(self.counts))
         self._agreed = True
 
@@ -174,12 +174,12 @@ class Replay(Saveable):
         if self._communicator is None:
             return torch.from_numpy(of_copies)
         joined = torch.zeros((of_copies.shape[0], self.global_num_envs), dtype=torch.float64)
-        joined[:, self.first_copy : self.first_copy + self.num_envs] = torch.from_numpy(of_copies)
+        joined[:, self.first_env : self.first_env + self.num_envs] = torch.from_numpy(of_copies)
         # Zeros are all that is added to a figure, so the sum is exact whatever the number of ranks.
         self._communicator.all_reduce(joined)
         return joined
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """The records (E, filled rows, words), counts and rows (E,) int64, if they are to be saved."""
         if not self.saves:
             return {}
@@ -191,8 +191,8 @@ class Replay(Saveable):
             "rows": torch.full((self.num_envs,), self.rows),
         }
 
-    def load_copies_state_dict(self, state: State) -> None:
-        """Takes back what ``copies_state_dict`` gave; an empty dictionary leaves the replay empty."""
+    def load_env_state_dict(self, state: State) -> None:
+        """Takes back what ``env_state_dict`` gave; an empty dictionary leaves the replay empty."""
         if not state:
             return
         records, rows = state["records"], int(state["rows"][0])

@@ -116,21 +116,21 @@ class SelfPlayActor(Actor):
         self._learner.load_state_dict(_named("learner/", state))
         self._players.load_state_dict(_named("players/", state))
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Episode numbers, who sits where, recurrent states, and returns so far."""
         return {
             "episodes": self._episodes,
-            **{f"learner/{name}": tensor for name, tensor in self._learner.copies_state_dict().items()},
-            **{f"players/{name}": tensor for name, tensor in self._players.copies_state_dict().items()},
-            **{f"tracker/{name}": tensor for name, tensor in self._tracker.copies_state_dict().items()},
+            **{f"learner/{name}": tensor for name, tensor in self._learner.env_state_dict().items()},
+            **{f"players/{name}": tensor for name, tensor in self._players.env_state_dict().items()},
+            **{f"tracker/{name}": tensor for name, tensor in self._tracker.env_state_dict().items()},
         }
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         self._episodes = state["episodes"].clone()
-        self._learner.load_copies_state_dict(_named("learner/", state))
-        self._players.load_copies_state_dict(_named("players/", state))
-        self._tracker.load_copies_state_dict(_named("tracker/", state))
+        self._learner.load_env_state_dict(_named("learner/", state))
+        self._players.load_env_state_dict(_named("players/", state))
+        self._tracker.load_env_state_dict(_named("tracker/", state))
 
     def _seat(self, copies: Tensor) -> None:
         self._episodes[copies] += 1
@@ -150,7 +150,7 @@ def make_self_play_actor(
     *,
     num_envs: int,
     seed: int,
-    first_copy: int = 0,
+    first_env: int = 0,
     device: torch.device | str = "cpu",
     like: Policies | None = None,
 ) -> SelfPlayActor:
@@ -164,7 +164,7 @@ def make_self_play_actor(
         {group.name: group.size for group in spec.groups},
         num_envs=num_envs,
         seed=seed,
-        first_copy=first_copy,
+        first_env=first_env,
         adder=own_seats,
         device=device,
     )
@@ -176,7 +176,7 @@ def make_self_play_actor(
         num_envs=num_envs,
         seed=seed,
         purpose="opponents",
-        first_copy=first_copy,
+        first_env=first_env,
         device=device,
     )
     return SelfPlayActor(learner, own_seats, players, opponents, sides, EpisodeTracker(spec, num_envs))

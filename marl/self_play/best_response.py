@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.builders import Placement
+from marl.builders import RunContext
 from marl.core import Actor, Adder, Communicator
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
@@ -67,7 +67,7 @@ def learn_response(
         InputError: the algorithm cannot learn here, or its groups are not those of the policies.
     """
 
-    def make(spec: EnvironmentSpec, own: Mapping[str, Policy], placement: Placement, adder: Adder) -> Actor:
+    def make(spec: EnvironmentSpec, own: Mapping[str, Policy], context: RunContext, adder: Adder) -> Actor:
         if set(policies) != {group.name for group in spec.groups}:
             raise InputError("a best response shares policies among agents as the policies that it responds to")
         sides = Sides(spec, side_of)
@@ -77,10 +77,10 @@ def learn_response(
             adder,
             sides,
             FixedOpponents(policies, side, len(sides)),
-            num_envs=placement.num_envs,
-            seed=placement.seed,
-            first_copy=placement.first_copy,
-            device=placement.device,
+            num_envs=context.num_envs,
+            seed=context.seed,
+            first_env=context.first_env,
+            device=context.device,
             like=policies,
         )
 

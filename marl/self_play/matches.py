@@ -63,7 +63,7 @@ def play_games(
     first, count = split(total, communicator.size, communicator.rank)
     if count:
         request = EnvironmentRequest(
-            num_envs=count, first_copy=first, seed=seed, purpose=purpose, sharing=sharing, with_state=False
+            num_envs=count, first_env=first, seed=seed, purpose=purpose, sharing=sharing, with_state=False
         )
         copies = environment(request)
         sides = Sides(copies.spec, side_of)
@@ -76,7 +76,7 @@ def play_games(
             num_envs=count,
             seed=seed,
             purpose=purpose,
-            first_copy=first,
+            first_env=first,
             device=device,
         )
         done = torch.zeros(count, dtype=torch.int64)

@@ -27,7 +27,7 @@ class SeatedPlayers(Saveable):
         num_envs: E.
         seed: the experiment's.
         purpose: what the random numbers are for.
-        first_copy: global index of this rank's first copy.
+        first_env: global index of this rank's first copy.
         device: where policies compute.
 
     Attributes:
@@ -46,7 +46,7 @@ class SeatedPlayers(Saveable):
         num_envs: int,
         seed: int,
         purpose: str,
-        first_copy: int,
+        first_env: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self._spec = spec
@@ -60,7 +60,7 @@ class SeatedPlayers(Saveable):
             num_envs=num_envs,
             seed=seed,
             purpose=purpose,
-            first_copy=first_copy,
+            first_env=first_env,
             device=device,
         )
         self._states: dict[str, Tensor] = {}
@@ -109,11 +109,11 @@ class SeatedPlayers(Saveable):
         """See Saveable."""
         self._noise.load_state_dict(state)
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Who sits where, and recurrent states."""
         return {"players": self.players, **{f"state/{name}": state for name, state in self._states.items()}}
 
-    def load_copies_state_dict(self, state: State) -> None:
+    def load_env_state_dict(self, state: State) -> None:
         """See Saveable."""
         self.players = state["players"].clone()
         for name in self._states:

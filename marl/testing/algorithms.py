@@ -88,7 +88,7 @@ def fake_factory(spec: EnvironmentSpec) -> EnvironmentFactory:
         return FakeVectorEnvironment(
             wanted,
             num_envs=request.num_envs,
-            first_copy=request.first_copy,
+            first_env=request.first_env,
             seed=request.seed,
             purpose=request.purpose,
             death_rate=0.0 if spec.turn_based else 0.1,
@@ -216,7 +216,7 @@ def check_checkpoint(config: ExperimentConfig, updates: int, *, exactly: bool) -
         if part in ("dataset", "adder") and not exactly:
             continue
         _compare(one.state_dict(), other.state_dict(), rule)
-        _compare(one.copies_state_dict(), other.copies_state_dict(), rule)
+        _compare(one.env_state_dict(), other.env_state_dict(), rule)
     networks = config.builder.make_networks(saved.spec)
     config.builder.load_policies(networks, saved.learner.state_dict())
     policies = config.builder.make_policies(saved.spec, networks, evaluation=True)

@@ -101,7 +101,7 @@ def check_independence(factory: EnvironmentFactory, steps: int = 64, *, seed: in
     rule = "a copy does not depend on the copies beside it"
     whole = _rollout(factory, EnvironmentRequest(num_envs=4, seed=seed), steps, seed)
     halves = [
-        _rollout(factory, EnvironmentRequest(num_envs=2, first_copy=first, seed=seed), steps, seed) for first in (0, 2)
+        _rollout(factory, EnvironmentRequest(num_envs=2, first_env=first, seed=seed), steps, seed) for first in (0, 2)
     ]
     for step, (one, low, high) in enumerate(zip(whole, *halves, strict=True)):
         for name, tensor in one.items():
@@ -111,19 +111,19 @@ def check_independence(factory: EnvironmentFactory, steps: int = 64, *, seed: in
 
 
 def check_resume(factory: EnvironmentFactory, steps: int = 64, *, seed: int = 0) -> None:
-    """What ``copies_state_dict`` gave goes on alike in fresh environments, also with the rows spread otherwise.
+    """What ``env_state_dict`` gave goes on alike in fresh environments, also with the rows spread otherwise.
 
     Environments that save nothing are let pass: they cannot be resumed within an episode.
     """
     rule = "an environment that was saved and loaded goes on alike"
     original = factory(EnvironmentRequest(num_envs=4, seed=seed))
-    others = [factory(EnvironmentRequest(num_envs=2, first_copy=first, seed=seed)) for first in (0, 2)]
+    others = [factory(EnvironmentRequest(num_envs=2, first_env=first, seed=seed)) for first in (0, 2)]
     try:
         choose = RandomActions(original.spec, num_envs=4, seed=seed)
         timestep = original.reset()
         for _ in range(steps // 2):
             timestep = original.step(choose(timestep))
-        saved = original.copies_state_dict()
+        saved = original.env_state_dict()
         if not saved:
             return
         for name, tensor in saved.items():
@@ -131,9 +131,9 @@ def check_resume(factory: EnvironmentFactory, steps: int = 64, *, seed: int = 0)
         selectors = []
         resumed = []
         for index, other in enumerate(others):
-            other.load_copies_state_dict({name: tensor[2 * index : 2 * index + 2] for name, tensor in saved.items()})
+            other.load_env_state_dict({name: tensor[2 * index : 2 * index + 2] for name, tensor in saved.items()})
             resumed.append(other.current())
-            selector = RandomActions(original.spec, num_envs=2, first_copy=2 * index, seed=seed)
+            selector = RandomActions(original.spec, num_envs=2, first_env=2 * index, seed=seed)
             selector.steps = choose.steps
             selectors.append(selector)
         for step in range(steps - steps // 2 + 1):
@@ -157,7 +157,7 @@ def _rollout(
 ) -> list[dict[str, Tensor]]:
     environment = factory(request)
     try:
-        choose = RandomActions(environment.spec, num_envs=request.num_envs, first_copy=request.first_copy, seed=seed)
+        choose = RandomActions(environment.spec, num_envs=request.num_envs, first_env=request.first_env, seed=seed)
         timestep = environment.reset()
         rows = [tensors_of(timestep)]
         for _ in range(steps):

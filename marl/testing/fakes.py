@@ -24,7 +24,7 @@ class FakeVectorEnvironment(VectorEnvironment):
     Args:
         spec: what it looks like.
         num_envs: copies, E.
-        first_copy: global index of the first of them.
+        first_env: global index of the first of them.
         seed: of everything.
         purpose: part of the seed.
         episode_length: mean number of steps of an episode, unless everybody dies before.
@@ -39,7 +39,7 @@ class FakeVectorEnvironment(VectorEnvironment):
         spec: EnvironmentSpec,
         *,
         num_envs: int = 2,
-        first_copy: int = 0,
+        first_env: int = 0,
         seed: int = 0,
         purpose: str = "train",
         episode_length: int = 8,
@@ -51,7 +51,7 @@ class FakeVectorEnvironment(VectorEnvironment):
         self._death_rate = death_rate
 
         def stream(what: str) -> Stream:
-            return Stream(seed, f"{purpose}/fake/{what}", first_copy=first_copy, num_copies=num_envs)
+            return Stream(seed, f"{purpose}/fake/{what}", first_env=first_env, num_copies=num_envs)
 
         self._ends, self._lengths, self._states = stream("ends"), stream("lengths"), stream("states")
         self._first_states = stream("first states")
@@ -136,7 +136,7 @@ class FakeVectorEnvironment(VectorEnvironment):
             raise ValueError("reset must be called first")
         return self._timestep
 
-    def copies_state_dict(self) -> State:
+    def env_state_dict(self) -> State:
         """Everything, one row a copy."""
         timestep = self.current()
         state = {
@@ -154,8 +154,8 @@ class FakeVectorEnvironment(VectorEnvironment):
                     state[f"{field.name}.{name}"] = getattr(group, field.name).clone()
         return state
 
-    def load_copies_state_dict(self, state: State) -> None:
-        """Takes back what ``copies_state_dict`` gave."""
+    def load_env_state_dict(self, state: State) -> None:
+        """Takes back what ``env_state_dict`` gave."""
         self._clock = int(state["clock"][0])
         self._age, self._length, self._alive = (state[name].clone() for name in ("age", "length", "alive"))
         self._timestep = TimeStep(

@@ -44,7 +44,7 @@ from marl.errors import InputError
 from marl.replay import Priorities, ReplayConfig
 from marl.testing.algorithms import algorithm_specs, check_algorithm
 
-MATD3 = {"critics": 2, "policy_delay": 2, "target_noise": 0.2}
+MATD3 = {"num_critics": 2, "policy_delay": 2, "target_noise": 0.2}
 
 
 def experiment(environment, **settings):
@@ -105,7 +105,7 @@ def test_critics_value_each_agents_own_payoff():
 # --- learning to act ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, MATD3, {"current_others": True}])
+@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, MATD3, {"resample_other_actions": True}])
 def test_rational_prisoners_defect(settings):
     trained = experiment(vectorize(prisoners_dilemma), updates=300, **settings)
     assert greedy_return(trained).tolist() == [1.0, 1.0]
@@ -138,7 +138,7 @@ def test_the_linear_quadratic_task_is_solved_nearly_optimally(settings):
         hidden_sizes=(64, 64),
         actor_learning_rate=2e-3,
         critic_learning_rate=2e-3,
-        target_rate=0.02,
+        tau=0.02,
         **settings,
     )
     best = optimal_return(make_task(2, dimensions=1, horizon=10))
@@ -148,7 +148,7 @@ def test_the_linear_quadratic_task_is_solved_nearly_optimally(settings):
 
 def test_agents_that_see_what_the_others_do_now_agree_on_one_of_two_best_pairs():
     # Two best pairs pay 10 a step; against old actions, which are mixed, neither is better than the other.
-    trained = experiment(vectorize(lambda: penalty(k=0.0, steps=5)), updates=300, current_others=True)
+    trained = experiment(vectorize(lambda: penalty(k=0.0, steps=5)), updates=300, resample_other_actions=True)
     assert greedy_return(trained).sum().item() == 50.0
 
 
@@ -175,7 +175,7 @@ def test_with_one_legal_action_nothing_illegal_is_played_and_losses_are_finite(s
 
 
 def test_noise_is_annealed_and_absent_in_evaluation():
-    built = experiment(Aim, noise_deviation=0.4, final_noise_deviation=0.1, noise_steps=1000, random_start=False)
+    built = experiment(Aim, exploration_noise=0.4, final_exploration_noise=0.1, noise_steps=1000, random_warmup=False)
     policy, exploring = built.greedy["agent"], built.actor._policies["agent"]
     assert (policy.num_uniforms, exploring.num_uniforms) == (0, 2)
     one_more_update(built)
@@ -222,7 +222,7 @@ def test_actors_and_targets_move_every_other_update_with_a_delay_of_two():
 
 
 def test_targets_follow_by_polyak_averaging():
-    built = experiment(Aim, target_rate=0.25)
+    built = experiment(Aim, tau=0.25)
     built.loop.begin()
     before = {name: value.clone() for name, value in built.learner.state_dict().items()}
     one_more_update(built)
@@ -282,9 +282,9 @@ def test_prioritised_replay_hears_of_errors():
         (anything(agent("a", VECTOR, UNBOUNDED)), {}, "without bounds"),
         (Aim, {"policy_delay": 0}, "policy-delay must be at least 1"),
         (Aim, {"temperature": 0.0}, "temperature must be a number above 0"),
-        (Aim, {"critics": 0}, "critics must be at least 1"),
+        (Aim, {"num_critics": 0}, "critics must be at least 1"),
         (Aim, {"discount": 1.5}, "discount lies between"),
-        (Aim, {"target_rate": 0.0}, "target-rate must be a number above 0"),
+        (Aim, {"tau": 0.0}, "tau must be a number above 0"),
         (Aim, {"target_noise": -1.0}, "target-noise must be at least 0"),
         (Aim, {"actor_learning_rate": 0.0}, "actor-learning-rate must be a number above 0"),
         (Aim, {"noise": "ornstein-uhlenbeck", "noise_theta": 0.0}, "theta"),

@@ -216,7 +216,7 @@ def test_memory_reaches_back_beyond_chunks_and_rollouts():
 
 
 def test_continuous_actions_come_close_to_what_is_shown():
-    trained = experiment(Aim, updates=40, entropy=0.0, **LEARN)
+    trained = experiment(Aim, updates=40, entropy_coef=0.0, **LEARN)
     assert greedy_return(trained).min() > -0.05
 
 

@@ -70,7 +70,7 @@ def test_the_policy_of_one_step_is_the_softmax_of_its_payoffs():
         updates=600,
         initial_temperature=1.0,
         adapt_temperature=False,
-        current_others=True,
+        resample_other_actions=True,
     )
     networks = trained.networks["agent"]
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_the_policy_of_one_step_is_the_softmax_of_its_payoffs():
 # --- learning to act ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, {"current_others": True}])
+@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, {"resample_other_actions": True}])
 def test_rational_prisoners_defect(settings):
     trained = experiment(vectorize(prisoners_dilemma), updates=200, **settings)
     assert greedy_return(trained).tolist() == [1.0, 1.0]
@@ -104,7 +104,7 @@ def test_continuous_actions_come_close_to_what_is_shown(settings):
 
 def test_agents_that_see_what_the_others_do_now_agree_on_one_of_two_best_pairs():
     trained = experiment(
-        vectorize(lambda: penalty(k=0.0, steps=5)), updates=400, current_others=True, target_entropy_share=0.1
+        vectorize(lambda: penalty(k=0.0, steps=5)), updates=400, resample_other_actions=True, target_entropy_share=0.1
     )
     assert greedy_return(trained).sum().item() == 50.0
 
@@ -119,7 +119,7 @@ def test_the_linear_quadratic_task_is_solved_nearly_optimally():
         hidden_sizes=(64, 64),
         actor_learning_rate=2e-3,
         critic_learning_rate=2e-3,
-        target_rate=0.02,
+        tau=0.02,
         target_entropy=-2.0,
     )
     best = optimal_return(make_task(2, dimensions=1, horizon=10))
@@ -153,7 +153,7 @@ def test_a_fixed_temperature_stays():
     assert one_more_update(built)["agent/temperature"] == pytest.approx(1e-3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, {"current_others": True}])
+@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False}, {"resample_other_actions": True}])
 def test_with_one_legal_action_nothing_illegal_is_played_and_losses_are_finite(settings):
     # The environment itself fails at an illegal move.
     trained = experiment(OneLegalAction, updates=30, **settings)
@@ -182,7 +182,7 @@ def test_one_update_moves_parameters_and_keeps_them_finite(spec, settings):
             assert any(not torch.equal(after[key], before[key]) for key in names), (name, part)
 
 
-@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False, "current_others": True, **COLD}])
+@pytest.mark.parametrize("settings", [{}, {"centralized_critic": False, "resample_other_actions": True, **COLD}])
 def test_it_keeps_what_all_algorithms_promise(settings):
     replay = ReplayConfig(capacity=200, batch_size=16, samples_per_insert=4.0, min_size=20, checkpoint=True)
     specs = algorithm_specs()

@@ -31,8 +31,8 @@ GAMMA = 0.8
 MIXERS = ("none", "vdn", "qmix", "qplex")
 SPECS = algorithm_specs()
 REPLAY = {"capacity": 2000, "batch_size": 64, "samples_per_insert": 16.0, "min_size": 64}
-QUICK = {"hidden_sizes": (32,), "learning_rate": 5e-3, "discount": GAMMA, "target_rate": 0.1}
-UNIFORM = {"epsilon_final": 1.0, "epsilon_steps": 0}
+QUICK = {"hidden_sizes": (32,), "learning_rate": 5e-3, "discount": GAMMA, "tau": 0.1}
+UNIFORM = {"epsilon_end": 1.0, "epsilon_decay_steps": 0}
 
 
 def experiment(environment, *, steps: int, num_envs: int = 8, seed: int = 0, replay=None, **settings) -> Experiment:
@@ -73,7 +73,7 @@ def unit(index: int, size: int, agents: int) -> Tensor:
 
 
 def test_epsilon_falls_with_the_environment_steps_of_all_copies_and_differs_between_copies():
-    built = experiment(Terminates, steps=0, num_envs=4, epsilon_steps=100, epsilon_final=0.1, epsilon_exponent=3.0)
+    built = experiment(Terminates, steps=0, num_envs=4, epsilon_decay_steps=100, epsilon_end=0.1, epsilon_exponent=3.0)
     policy = built.actor._policies["agent"]
     built.counter.env_steps = 50
     expected = 0.55 ** (1.0 + 3.0 * torch.arange(4) / 3.0)
@@ -108,7 +108,7 @@ def test_teams_learn_the_sum_of_rewards(mixer, worth):
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_a_truncated_step_is_bootstrapped(recurrent, n_step):
-    settings = {"recurrent": recurrent, "sequence_length": 3, "n_step": n_step, "target_rate": 0.2}
+    settings = {"recurrent": recurrent, "sequence_length": 3, "n_step": n_step, "tau": 0.2}
     built = experiment(Truncates, steps=1600, mixer="none", team_reward=False, **settings)
     expected = 1.0 / (1.0 - GAMMA)
     if recurrent:
@@ -136,7 +136,7 @@ def test_an_agents_own_value_ends_with_its_life():
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_teams_value_goes_on_after_a_death(mixer):
     """agent_0 dies for a bonus of its team; what it gives up is its own future, which a mixer leaves out."""
-    built = experiment(Sacrifice, steps=4000, mixer=mixer, discount=0.9, epsilon_steps=2000)
+    built = experiment(Sacrifice, steps=4000, mixer=mixer, discount=0.9, epsilon_decay_steps=2000)
     assert greedy_return(built) == pytest.approx(1.0 + 7 * Sacrifice.bonus)
 
 
@@ -167,7 +167,7 @@ def test_credit_reaches_the_step_that_earned_it(mixer):
     [
         {"dueling": True},
         {"double": False},
-        {"target_rate": 1.0, "target_period": 20},
+        {"tau": 1.0, "target_period": 20},
         {"n_step": 2},
         {"huber_delta": 1.0},
         {"sharing": "none"},
@@ -182,7 +182,7 @@ def test_every_setting_learns(settings):
 
 @pytest.mark.parametrize("mixer", ["none", "vdn"])
 def test_memory_solves_what_cannot_be_solved_without(mixer):
-    settings = {"mixer": mixer, "team_reward": mixer != "none", "epsilon_steps": 4000, "learning_rate": 1e-2}
+    settings = {"mixer": mixer, "team_reward": mixer != "none", "epsilon_decay_steps": 4000, "learning_rate": 1e-2}
     replay = {"batch_size": 64, "samples_per_insert": 16.0, "min_size": 32}
     trained = experiment(
         Remember, steps=8000, num_envs=16, recurrent=True, sequence_length=4, replay=replay, **settings
@@ -195,7 +195,7 @@ def test_hard_targets_are_copied_and_soft_ones_follow():
         return built.learner._targets.state_dict(), built.networks.state_dict()
 
     for rate, same in ((1.0, True), (0.1, False)):
-        built = experiment(Terminates, steps=200, mixer="qmix", target_rate=rate)
+        built = experiment(Terminates, steps=200, mixer="qmix", tau=rate)
         found, wanted = targets(built)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted) == same
     # With a period longer than the run they stay where they began.
@@ -207,7 +207,7 @@ def test_hard_targets_are_copied_and_soft_ones_follow():
 # --- games with known answers ------------------------------------------------------------------------------
 
 GAME = {"replay": {"capacity": 4000, "samples_per_insert": 20.0, "min_size": 200}, "learning_rate": 1e-2}
-GAME |= {"hidden_sizes": (32,), "target_rate": 0.05}
+GAME |= {"hidden_sizes": (32,), "tau": 0.05}
 
 
 def play(game, mixer, seed, *, steps=1600, **settings) -> float:
@@ -244,7 +244,7 @@ def test_the_game_that_is_not_monotonic_with_every_seed(seed):
     assert play(matrix_games.qtran, "qplex", seed, **UNIFORM) == 8.0
 
 
-ANNEALED = {"discount": 0.0, "epsilon_steps": 6000, "epsilon_final": 0.02, "learning_rate": 2e-3}
+ANNEALED = {"discount": 0.0, "epsilon_decay_steps": 6000, "epsilon_end": 0.02, "learning_rate": 2e-3}
 ANNEALED |= {"replay": {"capacity": 1000, "samples_per_insert": 16.0, "min_size": 200}, "hidden_sizes": (64, 64)}
 
 
@@ -317,9 +317,9 @@ def test_all_promises_are_kept_with_other_settings(settings, exactly):
         ({"mixer": "vdn", "team_reward": False}, "cannot learn from individual rewards"),
         ({"mixer": "qmix", "team_reward": False}, "cannot learn from individual rewards"),
         ({"discount": 1.5}, "--algorithm.discount lies between 0 and 1"),
-        ({"target_rate": 0.0}, "--algorithm.target-rate"),
+        ({"tau": 0.0}, "--algorithm.tau"),
         ({"n_step": 0}, "--algorithm.n-step must be at least 1"),
-        ({"epsilon_steps": -1}, "--algorithm.epsilon-steps"),
+        ({"epsilon_decay_steps": -1}, "--algorithm.epsilon-decay-steps"),
         ({"standardize_rewards": True, "n_step": 2}, "use --algorithm.n-step 1"),
         ({"learning_rate": -1.0}, "--algorithm.learning-rate"),
         ({"max_gradient_norm": math.nan}, "--algorithm.max-gradient-norm"),

@@ -28,7 +28,7 @@ from marl.experiments.experiment import Experiment
 from marl.experiments.usage import MACHINE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
-from marl.launchers.run.settings import Backend, Settings, experiment_of
+from marl.launchers.run.settings import Backend, Settings, make_experiment_config
 from marl.replay import Priorities, ReplayConfig
 
 COPIES = 4
@@ -70,7 +70,7 @@ class Case:
         default = variant.default_config()
         replays = hasattr(default, "replay")
         quick = {"replay": REPLAY} if replays else _ON_POLICY
-        quick = quick | ({"epsilon_steps": 100} if hasattr(default, "epsilon_steps") else {})
+        quick = quick | ({"epsilon_decay_steps": 100} if hasattr(default, "epsilon_decay_steps") else {})
         kwargs = {"N": 2, "max_cycles": 7, "continuous_actions": self.algorithm in CONTINUOUS}
         settings = Settings(
             algorithm=replace(default, hidden_sizes=(8,), **quick | self.settings),
@@ -83,7 +83,7 @@ class Case:
             checkpoint_every=None,
             row_every=5 * COPIES,
         )
-        return Experiment(experiment_of(self.algorithm, self.env, settings), communicator)
+        return Experiment(make_experiment_config(self.algorithm, self.env, settings), communicator)
 
 
 def cases() -> list[Case]:

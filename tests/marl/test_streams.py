@@ -46,7 +46,7 @@ def test_ranks_together_draw_what_one_rank_draws(copies, count, step, rows, data
     split = data.draw(st.integers(0, copies))
     whole = Stream(3, "actor", num_copies=copies)
     left = Stream(3, "actor", num_copies=split)
-    right = Stream(3, "actor", first_copy=split, num_copies=copies - split)
+    right = Stream(3, "actor", first_env=split, num_copies=copies - split)
     for draw in ("words", "uniforms", "normals"):
         together = torch.cat([getattr(part, draw)(step, count, rows=rows) for part in (left, right)], dim=1)
         assert torch.equal(getattr(whole, draw)(step, count, rows=rows), together)
@@ -107,7 +107,7 @@ def test_normal_numbers_have_the_normal_moments():
 
 
 def test_a_rank_without_copies_draws_nothing():
-    stream = Stream(0, "noise", first_copy=4, num_copies=0)
+    stream = Stream(0, "noise", first_env=4, num_copies=0)
     assert stream.uniforms(0, 5, rows=2).shape == (2, 0, 5)
     assert stream.normals(0, 5).shape == (1, 0, 5)
 

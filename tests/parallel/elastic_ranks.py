@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from probes import DelayedCredit
 
@@ -23,7 +23,7 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator
 from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.training.elastic import Survival
+from marl.launchers.training.elastic import ElasticTraining
 
 UPDATES = 12
 CONFIG = ExperimentConfig(
@@ -41,7 +41,7 @@ def main(communicator: Communicator) -> int:
     assert isinstance(communicator, ElasticCommunicator)
     me = communicator.rank
     # A snapshot after every update, whatever it costs.
-    survival = Survival(communicator, 60, lambda line: print(line, flush=True), share=1e9)  # noqa: T201
+    survival = ElasticTraining(communicator, 60, lambda line: print(line, flush=True), share=1e9)  # noqa: T201
     gather = communicator.gather_rows_everywhere
 
     def die() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from mappo_ranks import TURNS, Rows
 from probes import anything
@@ -53,7 +53,9 @@ def make(scenario: str, communicator: Communicator, directory: Path) -> LeagueEx
     if "from_replay" in settings:
         # A round is of 32 steps, not of one rollout.
         rounds *= 4
-        q_learner = QMIXConfig(mixer="none", team_reward=False, hidden_sizes=(16,), replay=QUICK, epsilon_steps=200)
+        q_learner = QMIXConfig(
+            mixer="none", team_reward=False, hidden_sizes=(16,), replay=QUICK, epsilon_decay_steps=200
+        )
         builder = QMIX(config=q_learner)
     else:
         chosen = {"centralized_critic": False, "hidden_sizes": (16,), "rollout_length": LENGTH, "epochs": 2, **settings}

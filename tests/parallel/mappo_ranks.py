@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from probes import Anything, DelayedCredit, Remember, anything
 
@@ -42,7 +42,7 @@ class MostlySilent(Anything):
     )
 
     def __init__(self, request: EnvironmentRequest) -> None:
-        self._speaks = torch.arange(request.first_copy, request.first_copy + request.num_envs) == 0
+        self._speaks = torch.arange(request.first_env, request.first_env + request.num_envs) == 0
         super().__init__(request)
 
     def acting(self) -> Tensor:

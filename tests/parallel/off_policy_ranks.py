@@ -44,7 +44,7 @@ class OneEnds(MostlySilent):
 
 
 def q_learner(**settings: Any) -> QMIX:
-    return QMIX(config=QMIXConfig(**{**QUICK, "replay": REPLAY, "epsilon_steps": 100, **settings}))
+    return QMIX(config=QMIXConfig(**{**QUICK, "replay": REPLAY, "epsilon_decay_steps": 100, **settings}))
 
 
 SCENARIOS: dict[str, tuple[EnvironmentFactory, Builder[Any], int]] = {

@@ -1,0 +1,367 @@
+"""Self-play: who sits where and for how long, whose experience counts, and that games do not depend on ranks."""
+
+import dataclasses
+
+import pytest
+import torch
+from probes import anything
+
+from marl.acting.actors import PolicyActor
+from marl.acting.episodes import EpisodeTracker
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.core import Adder, EnvironmentRequest
+from marl.distributed.communicators import SerialCommunicator
+from marl.errors import InputError
+from marl.games.sides import Sides
+from marl.policy import Decision, Policy
+from marl.self_play.actor import make_self_play_actor
+from marl.self_play.matches import play_games
+from marl.self_play.opponents import LEARNER, RANDOM, learner_sides
+from marl.self_play.seats import SeatedPlayers
+from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
+from marl.testing.fakes import FakeVectorEnvironment
+
+THREE = DiscreteActions(num_actions=3)
+SEEN = ArraySpec(shape=(2,))
+PAIR = (
+    AgentSpec(name="p_0", observation=SEEN, action=THREE),
+    AgentSpec(name="p_1", observation=SEEN, action=THREE),
+)
+MASKED = tuple(dataclasses.replace(agent, masked=True) for agent in PAIR)
+HUNT = (
+    AgentSpec(name="hunter_0", observation=SEEN, action=THREE),
+    AgentSpec(name="hunter_1", observation=SEEN, action=THREE),
+    AgentSpec(name="prey", observation=ArraySpec(shape=(3,)), action=THREE),
+)
+GAMES = {"at once": anything(*PAIR), "in turns": anything(*PAIR, turns=True), "roles": anything(*HUNT)}
+
+
+def spec_of(game):
+    return game(EnvironmentRequest(num_envs=1)).spec
+
+
+class Constant(Policy):
+    """Always the same action, and a count of the rows that it was asked about."""
+
+    def __init__(self, action):
+        self.action = action
+        self.asked = []
+
+    def act(self, step, first, state, uniforms):
+        self.asked.append(len(step.active))
+        return Decision(actions=torch.full(step.active.shape, self.action), extras={}, state=None)
+
+
+class Notebook(Adder):
+    """What an adder was told."""
+
+    def __init__(self):
+        self.active, self.actions, self.raw = [], [], []
+
+    def add_first(self, timestep):
+        self.active.append({name: step.active.clone() for name, step in timestep.groups.items()})
+
+    def add(self, actions, extras, timestep):
+        self.actions.append({name: tensor.clone() for name, tensor in actions.items()})
+        self.add_first(timestep)
+
+
+class Everybody:
+    """Opponents by a rule: player 0 or 1 by turns, whoever the learner's side meets."""
+
+    def __init__(self, spec, sides, *, first_env=0):
+        self.made = {player: {group.name: Constant(player) for group in spec.groups} for player in (0, 1)}
+        self.num_sides, self.first_env = sides, first_env
+        self.drawn, self.results = [], []
+
+    def draw(self, copies, episodes):
+        self.drawn.append((copies.clone(), episodes.clone()))
+        players = ((copies + self.first_env + episodes) // self.num_sides % 2).unsqueeze(1).repeat(1, self.num_sides)
+        sides = learner_sides(copies + self.first_env, episodes, self.num_sides)
+        players[torch.arange(len(copies)), sides] = LEARNER
+        return players
+
+    def policies(self, player):
+        return self.made[player]
+
+    def record(self, players, returns):
+        self.results.append((players.clone(), returns.clone()))
+
+
+def seated(game, *, num_envs=4, opponents=None, purpose="train"):
+    environment = game(EnvironmentRequest(num_envs=num_envs, purpose=purpose))
+    spec = environment.spec
+    sides = Sides(spec)
+    adder = Notebook()
+    opponents = Everybody(spec, len(sides)) if opponents is None else opponents
+    learner = {group.name: Constant(2) for group in spec.groups}
+    actor = make_self_play_actor(spec, learner, adder, sides, opponents, num_envs=num_envs, seed=0)
+    return environment, actor, adder, opponents, sides
+
+
+def test_sides_are_agents_of_equal_spaces_or_else_roles():
+    assert Sides(spec_of(GAMES["at once"])).names == ("p_0", "p_1")
+    roles = Sides(spec_of(GAMES["roles"]))
+    assert roles.names == ("hunter", "prey")
+    assert roles.agents == (("hunter_0", "hunter_1"), ("prey",))
+    assert roles.of_group["hunter"].tolist() == [0, 0]
+    assert roles.of_group["prey"].tolist() == [1]
+    assert roles.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[3.0, -4.0]]
+
+
+def test_sides_can_be_named():
+    sides = Sides(spec_of(GAMES["roles"]), {"hunter_0": "a", "prey": "a", "hunter_1": "b"})
+    assert sides.names == ("a", "b")
+    assert sides.agents == (("hunter_0", "prey"), ("hunter_1",))
+    assert sides.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[-3.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("side_of", "says"),
+    [
+        ({"hunter_0": "a", "hunter_1": "a", "prey": "a"}, "nobody to play against"),
+        ({"hunter_0": "a", "prey": "b"}, "hunter_1"),
+        ({"hunter_0": "a", "hunter_1": "a", "prey": "b", "cat": "b"}, "cat"),
+    ],
+)
+def test_sides_that_make_no_sense_are_refused(side_of, says):
+    with pytest.raises(InputError, match=says):
+        Sides(spec_of(GAMES["roles"]), side_of)
+
+
+@pytest.mark.parametrize("num_sides", [2, 3])
+def test_the_learners_seat_rotates_evenly_over_episodes_and_over_copies(num_sides):
+    table = torch.stack([learner_sides(torch.arange(12), torch.full((12,), k), num_sides) for k in range(12)])
+    for line in (*table, *table.t()):
+        assert torch.bincount(line, minlength=num_sides).tolist() == [12 // num_sides] * num_sides
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_opponents_act_in_their_seats_for_whole_episodes_and_only_the_learners_seats_are_active(name):
+    environment, actor, adder, opponents, sides = seated(GAMES[name])
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    players = actor._players.players.clone()
+    for step in range(60):
+        shown = {group: part.active.clone() for group, part in timestep.groups.items()}
+        actions = actor.select_actions(timestep)
+        for group, active in shown.items():
+            of = sides.of_group[group]
+            own = players[:, of] == LEARNER
+            wanted = torch.where(own, 2, players[:, of])
+            assert torch.equal(actions[group][active], wanted[active])
+            assert torch.equal(adder.active[-1][group], active & own)
+        timestep = environment.step(actions)
+        actor.observe(actions, timestep)
+        assert torch.equal(adder.actions[step][next(iter(shown))], actions[next(iter(shown))])
+        ended = torch.zeros(4, dtype=torch.bool) if timestep.final is None else timestep.first
+        # Who plays changes with episodes, and with nothing else.
+        assert torch.equal(actor._players.players[~ended], players[~ended])
+        players = actor._players.players.clone()
+    episodes = torch.cat([numbers for _, numbers in opponents.drawn])
+    assert int(episodes.max()) > 3
+
+
+def test_a_players_copies_go_through_one_forward_pass():
+    environment, actor, _, opponents, _ = seated(GAMES["at once"], num_envs=8)
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    actor.select_actions(timestep)
+    assert [part["p"].asked for part in opponents.made.values()] == [[4], [4]]
+
+
+def test_in_turns_only_copies_in_which_a_player_is_to_move_are_computed():
+    environment, actor, _, opponents, _ = seated(GAMES["in turns"], num_envs=8)
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    waiting = (actor._players.players != LEARNER)[:, 0] & timestep.groups["p"].active[:, 0]
+    waiting |= (actor._players.players != LEARNER)[:, 1] & timestep.groups["p"].active[:, 1]
+    actor.select_actions(timestep)
+    assert sum(sum(part["p"].asked) for part in opponents.made.values()) == int(waiting.sum())
+
+
+def test_results_are_the_returns_of_the_sides():
+    environment, actor, _, opponents, sides = seated(GAMES["roles"])
+    tracker = EpisodeTracker(environment.spec, 4)
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    expected = []
+    for _ in range(40):
+        players = actor._players.players.clone()
+        actions = actor.select_actions(timestep)
+        timestep = environment.step(actions)
+        ended = tracker.track(timestep)
+        actor.observe(actions, timestep)
+        if ended is not None:
+            expected.append((players[ended.copies], sides.returns(ended.returns)))
+    assert len(expected) == len(opponents.results) > 2
+    for ours, theirs in zip(opponents.results, expected, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_who_plays_itself_learns_from_both_seats():
+    class Mirror(Everybody):
+        def draw(self, copies, episodes):
+            return torch.full((len(copies), 2), LEARNER)
+
+    opponents = Mirror(spec_of(GAMES["at once"]), 2)
+    environment, actor, adder, _, _ = seated(GAMES["at once"], opponents=opponents)
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    actions = actor.select_actions(timestep)
+    assert bool((actions["p"] == 2).all())
+    assert torch.equal(adder.active[0]["p"], timestep.groups["p"].active)
+
+
+def recurrent_policies(spec, seed=0):
+    torch.manual_seed(seed)
+    builder = MAPPO(config=MAPPOConfig(recurrent=True, hidden_sizes=(8,)))
+    return builder.make_policies(spec, builder.make_networks(spec), evaluation=False)
+
+
+def test_frozen_recurrent_players_remember_as_if_each_played_alone():
+    """Two recurrent players in alternating copies act as an actor of either alone does, bit for bit or nearly."""
+    game = GAMES["at once"]
+    environment = game(EnvironmentRequest(num_envs=4))
+    spec, sides = environment.spec, Sides(environment.spec)
+    both = {player: recurrent_policies(spec, player) for player in (0, 1)}
+    seats = SeatedPlayers(spec, sides, both.__getitem__, both[0], num_envs=4, seed=0, purpose="act", first_env=0)
+    seats.players = torch.tensor([[0, 0], [1, 1], [0, 0], [1, 1]])
+    alone = {player: PolicyActor(both[player], {"p": 2}, num_envs=4, seed=0, purpose="act") for player in (0, 1)}
+    timestep = environment.reset()
+    for _ in range(12):
+        merged = seats.act(timestep, {"p": torch.zeros(4, 2, dtype=torch.int64)})["p"]
+        theirs = {player: actor.select_actions(timestep)["p"] for player, actor in alone.items()}
+        assert torch.equal(merged[0::2], theirs[0][0::2])
+        assert torch.equal(merged[1::2], theirs[1][1::2])
+        timestep = environment.step({"p": merged})
+
+
+@pytest.mark.parametrize(
+    "game", [*GAMES.values(), anything(*MASKED), anything(*MASKED, turns=True)], ids=[*GAMES, "masked", "masked turns"]
+)
+def test_actors_resume_in_the_middle_of_episodes(game):
+
+    def begin():
+        environment = game(EnvironmentRequest(num_envs=4))
+        spec, sides = environment.spec, Sides(environment.spec)
+        policies = recurrent_policies(spec)
+        opponents = Everybody(spec, len(sides))
+        opponents.made = {player: recurrent_policies(spec, player + 1) for player in (0, 1)}
+        return environment, make_self_play_actor(spec, policies, Notebook(), sides, opponents, num_envs=4, seed=0)
+
+    def play(environment, actor, timestep, steps):
+        chosen = []
+        for _ in range(steps):
+            actions = actor.select_actions(timestep)
+            chosen.append({key: tensor.clone() for key, tensor in actions.items()})
+            timestep = environment.step(actions)
+            actor.observe(actions, timestep)
+        return chosen
+
+    environment, actor = begin()
+    first = environment.reset()
+    actor.observe_first(first)
+    play(environment, actor, first, 13)
+    saved = {
+        part: {key: tensor.clone() for key, tensor in getattr(actor, part)().items()}
+        for part in ("state_dict", "env_state_dict")
+    }
+    copies = {key: tensor.clone() for key, tensor in environment.env_state_dict().items()}
+    expected = play(environment, actor, environment.current(), 20)
+    environment, actor = begin()
+    environment.load_env_state_dict(copies)
+    actor.load_state_dict(saved["state_dict"])
+    actor.load_env_state_dict(saved["env_state_dict"])
+    actor.observe_first(environment.current())
+    for ours, theirs in zip(play(environment, actor, environment.current(), 20), expected, strict=True):
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def games_of(seating, communicator, **settings):
+    spec = spec_of(GAMES["in turns"])
+    policies = {player: {"p": Constant(player)} for player in (0, 1, 2)}
+    return play_games(
+        seating,
+        policies.__getitem__,
+        GAMES["in turns"],
+        num_envs=5,
+        seed=0,
+        purpose="games",
+        communicator=communicator,
+        like={group.name: Constant(0) for group in spec.groups},
+        **settings,
+    )
+
+
+class Part(SerialCommunicator):
+    """One of several ranks, whose sums are taken by hand."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+
+def test_games_do_not_depend_on_ranks():
+    seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
+    seating[3] = RANDOM
+    returns, lengths, stopped = games_of(seating, SerialCommunicator())
+    assert returns.shape == (13, 2)
+    assert bool((lengths > 0).all())
+    for size in (2, 3, 7):
+        parts = [games_of(seating, Part(rank, size)) for rank in range(size)]
+        assert torch.equal(sum(part[0] for part in parts), returns)
+        assert torch.equal(sum(part[1] for part in parts), lengths)
+    assert not bool(stopped.any())
+
+
+def test_games_that_do_not_end_are_draws_and_counted():
+    seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
+    whole, lengths, _ = games_of(seating, SerialCommunicator())
+    limit = int(lengths.sort().values[-2])
+    returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
+    late = lengths > limit
+    # Whoever ends at the limit has ended; the others of a copy that is stuck are draws as well.
+    assert bool(stopped[late].all())
+    assert torch.equal(returns[~stopped], whole[~stopped])
+    assert torch.equal(cut[~stopped], lengths[~stopped])
+    assert 0 < int(stopped.sum()) < 13
+    assert not bool(returns[stopped].any())
+    _, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=1)
+    assert bool(stopped[lengths > 1].all())
+    assert bool((cut[stopped] == 1).all())
+
+
+def test_a_copy_that_has_played_its_games_may_reach_the_limit_again():
+    seating = torch.randint(0, 3, (61, 2), generator=torch.Generator().manual_seed(0))
+    whole, lengths, _ = games_of(seating, SerialCommunicator())
+    for limit in lengths.unique().int().tolist():
+        returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
+        assert torch.equal(returns[~stopped], whole[~stopped])
+        assert torch.equal(cut[~stopped], lengths[~stopped])
+        assert bool(stopped[lengths > limit].all())
+
+
+def test_random_players_take_legal_actions_only():
+    actions = ContinuousActions(low=(-1.0, -1.0), high=(1.0, 1.0))
+    agents = (
+        AgentSpec(name="p_0", observation=SEEN, action=THREE, masked=True),
+        AgentSpec(name="p_1", observation=SEEN, action=actions),
+    )
+
+    def game(request):
+        return FakeVectorEnvironment(
+            dataclasses.replace(spec_of(anything(*agents))), num_envs=request.num_envs, first_env=request.first_env
+        )
+
+    spec = spec_of(anything(*agents))
+    returns, _, _ = play_games(
+        torch.full((6, 2), RANDOM),
+        lambda player: pytest.fail("nobody else plays"),
+        game,
+        num_envs=3,
+        seed=0,
+        purpose="games",
+        communicator=SerialCommunicator(),
+        like={group.name: Constant(0) for group in spec.groups},
+    )
+    assert bool(torch.isfinite(returns).all())
