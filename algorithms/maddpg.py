@@ -174,7 +174,7 @@ class MADDPGLearner(ActorCriticLearner):
         return relaxed_sample(spec, outputs, masks, noise, temperature=self._config.temperature), outputs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MADDPG(ActorCriticBuilder):
     """Builds MADDPG, IDDPG or MATD3."""
 
@@ -186,7 +186,7 @@ class MADDPG(ActorCriticBuilder):
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        super(MADDPG, self).check(spec, context)
+        super().check(spec, context)
         require_at_least(1, self.config, "policy_delay")
         require_above(0, self.config, "temperature")
         numbers = ("exploration_noise", "final_exploration_noise", "noise_steps", "target_noise", "target_noise_clip")

@@ -326,13 +326,18 @@ class MAPPOLearner(Learner):
         self._estimator.load_env_state_dict(state)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MAPPO(ConfiguredBuilder[Networks]):
     """Builds MAPPO, or with ``centralized_critic=False`` IPPO."""
 
     config: MAPPOConfig = MAPPOConfig()
     compile: bool = False
     """Whether acting and updates run as kernels of torch's compiler; numbers agree up to rounding."""
+
+    @property
+    def on_policy(self) -> bool:
+        """See Builder."""
+        return True
 
     def compiled(self) -> MAPPO | None:
         """See Builder; recurrent networks stay as they are."""
@@ -383,7 +388,9 @@ class MAPPO(ConfiguredBuilder[Networks]):
             for group in spec.groups
         }
 
-    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
+    def make_policies(
+        self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool, context: RunContext | None = None
+    ) -> dict[str, Policy]:
         """See Builder."""
         return {
             group.name: PPOPolicy(group, networks[group.name], greedy=evaluation, compile=self.compile)

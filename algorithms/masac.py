@@ -157,7 +157,7 @@ def _distribution(spec: ActionSpec, outputs: Tensor, masks: Tensor | None) -> Di
     return make_distribution(spec, outputs, masks, squashed=isinstance(spec, ContinuousActions))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class MASAC(ActorCriticBuilder):
     """Builds MASAC, or with ``centralized_critic=False`` ISAC."""
 
@@ -169,7 +169,7 @@ class MASAC(ActorCriticBuilder):
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        super(MASAC, self).check(spec, context)
+        super().check(spec, context)
         require_above(0, self.config, "initial_temperature")
         for group in spec.groups:
             if isinstance(group.action, MultiDiscreteActions):

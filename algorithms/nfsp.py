@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from marl.algorithms.imitation.cloning import AverageNetwork, AveragePolicy
 from marl.algorithms.imitation.reservoir import Decisions, NFSPAdder, Reservoir
-from marl.algorithms.off_policy.builder import ReplayBuilder
 from marl.builders import Builder, RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
@@ -236,7 +235,7 @@ class NFSPLearner(Learner):
         self._updates = int(parts["counts"]["updates"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class NFSP(Builder[NFSPNetworks]):
     """Builds NFSP around a builder of best responses, which learns discrete actions from replay."""
 
@@ -253,9 +252,19 @@ class NFSP(Builder[NFSPNetworks]):
         """See Builder."""
         return self.best_response.with_state
 
+    @property
+    def team_reward(self) -> bool:
+        """See OfflineBuilder."""
+        return self.best_response.team_reward
+
+    @property
+    def on_policy(self) -> bool:
+        """See Builder."""
+        return False
+
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
-        if not isinstance(self.best_response, ReplayBuilder):
+        if self.best_response.on_policy:
             raise InputError("nfsp takes a best response that learns from replay, such as iql")
         for group in spec.groups:
             if not isinstance(group.action, DiscreteActions):
@@ -266,11 +275,13 @@ class NFSP(Builder[NFSPNetworks]):
         """See Builder."""
         return NFSPNetworks(spec, self.best_response.make_networks(spec), self.config)
 
-    def make_policies(self, spec: EnvironmentSpec, networks: NFSPNetworks, *, evaluation: bool) -> dict[str, Policy]:
+    def make_policies(
+        self, spec: EnvironmentSpec, networks: NFSPNetworks, *, evaluation: bool, context: RunContext | None = None
+    ) -> dict[str, Policy]:
         """See Builder: for evaluation, the average policies' likeliest actions."""
         if evaluation:
             return self.frozen_policies(spec, networks, greedy=True)
-        best = self.best_response.make_policies(spec, networks.best, evaluation=False)
+        best = self.best_response.make_policies(spec, networks.best, evaluation=False, context=context)
         if any(policy.initial_state(1) is not None for policy in best.values()):
             raise InputError("nfsp takes a best response without a memory")
         averages = {group.name: AveragePolicy(networks.average(group.name), greedy=False) for group in spec.groups}

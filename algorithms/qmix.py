@@ -8,7 +8,6 @@ multi-agent Q-learning"; Sunehag et al. (2018), "Value-decomposition networks"; 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -226,7 +225,7 @@ class QMIXLearner(Learner):
         self._updates = int(parts["counts"]["updates"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class QMIX(ReplayBuilder[QNetworks]):
     """Builds QMIX, or with another ``mixer`` QPLEX, VDN or IQL."""
 
@@ -248,7 +247,7 @@ class QMIX(ReplayBuilder[QNetworks]):
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
         config = self.config
-        super(QMIX, self).check(spec, context)
+        super().check(spec, context)
         require_choices(spec)
         if config.mixer != "none" and not config.team_reward:
             raise InputError(
@@ -292,8 +291,12 @@ class QMIX(ReplayBuilder[QNetworks]):
         }
         return QNetworks(groups, _make_mixer(spec, config))
 
-    def make_policies(self, spec: EnvironmentSpec, networks: QNetworks, *, evaluation: bool) -> dict[str, Policy]:
-        """See Builder."""
+    def make_policies(
+        self, spec: EnvironmentSpec, networks: QNetworks, *, evaluation: bool, context: RunContext | None = None
+    ) -> dict[str, Policy]:
+        """Epsilon-greedy policies, whose exploration needs the run's context, or greedy ones."""
+        if context is None and not evaluation:
+            raise ValueError("exploration follows a run's progress: give its context")
         config = self.config
         return {
             group.name: QPolicy(
@@ -302,26 +305,21 @@ class QMIX(ReplayBuilder[QNetworks]):
                 normalize=config.layer_norm,
                 epsilon=config.epsilon(),
                 exponent=config.epsilon_exponent,
-                greedy=evaluation,
+                context=None if evaluation else context,
             )
             for group in spec.groups
         }
+
+    def frozen_policies(self, spec: EnvironmentSpec, networks: QNetworks, *, greedy: bool) -> dict[str, Policy]:
+        """Greedy policies in any case: without a run there is no progress that exploration could follow."""
+        return self.make_policies(spec, networks, evaluation=True)
 
     def items(self) -> Items:
         """See ReplayBuilder: sequences where networks have a memory."""
         config = self.config
         if config.recurrent:
             return SequenceItems(length=config.sequence_length, burn_in=config.burn_in)
-        return super(QMIX, self).items()
-
-    def make_dataset(
-        self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
-    ) -> ReplayDataset[Any]:
-        """See Builder. From here on the policies explore as far as the experiment has come."""
-        for policy in policies.values():
-            assert isinstance(policy, QPolicy)
-            policy.explore(context)
-        return super(QMIX, self).make_dataset(spec, policies, context)
+        return super().items()
 
     def make_learner(
         self, spec: EnvironmentSpec, networks: QNetworks, dataset: Dataset[Any], context: RunContext

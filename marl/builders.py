@@ -35,8 +35,12 @@ class RunContext:
     device: torch.device
 
 
-class Builder(ABC, Generic[NetworksT]):
-    """Makes the parts of one algorithm; a frozen configuration is all it holds."""
+class OfflineBuilder(ABC, Generic[NetworksT]):
+    """Makes the parts of an algorithm that learns from a dataset, whoever filled it; a frozen configuration is all it
+    holds.
+
+    What an algorithm can do is declared here, and never guessed from the types of its parts.
+    """
 
     @property
     @abstractmethod
@@ -47,6 +51,11 @@ class Builder(ABC, Generic[NetworksT]):
     @abstractmethod
     def with_state(self) -> bool:
         """Whether the algorithm reads the global state."""
+
+    @property
+    @abstractmethod
+    def team_reward(self) -> bool:
+        """Whether it learns from the sum of all agents' rewards, opponents' among them."""
 
     @abstractmethod
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
@@ -61,26 +70,24 @@ class Builder(ABC, Generic[NetworksT]):
         """All networks, initialised from torch's global generator, which the caller has seeded."""
 
     @abstractmethod
-    def make_policies(self, spec: EnvironmentSpec, networks: NetworksT, *, evaluation: bool) -> dict[str, Policy]:
-        """One policy a group: exploring, or greedy for evaluation. They share the networks' parameters."""
+    def make_policies(
+        self, spec: EnvironmentSpec, networks: NetworksT, *, evaluation: bool, context: RunContext | None = None
+    ) -> dict[str, Policy]:
+        """One policy a group: exploring, or greedy for evaluation. They share the networks' parameters.
+
+        Args:
+            spec: of the environment.
+            networks: as ``make_networks`` made them.
+            evaluation: whether policies are greedy.
+            context: the run whose progress exploration follows; None where nothing is explored.
+        """
 
     def frozen_policies(self, spec: EnvironmentSpec, networks: NetworksT, *, greedy: bool) -> dict[str, Policy]:
         """One policy a group of parameters that no longer change: as in training, or the best action.
 
         Policies whose exploration follows the progress of their training are greedy in any case.
         """
-        policies = self.make_policies(spec, networks, evaluation=greedy)
-        if any(hasattr(policy, "explore") for policy in policies.values()):
-            return self.make_policies(spec, networks, evaluation=True)
-        return policies
-
-    @abstractmethod
-    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext) -> Dataset[Any]:
-        """Replay and what decides when to learn from it."""
-
-    @abstractmethod
-    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
-        """How steps become items of the dataset."""
+        return self.make_policies(spec, networks, evaluation=greedy)
 
     @abstractmethod
     def make_learner(
@@ -93,13 +100,29 @@ class Builder(ABC, Generic[NetworksT]):
         """Puts what a learner of this builder saved into networks that only act."""
 
 
+class Builder(OfflineBuilder[NetworksT]):
+    """Makes the parts of an algorithm that gathers its own experience."""
+
+    @property
+    @abstractmethod
+    def on_policy(self) -> bool:
+        """Whether it learns once from fresh rollouts of the present policy, or again and again from replay."""
+
+    @abstractmethod
+    def make_dataset(self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext) -> Dataset[Any]:
+        """Replay and what decides when to learn from it."""
+
+    @abstractmethod
+    def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
+        """How steps become items of the dataset."""
+
+
 class ConfiguredBuilder(Builder[NetworksT]):
-    """A builder whose ``config`` says who shares a policy, and whether critics are centralized.
+    """A builder whose ``config`` says who shares a policy, whose rewards count, and whether critics are centralized.
 
-    The configuration has ``sharing`` and, where ``with_state`` is not overridden, ``centralized_critic``.
+    The configuration has ``sharing``, ``team_reward`` and, where ``with_state`` is not overridden,
+    ``centralized_critic``.
     """
-
-    __slots__ = ()
 
     config: Any
 
@@ -108,6 +131,11 @@ class ConfiguredBuilder(Builder[NetworksT]):
         """See Builder."""
         sharing: Sharing = self.config.sharing
         return sharing
+
+    @property
+    def team_reward(self) -> bool:
+        """See OfflineBuilder."""
+        return bool(self.config.team_reward)
 
     @property
     def with_state(self) -> bool:

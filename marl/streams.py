@@ -65,7 +65,7 @@ class Stream:
         seed: the experiment's seed.
         purpose: what the numbers are for; two purposes never share numbers.
         first_env: global index of this rank's first copy.
-        num_copies: number of copies on this rank, E.
+        num_envs: number of copies on this rank, E.
         device: where the numbers are wanted.
     """
 
@@ -75,12 +75,12 @@ class Stream:
         purpose: str,
         *,
         first_env: int = 0,
-        num_copies: int = 1,
+        num_envs: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         words = derive(seed, purpose).generate_state(2)
         self._key = (int(words[0]), int(words[1]))
-        self._copies = torch.arange(first_env, first_env + num_copies, device=device)
+        self._envs = torch.arange(first_env, first_env + num_envs, device=device)
         self._device = torch.device(device)
 
     def words(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:
@@ -98,9 +98,9 @@ class Stream:
         first = step.view(1, -1, 1) if isinstance(step, Tensor) else step
         steps = torch.arange(rows, device=self._device).view(rows, 1, 1) + first
         block = torch.arange(blocks, device=self._device)
-        counter = (steps & _MASK, (steps >> 32) & _MASK, self._copies.view(1, -1, 1), block)
+        counter = (steps & _MASK, (steps >> 32) & _MASK, self._envs.view(1, -1, 1), block)
         words = torch.stack(philox(counter, self._key), dim=-1)
-        return words.view(rows, self._copies.numel(), blocks * 4)[..., :count]
+        return words.view(rows, self._envs.numel(), blocks * 4)[..., :count]
 
     def uniforms(self, step: int | Tensor, count: int, *, rows: int = 1) -> Tensor:
         """Uniform numbers in the open interval (0, 1): (rows, E, count) float32; arguments as in ``words``."""

@@ -75,7 +75,7 @@ class FinalGroupStep:
 class FinalStep:
     """What was seen last in the K ≥ 1 copies whose episodes ended at the step that led here."""
 
-    copies: Tensor
+    envs: Tensor
     """(K,) int64 on the CPU, ascending: which of the E copies."""
     groups: Mapping[str, FinalGroupStep]
     state: Tensor | None
@@ -86,7 +86,7 @@ class FinalStep:
     def to(self, device: torch.device) -> FinalStep:
         """The same on a device, but for what is always on the CPU."""
         groups = {name: step.to(device) for name, step in self.groups.items()}
-        return FinalStep(copies=self.copies, groups=groups, state=_optional(self.state, device), dropped=self.dropped)
+        return FinalStep(envs=self.envs, groups=groups, state=_optional(self.state, device), dropped=self.dropped)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ class TrajectoryFinals:
 
     times: Tensor
     """(K,) int64: the episode ended on the way from row t to row t+1."""
-    copies: Tensor
+    envs: Tensor
     """(K,) int64."""
     groups: Mapping[str, FinalGroupStep]
     state: Tensor | None

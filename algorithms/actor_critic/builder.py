@@ -24,8 +24,6 @@ from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 class ActorCriticBuilder(ReplayBuilder[Networks]):
     """What the builders of these algorithms have in common."""
 
-    __slots__ = ()
-
     config: ActorCriticConfig
     compile: bool
     policy: ClassVar[type[ActorCriticPolicy]]
@@ -34,7 +32,7 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder."""
         super().check(spec, context)
-        require_at_least(1, self.config, "critics")
+        require_at_least(1, self.config, "num_critics")
         require_above(0, self.config, "actor_learning_rate", "critic_learning_rate")
         for group in spec.groups:
             action = group.action
@@ -62,7 +60,9 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
             layer_norm=config.layer_norm,
         )
 
-    def make_policies(self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool) -> dict[str, Policy]:
+    def make_policies(
+        self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool, context: RunContext | None = None
+    ) -> dict[str, Policy]:
         """See Builder."""
         return {
             group.name: self.policy(group, networks[group.name], self.config, greedy=evaluation)

@@ -105,7 +105,7 @@ class ActorCriticLearner(Learner, ABC):
                 Stream(
                     context.seed,
                     f"{purpose} noise",
-                    num_copies=config.replay.batch_size,
+                    num_envs=config.replay.batch_size,
                     device=context.device,
                 ),
                 {group.name: (group.size, self.noise_size(group, purpose)) for group in spec.groups},

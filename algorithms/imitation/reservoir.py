@@ -87,33 +87,33 @@ class Reservoir(Saveable):
         self._staging = Staging(self._layout, (num_envs,))
         self._added: Ints = np.zeros(num_envs, np.int64)
         """(E,): steps that each copy has ever added."""
-        self._stream = Stream(seed, f"reservoir/{group.name}", first_env=first_env, num_copies=num_envs)
+        self._stream = Stream(seed, f"reservoir/{group.name}", first_env=first_env, num_envs=num_envs)
         self._draw = BatchDraws(seed, f"reservoir/{group.name}/batches")
         self._stored: Ints = np.zeros(global_num_envs, np.int64)
 
     def add(self, observations: Tensor, action_masks: Tensor | None, actions: Tensor, chosen: Tensor) -> None:
         """Adds one step of the copies in which anybody's decision counts; fields (E, A, ...) as in Decisions."""
         flags = as_array(chosen)
-        copies = np.flatnonzero(flags.any(1))
-        if not len(copies):
+        envs = np.flatnonzero(flags.any(1))
+        if not len(envs):
             return
-        numbers = self._added[copies]
+        numbers = self._added[envs]
         slots = numbers.copy()
         full = numbers >= self.rows
         if full.any():
-            words = self._stream.words(torch.from_numpy(self._added), 2)[0].numpy()[copies]
+            words = self._stream.words(torch.from_numpy(self._added), 2)[0].numpy()[envs]
             uniforms = ((words[:, 0] >> 5) * 2.0**26 + (words[:, 1] >> 6)) * 2.0**-53
             slots = np.where(full, (uniforms * (numbers + 1)).astype(np.int64), numbers)
-        self._added[copies] += 1
+        self._added[envs] += 1
         kept = slots < self.rows
-        copies, slots = copies[kept], slots[kept]
+        envs, slots = envs[kept], slots[kept]
         values: dict[str, Array] = {"observations": as_array(observations), "actions": as_array(actions)}
         values["chosen"] = flags
         if action_masks is not None:
             values["action_masks"] = as_array(action_masks)
         for name, value in values.items():
-            self._staging.arrays[name][copies] = value[copies]
-        self._records[slots, copies] = self._staging.records[copies]
+            self._staging.arrays[name][envs] = value[envs]
+        self._records[slots, envs] = self._staging.records[envs]
 
     def agree(self) -> int:
         """Learns how much all ranks' copies hold, and returns the sum. Collective."""
@@ -127,11 +127,11 @@ class Reservoir(Saveable):
         """This rank's share of global batch ``number``, drawn with replacement from what ``agree`` knows of."""
         ends = np.cumsum(self._stored)
         places = self._draw(number, batch_size) * ends[-1] >> 32
-        copies = np.searchsorted(ends, places, side="right")
-        slots = places - (ends - self._stored)[copies]
-        copies = copies - self._first_copy
-        mine = (copies >= 0) & (copies < self._num_envs)
-        records = torch.from_numpy(self._records[slots[mine], copies[mine]])
+        envs = np.searchsorted(ends, places, side="right")
+        slots = places - (ends - self._stored)[envs]
+        envs = envs - self._first_copy
+        mine = (envs >= 0) & (envs < self._num_envs)
+        records = torch.from_numpy(self._records[slots[mine], envs[mine]])
         found = self._layout.tensors(records)
         return Decisions(
             observations=found["observations"],

@@ -68,9 +68,12 @@ def refuse_opponents(sample: Transitions | Sequences, communicator: Communicator
 class ReplayBuilder(ConfiguredBuilder[NetworksT]):
     """A builder whose learner samples replay."""
 
-    __slots__ = ()
-
     config: OffPolicyConfig
+
+    @property
+    def on_policy(self) -> bool:
+        """See Builder."""
+        return False
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """See Builder: refuses turn-based games where it cannot learn from them, and numbers that make no sense."""

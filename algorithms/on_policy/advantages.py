@@ -166,14 +166,14 @@ class AdvantageEstimator(Saveable):
             outputs = critic.torso.unroll(features, self._critic_states[name], first)
             before = torch.cat((self._critic_states[name].unsqueeze(0), outputs[:-1]))
             self._critic_states[name] = outputs[-2].clone()
-            memory = outputs[finals.times, finals.copies]
+            memory = outputs[finals.times, finals.envs]
             final_features = critic.torso.step(
                 final_features, memory, torch.zeros(memory.shape[:-1], dtype=torch.bool, device=memory.device)
             )
             features = outputs
         values = critic.values(features)
         following = values[1:].clone()
-        following[finals.times, finals.copies] = critic.values(final_features)
+        following[finals.times, finals.envs] = critic.values(final_features)
         return values, following, before
 
     def _signals(self, data: GroupTrajectory, trajectory: Trajectory) -> tuple[Tensor, Tensor, Tensor]:

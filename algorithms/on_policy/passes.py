@@ -47,7 +47,7 @@ class RolloutPasses(Saveable):
         self._first_copy = context.first_env
         self._num_envs = context.num_envs
         self._device = context.device
-        self._shuffle = Stream(context.seed, "minibatches", first_env=context.first_env, num_copies=context.num_envs)
+        self._shuffle = Stream(context.seed, "minibatches", first_env=context.first_env, num_envs=context.num_envs)
         self._compile = compile
         self._compiled: dict[str, Callable[..., Sequence[Tensor]]] = {}
         self._passes = 0

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from marl.algorithms.q_learning.networks import QNetwork, legal_values
 from marl.builders import RunContext
-from marl.counters import Counter
 from marl.learning.schedules import LinearSchedule
 from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
@@ -38,7 +37,7 @@ def epsilon_greedy(values: Tensor, masks: Tensor | None, epsilon: Tensor, unifor
 
 
 class QPolicy(Policy):
-    """Takes the best action, or explores: with ``num_uniforms`` of 2, epsilon-greedily.
+    """Takes the best action, or explores epsilon-greedily.
 
     Args:
         group: who acts.
@@ -46,7 +45,7 @@ class QPolicy(Policy):
         normalize: whether inputs are normalised by the network itself; see ``prepare_input``.
         epsilon: the probability of a random action, by environment steps.
         exponent: copies explore less and less: the last one with epsilon to the power of one plus this.
-        greedy: whether to take the best action always.
+        context: the run whose progress and copies exploration follows; None to take the best action always.
     """
 
     def __init__(
@@ -57,23 +56,19 @@ class QPolicy(Policy):
         normalize: bool,
         epsilon: LinearSchedule,
         exponent: float,
-        greedy: bool,
+        context: RunContext | None,
     ) -> None:
         self._group = group
         self._network = network
         self._normalize = normalize
-        self._counter: Counter | None = None
         self._epsilon = epsilon
-        self._exponent = exponent
-        self._exponents = torch.ones(1, 1)
-        self.num_uniforms = 0 if greedy else 2
+        self.num_uniforms = 0
         self.extras = {}
-
-    def explore(self, context: RunContext) -> None:
-        """Explores as the experiment's counter and the global numbers of copies say."""
-        self._counter = context.counter
-        copies = torch.arange(context.first_env, context.first_env + context.num_envs, device=context.device)
-        self._exponents = 1.0 + self._exponent * copies.unsqueeze(1) / max(context.total_envs - 1, 1)
+        if context is not None:
+            self.num_uniforms = 2
+            self._counter = context.counter
+            envs = torch.arange(context.first_env, context.first_env + context.num_envs, device=context.device)
+            self._exponents = 1.0 + exponent * envs.unsqueeze(1) / max(context.total_envs - 1, 1)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """See Policy."""
@@ -90,6 +85,5 @@ class QPolicy(Policy):
         values = self._network.values(features)
         if uniforms is None:
             return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
-        assert self._counter is not None, "a policy explores from the time that its dataset is made"
         epsilon = self._epsilon(self._counter.steps_since_began) ** self._exponents
         return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)

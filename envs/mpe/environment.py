@@ -81,7 +81,7 @@ class BatchedMPE(VectorEnvironment):
             request.seed,
             f"environment/{request.purpose}",
             first_env=request.first_env,
-            num_copies=request.num_envs,
+            num_envs=request.num_envs,
             device=self._device,
         )
         num_agents, num_envs = len(layout.agents), request.num_envs
@@ -133,7 +133,7 @@ class BatchedMPE(VectorEnvironment):
         }
         self._all = torch.full((num_envs,), True, device=self._device)
         self._none = torch.full((num_envs,), False, device=self._device)
-        self._copies = torch.arange(num_envs)
+        self._envs = torch.arange(num_envs)
         self._running = self._time_step(first=self._none, terminated=None, truncated=None, final=None)
         self._ended = self._time_step(
             first=self._all, terminated=None, truncated=self._flags[True], final=self._final_step(None)
@@ -304,12 +304,12 @@ class BatchedMPE(VectorEnvironment):
     ) -> TimeStep:
         for name, flags in (("truncated", truncated), ("terminated", terminated), ("first", truncated | terminated)):
             self._ending[name].copy_(torch.from_numpy(flags))
-        copies = torch.from_numpy(np.flatnonzero(truncated | terminated))
+        envs = torch.from_numpy(np.flatnonzero(truncated | terminated))
         return self._time_step(
             first=self._ending["first"],
             terminated=self._per_agent("terminated"),
             truncated=self._per_agent("truncated"),
-            final=self._final_step(copies) if copies.numel() else None,
+            final=self._final_step(envs) if envs.numel() else None,
         )
 
     # --- curriculum ---------------------------------------------------------------------------------------
@@ -488,11 +488,11 @@ class BatchedMPE(VectorEnvironment):
             final=final,
         )
 
-    def _final_step(self, copies: Tensor | None) -> FinalStep:
+    def _final_step(self, envs: Tensor | None) -> FinalStep:
         """The final observations of the given copies, or views of those of all."""
-        rows: Tensor | slice = slice(None) if copies is None else copies.to(self._device)
+        rows: Tensor | slice = slice(None) if envs is None else envs.to(self._device)
         return FinalStep(
-            copies=self._copies if copies is None else copies,
+            envs=self._envs if envs is None else envs,
             groups={
                 name: FinalGroupStep(observations=columns.tensor[rows], action_masks=None)
                 for name, columns in self._final_columns.items()

@@ -57,12 +57,12 @@ class GameTreeEnvironment(VectorEnvironment):
             request.seed,
             f"environment/{request.purpose}",
             first_env=request.first_env,
-            num_copies=request.num_envs,
+            num_envs=request.num_envs,
             device=device,
         )
         self._table, self._table_first = torch.empty(0), 0
         self._step = torch.full((self.num_envs,), -1, dtype=torch.int64)
-        self._copies = torch.arange(self.num_envs, device=device)
+        self._envs = torch.arange(self.num_envs, device=device)
         flag = torch.zeros(self.num_envs, tree.num_players, dtype=torch.bool, device=device)
         self._node = torch.zeros(self.num_envs, dtype=torch.int64, device=device)
         self._seen = torch.zeros(self.num_envs, tree.num_players, dtype=torch.int64, device=device)
@@ -81,7 +81,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._rewards.zero_()
         self._terminated = self._none
         self._first = torch.ones_like(self._first)
-        self._settle(self._copies, self._uniforms()[:, 1])
+        self._settle(self._envs, self._uniforms()[:, 1])
         self._current = self._look(None)
         return self._current
 
@@ -105,7 +105,7 @@ class GameTreeEnvironment(VectorEnvironment):
         if int(self._node.min()) < 0:
             copy = int((self._node < 0).nonzero()[0])
             raise ValueError(f"player_{int(mover[copy])} in copy {copy} chose an action that is not legal there")
-        self._settle(self._copies, uniforms[:, 0])
+        self._settle(self._envs, uniforms[:, 0])
         self._rewards = tree.returns[self._node] - before
         over = tree.mover[self._node] == TERMINAL
         ended = over.nonzero().squeeze(1)
@@ -170,26 +170,26 @@ class GameTreeEnvironment(VectorEnvironment):
             self._table = self._stream.uniforms(self._table_first, 2, rows=_BLOCK)
         return self._table[step - self._table_first]
 
-    def _settle(self, copies: Tensor, uniforms: Tensor) -> None:
+    def _settle(self, envs: Tensor, uniforms: Tensor) -> None:
         """Lets chance move where it is to, and notes what whoever moves next sees."""
-        tree, node = self._tree, self._node[copies]
+        tree, node = self._tree, self._node[envs]
         waiting = (tree.mover[node] == CHANCE).nonzero().squeeze(1)
         if waiting.numel():
             row = tree.chance[node[waiting]]
             # The first sum above the number.
-            column = (uniforms[copies][waiting].unsqueeze(1) >= tree.thresholds[row]).sum(1)
+            column = (uniforms[envs][waiting].unsqueeze(1) >= tree.thresholds[row]).sum(1)
             node[waiting] = tree.outcomes[row, column]
-            self._node[copies] = node
+            self._node[envs] = node
         # Nobody moves at the end, where this writes what player 0 has seen already.
         mover = tree.mover[node].clamp(min=0)
         over = tree.mover[node] == TERMINAL
-        self._seen[copies, mover] = torch.where(over, self._seen[copies, mover], tree.information[node, mover])
+        self._seen[envs, mover] = torch.where(over, self._seen[envs, mover], tree.information[node, mover])
 
     def _end(self, ended: Tensor, uniforms: Tensor) -> FinalStep:
         """Keeps what was seen last in the copies that ended, and begins new episodes there."""
         seen = self._seen[ended]
         final = FinalStep(
-            copies=ended.cpu(),
+            envs=ended.cpu(),
             groups={
                 group.name: FinalGroupStep(
                     observations=self._tree.observations[seen[:, self._members[group.name]]],
@@ -209,7 +209,7 @@ class GameTreeEnvironment(VectorEnvironment):
     def _look(self, final: FinalStep | None) -> TimeStep:
         tree = self._tree
         active = torch.zeros_like(self._none)
-        active[self._copies, tree.mover[self._node]] = True
+        active[self._envs, tree.mover[self._node]] = True
         # Who is not to move may do anything.
         masks = self._legal[self._node].unsqueeze(1) | ~active.unsqueeze(2)
         groups = {}

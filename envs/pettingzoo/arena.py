@@ -67,14 +67,14 @@ class _SeededCopies(PettingZooVectorEnvironment):
 
     def begin(self, seeds: Sequence[int]) -> TimeStep:
         self._seeds = seeds
-        self._copies.reset(slice(0, len(seeds)))
+        self._envs.reset(slice(0, len(seeds)))
         return self._storage.timestep()
 
-    def step_some(self, copies: Integers, actions: Sequence[Array]) -> list[int]:
+    def step_some(self, envs: Integers, actions: Sequence[Array]) -> list[int]:
         choices = self._choices(actions)
         ended: list[int] = []
-        for window in _windows(copies):
-            self._copies.step(window, choices[window])
+        for window in _windows(envs):
+            self._envs.step(window, choices[window])
             ended += self._storage.ended
         return ended
 
@@ -95,10 +95,10 @@ def strip_wrappers(environment: Any) -> Any:
     return environment
 
 
-def _windows(copies: Integers) -> Iterator[slice]:
+def _windows(envs: Integers) -> Iterator[slice]:
     """Ascending numbers as slices without gaps."""
-    breaks = np.flatnonzero(np.diff(copies) != 1) + 1
+    breaks = np.flatnonzero(np.diff(envs) != 1) + 1
     starts = [0, *breaks.tolist()]
-    stops = [*breaks.tolist(), len(copies)]
+    stops = [*breaks.tolist(), len(envs)]
     for start, stop in zip(starts, stops, strict=True):
-        yield slice(int(copies[start]), int(copies[stop - 1]) + 1)
+        yield slice(int(envs[start]), int(envs[stop - 1]) + 1)

@@ -159,7 +159,7 @@ class Storage:
             state=self.state_tensor,
             first=self.first_tensor,
             final=FinalStep(
-                copies=torch.tensor(self.ended, dtype=torch.int64),
+                envs=torch.tensor(self.ended, dtype=torch.int64),
                 groups={
                     group.spec.name: FinalGroupStep(
                         observations=group.final_step.observations[:count],
@@ -206,19 +206,19 @@ class Storage:
                 if count:
                     self._check_rows("observations are finite", group.final_observations[:count], index, self.ended)
             self._check_rows("rewards are finite", group.rewards, index)
-        for state, copies in ((self.state, None), (self.final_state, self.ended)):
+        for state, envs in ((self.state, None), (self.final_state, self.ended)):
             if state is None or state.dtype != np.float32:
                 continue
-            rows = state if copies is None else state[: len(copies)]
+            rows = state if envs is None else state[: len(envs)]
             if not np.isfinite(rows).all():
                 bad = int(np.argwhere(~np.isfinite(rows))[0][0])
                 raise ApiError(
                     "the state is finite",
-                    copy=bad if copies is None else copies[bad],
+                    copy=bad if envs is None else envs[bad],
                     detail="it holds NaN or infinity",
                 )
 
-    def _check_rows(self, rule: str, rows: Array, group: int, copies: Sequence[int] | None = None) -> None:
+    def _check_rows(self, rule: str, rows: Array, group: int, envs: Sequence[int] | None = None) -> None:
         if np.isfinite(rows).all():
             return
         bad, row = (int(i) for i in np.argwhere(~np.isfinite(rows))[0][:2])
@@ -226,7 +226,7 @@ class Storage:
         raise ApiError(
             rule,
             agent=self._seat(group, row).agent,
-            copy=bad if copies is None else copies[bad],
+            copy=bad if envs is None else envs[bad],
             detail=f"got {np.asarray(value)[~np.isfinite(value)].reshape(-1)[0]}",
         )
 

@@ -96,7 +96,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._environments = [*environments, probe]
         kind = TurnCopies if description.turn_based else ParallelCopies
         failures = Failures(self.num_envs, max_failures, request.first_env)
-        self._copies: Copies = kind(environments, self._storage, description.state, self._next_seed, failures)
+        self._envs: Copies = kind(environments, self._storage, description.state, self._next_seed, failures)
         self._episodes = np.full(self.num_envs, -1, dtype=np.int64)
         self._everyone = slice(0, self.num_envs)
         self._encode = [
@@ -107,7 +107,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
     def reset(self) -> TimeStep:
         """Begins a new episode in every copy."""
         try:
-            self._copies.reset(self._everyone)
+            self._envs.reset(self._everyone)
         except ApiError as error:
             raise error.counted_from(self._request.first_env) from None
         self._history.restart(self._storage.first)
@@ -129,7 +129,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._history.append(arrays)
         choices = self._choices(arrays)
         try:
-            self._copies.step(self._everyone, choices)
+            self._envs.step(self._everyone, choices)
         except ApiError as error:
             raise error.counted_from(self._request.first_env) from None
         if self._storage.ended:
@@ -201,9 +201,9 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             # All rows of the copy's episode at once: (L, A, ...) a group.
             choices = self._choices([rows[copy, : lengths[copy]] for rows in saved])
             try:
-                self._copies.reset(window)
+                self._envs.reset(window)
                 for row in choices:
-                    self._copies.step(window, [row])
+                    self._envs.step(window, [row])
                     if self._storage.ended:
                         break
                 same = not self._storage.ended and self._hash(copy) == int(state["hash"][copy])
@@ -212,7 +212,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             if not same:
                 self.not_reproduced += 1
                 self._episodes[copy] = int(state["episode"][copy])
-                self._copies.reset(window)
+                self._envs.reset(window)
                 lengths[copy] = 0
             reproduced.append(same)
         self._storage.begin_step()

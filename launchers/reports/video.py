@@ -35,22 +35,22 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
-    copies = environment(
+    envs = environment(
         EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
     )
-    if not isinstance(copies, PettingZooVectorEnvironment):
+    if not isinstance(envs, PettingZooVectorEnvironment):
         raise InputError(f"{trained.env} draws no pictures")
     actor = trained.actor(seed=seed)
-    timestep = copies.reset()
-    pictures = [_picture(copies.render(0), trained.env)]
+    timestep = envs.reset()
+    pictures = [_picture(envs.render(0), trained.env)]
     total = 0.0
     for _ in range(max_steps):
-        timestep = copies.step(actor.select_actions(timestep))
+        timestep = envs.step(actor.select_actions(timestep))
         total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
         if timestep.final is not None:
             break
-        pictures.append(_picture(copies.render(0), trained.env))
-    copies.close()
+        pictures.append(_picture(envs.render(0), trained.env))
+    envs.close()
     with reported_as_input_error(f"write {video}"):
         _write(video, pictures, fps)
     return len(pictures), total

@@ -41,7 +41,7 @@ class ActingNoise(Saveable):
     ) -> None:
         self._shapes = {name: (num_envs, group_sizes[name], count) for name, count in counts.items()}
         self._widths = [size * count for _, size, count in self._shapes.values()]
-        self._stream = Stream(seed, purpose, first_env=first_env, num_copies=num_envs, device=device)
+        self._stream = Stream(seed, purpose, first_env=first_env, num_envs=num_envs, device=device)
         self._noise: Tensor | None = None
         self._steps = 0
 

@@ -16,7 +16,7 @@ from marl.types import TimeStep
 class EndedEpisodes:
     """The K episodes that ended at one step."""
 
-    copies: Tensor
+    envs: Tensor
     """(K,) int64: in which copies."""
     returns: Tensor
     """(K, agents) float64: undiscounted sum of each agent's rewards, in the order of ``EpisodeTracker.agents``."""
@@ -50,17 +50,17 @@ class EpisodeTracker(Saveable):
         self._lengths += 1
         if timestep.final is None:
             return None
-        over, dropped = timestep.final.copies, timestep.final.dropped
-        copies = over if dropped is None else over[~dropped]
-        return self._end(copies.to(self._returns.device), over.to(self._returns.device))
+        over, dropped = timestep.final.envs, timestep.final.dropped
+        envs = over if dropped is None else over[~dropped]
+        return self._end(envs.to(self._returns.device), over.to(self._returns.device))
 
     def cut(self, max_steps: int) -> EndedEpisodes:
         """Ends, for the count, the episodes that have lasted ``max_steps``; their copies play on."""
-        copies = (self._lengths >= max_steps).nonzero().squeeze(1)
-        return self._end(copies, copies)
+        envs = (self._lengths >= max_steps).nonzero().squeeze(1)
+        return self._end(envs, envs)
 
     def _end(self, counted: Tensor, over: Tensor) -> EndedEpisodes:
-        ended = EndedEpisodes(copies=counted, returns=self._returns[counted], lengths=self._lengths[counted])
+        ended = EndedEpisodes(envs=counted, returns=self._returns[counted], lengths=self._lengths[counted])
         self._returns[over] = 0.0
         self._lengths[over] = 0
         return ended
@@ -90,11 +90,11 @@ class EpisodeStatistics(Saveable):
         """Takes in one step."""
         ended = self._tracker.track(timestep)
         if ended is not None:
-            self._sums[ended.copies, 0] += 1
-            self._sums[ended.copies, 2] += ended.lengths
-            self._sums[ended.copies, 3:] += ended.returns
+            self._sums[ended.envs, 0] += 1
+            self._sums[ended.envs, 2] += ended.lengths
+            self._sums[ended.envs, 3:] += ended.returns
             if timestep.final is not None and timestep.final.dropped is not None:
-                dropped = timestep.final.copies[timestep.final.dropped]
+                dropped = timestep.final.envs[timestep.final.dropped]
                 self._sums[dropped.to(self._sums.device), 1] += 1
 
     def reduce(self, communicator: Communicator) -> tuple[int, Metrics]:

@@ -85,8 +85,8 @@ def evaluate(
         request = EnvironmentRequest(
             num_envs=count, first_env=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
         )
-        copies = environment(request)
-        tracker = EpisodeTracker(copies.spec, count, device=device)
+        envs = environment(request)
+        tracker = EpisodeTracker(envs.spec, count, device=device)
         actor = PolicyActor(
             policies,
             {group.name: group.size for group in spec.groups},
@@ -103,7 +103,7 @@ def evaluate(
         def take(ended: EndedEpisodes, *, stopped: bool) -> None:
             nonlocal missing
             for copy, length, returns in zip(
-                ended.copies.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True
+                ended.envs.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True
             ):
                 if done[copy] < wanted[copy]:
                     rows.append([done[copy] * total + first + copy, float(stopped), length, *returns])
@@ -113,9 +113,9 @@ def evaluate(
                         missing -= wanted[copy] - done[copy]
                         done[copy] = wanted[copy]
 
-        timestep = copies.reset()
+        timestep = envs.reset()
         for step in itertools.count(1):
-            timestep = copies.step(actor.select_actions(timestep))
+            timestep = envs.step(actor.select_actions(timestep))
             ended = tracker.track(timestep)
             if ended is not None:
                 take(ended, stopped=False)
@@ -123,7 +123,7 @@ def evaluate(
                 take(tracker.cut(max_steps), stopped=True)
             if not missing:
                 break
-        copies.close()
+        envs.close()
     agents = tuple(agent for group in spec.groups for agent in group.agents)
     table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
     table = communicator.gather_rows(table)

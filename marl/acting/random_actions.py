@@ -24,7 +24,7 @@ class RandomActions:
     def __init__(self, spec: EnvironmentSpec, *, num_envs: int, first_env: int = 0, seed: int = 0) -> None:
         self._spec = spec
         self._streams = {
-            group.name: Stream(seed, f"random actions/{group.name}", first_env=first_env, num_copies=num_envs)
+            group.name: Stream(seed, f"random actions/{group.name}", first_env=first_env, num_envs=num_envs)
             for group in spec.groups
         }
         self.steps = 0

@@ -87,7 +87,7 @@ class ReplayAdder(Adder, Saveable):
         final = timestep.final
         if final is None:
             return _Arrival(seen=seen, ended=np.zeros(0, np.int64), remaining=np.zeros(0, np.float32))
-        ended = final.copies
+        ended = final.envs
         last = {name: tensor.clone() for name, tensor in seen.items()}
         remaining = torch.zeros(len(ended), dtype=torch.bool)
         for name in self._groups:

@@ -36,21 +36,21 @@ class SequenceAdder(ReplayAdder):
     def _begin(self, seen: Mapping[str, Tensor]) -> None:
         self._open(self._envs, seen)
 
-    def _open(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
-        self._clear(copies)
-        self._times[copies] = 0
-        self._see(copies, seen)
+    def _open(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+        self._clear(envs)
+        self._times[envs] = 0
+        self._see(envs, seen)
 
-    def _clear(self, copies: Ints) -> None:
-        self._staging.records[copies] = 0
+    def _clear(self, envs: Ints) -> None:
+        self._staging.records[envs] = 0
         for name in self._groups:
             if (masks := f"{name}/action_masks") in self._staging.arrays:
-                self._staging.arrays[masks][copies] = True
+                self._staging.arrays[masks][envs] = True
 
-    def _see(self, copies: Ints, seen: Mapping[str, Tensor]) -> None:
-        times = self._times[copies]
+    def _see(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+        times = self._times[envs]
         for name, tensor in seen.items():
-            self._staging.arrays[name][copies, times] = tensor.numpy()[copies]
+            self._staging.arrays[name][envs, times] = tensor.numpy()[envs]
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
         """Adds what was done at the previous time step, and where it led."""
@@ -73,23 +73,23 @@ class SequenceAdder(ReplayAdder):
         self._see(self._envs, arrival.seen)
         finished = self._times == items.length
         finished[arrival.ended] = True
-        copies = np.flatnonzero(finished)
-        self._replay.append(self._staging.records, copies)
-        going = np.setdiff1d(copies, arrival.ended)
+        envs = np.flatnonzero(finished)
+        self._replay.append(self._staging.records, envs)
+        going = np.setdiff1d(envs, arrival.ended)
         if len(going):
             self._go_on(going)
         if len(arrival.ended):
             self._open(arrival.ended, seen)
 
-    def _go_on(self, copies: Ints) -> None:
+    def _go_on(self, envs: Ints) -> None:
         """Begins sequences in the middle of an episode, with the last steps of those before."""
         arrays, items = self._staging.arrays, self._items
-        kept = {name: array[copies, items.stride :] for name, array in arrays.items()}
-        self._clear(copies)
+        kept = {name: array[envs, items.stride :] for name, array in arrays.items()}
+        self._clear(envs)
         for name, values in kept.items():
-            arrays[name][copies, : values.shape[1]] = values
-        arrays["learn"][copies] = arrays["valid"][copies] & (np.arange(items.length) >= items.burn_in)
-        self._times[copies] = items.length - items.stride
+            arrays[name][envs, : values.shape[1]] = values
+        arrays["learn"][envs] = arrays["valid"][envs] & (np.arange(items.length) >= items.burn_in)
+        self._times[envs] = items.length - items.stride
 
     def env_state_dict(self) -> State:
         """The sequences that are being made."""

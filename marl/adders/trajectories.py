@@ -119,7 +119,7 @@ class TrajectoryDataset(Dataset[Trajectory]):
 
     def _gather_finals(self) -> TrajectoryFinals:
         steps = [final for _, final in self._finals]
-        times = [torch.full_like(final.copies, time) for time, final in self._finals]
+        times = [torch.full_like(final.envs, time) for time, final in self._finals]
         nothing = torch.zeros(0, dtype=torch.int64, device=self._device)
         groups: dict[str, FinalGroupStep] = {}
         for name, group in self._groups.items():
@@ -133,7 +133,7 @@ class TrajectoryDataset(Dataset[Trajectory]):
         states = [final.state for final in steps if final.state is not None]
         return TrajectoryFinals(
             times=torch.cat(times) if times else nothing,
-            copies=torch.cat([final.copies for final in steps]) if steps else nothing,
+            envs=torch.cat([final.envs for final in steps]) if steps else nothing,
             groups=groups,
             state=torch.cat(states) if states else (None if self._state is None else self._state[0, :0]),
         )
@@ -171,7 +171,7 @@ def _clone(final: FinalStep, device: torch.device | str) -> FinalStep:
         return tensor.to(device, copy=True)
 
     return FinalStep(
-        copies=kept(final.copies),
+        envs=kept(final.envs),
         groups={
             name: FinalGroupStep(
                 observations=kept(step.observations),

@@ -122,19 +122,19 @@ class TransitionAdder(ReplayAdder):
         for window in self._windows:
             window.accumulate(name, rewards, factors)
             running = window.running[name]
-            copies, agents = np.nonzero(running & over)
+            envs, agents = np.nonzero(running & over)
             for part, following in self._parts[name]:
-                window.staging.arrays[following][copies, agents] = arrival.seen[part].numpy()[copies, agents]
+                window.staging.arrays[following][envs, agents] = arrival.seen[part].numpy()[envs, agents]
             running &= ~over
             window.untouched = False
 
     def _end_team(self, window: _Window, arrival: _Arrival) -> None:
         now = window.team_running[arrival.ended]
-        copies = arrival.ended[now]
-        window.staging.arrays["discounts"][copies] *= arrival.remaining[now]
+        envs = arrival.ended[now]
+        window.staging.arrays["discounts"][envs] *= arrival.remaining[now]
         if self._has_state:
-            window.staging.arrays["next_state"][copies] = arrival.seen["state"].numpy()[copies]
-        window.team_running[copies] = False
+            window.staging.arrays["next_state"][envs] = arrival.seen["state"].numpy()[envs]
+        window.team_running[envs] = False
         window.untouched = False
 
     def _finish(self, arrival: _Arrival) -> None:

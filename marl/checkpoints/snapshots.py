@@ -38,13 +38,13 @@ class SnapshotStore(Saveable):
         Raises:
             InputError: the disk is full, or the like.
         """
-        copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-        data = safetensors.torch.save(copies)
+        envs = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        data = safetensors.torch.save(envs)
         digest = hashlib.sha256(data).hexdigest()
         if self.directory is not None and self._writes and not self._path(digest).exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(digest), data)
-        self._keep(digest, copies)
+        self._keep(digest, envs)
         return digest
 
     def get(self, digest: str) -> State:

@@ -134,7 +134,7 @@ class Experiment:
             torch.manual_seed(derive_int(config.seed, "networks"))
             self.networks = builder.make_networks(self.spec)
         move_networks(self.networks, config.device)
-        policies = builder.make_policies(self.spec, self.networks, evaluation=False)
+        policies = builder.make_policies(self.spec, self.networks, evaluation=False, context=self.context)
         self.greedy = builder.make_policies(self.spec, self.networks, evaluation=True)
         self._measured_policies = builder.frozen_policies(self.spec, self.networks, greedy=False)
         self._next_measure: int | None = None
@@ -310,15 +310,15 @@ class Experiment:
             self.restore(unflatten_state(checkpoint.tensors), checkpoint.metadata["counter"])
 
     def gather_state(self, communicator: Communicator | None = None) -> dict[str, Any]:
-        """Every part's state, and under ``copies`` all ranks' copies. Collective.
+        """Every part's state, and under ``envs`` all ranks' copies. Collective.
 
         Args:
             communicator: gathers the copies, to wherever its ``gather_rows`` does; the experiment's own, which
                 gathers them on rank 0, by default.
         """
         communicator = communicator or self.communicator
-        copies = {name: _gather(communicator, part.env_state_dict()) for name, part in self._parts()}
-        return {**{name: part.state_dict() for name, part in self._parts()}, "copies": copies}
+        envs = {name: _gather(communicator, part.env_state_dict()) for name, part in self._parts()}
+        return {**{name: part.state_dict() for name, part in self._parts()}, "envs": envs}
 
     def restore(self, parts: Mapping[str, State], counts: Any) -> None:
         """Takes back what ``gather_state`` gave on any number of ranks, and the counter's state.
@@ -326,10 +326,10 @@ class Experiment:
         Raises:
             KeyError, ValueError, RuntimeError, IndexError: something is missing or does not fit.
         """
-        saved = unflatten_state(parts.get("copies", {}))
-        copies = {len(tensor) for part in saved.values() for tensor in part.values()}
-        if copies != {self.config.num_envs}:
-            raise ValueError(f"it holds {max(copies, default=0)} environment copies, not {self.config.num_envs}")
+        saved = unflatten_state(parts.get("envs", {}))
+        envs = {len(tensor) for part in saved.values() for tensor in part.values()}
+        if envs != {self.config.num_envs}:
+            raise ValueError(f"it holds {max(envs, default=0)} environment copies, not {self.config.num_envs}")
         rows = slice(self.context.first_env, self.context.first_env + self.context.num_envs)
         for name, part in self._parts():
             part.load_state_dict(parts.get(name, {}))

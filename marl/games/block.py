@@ -116,14 +116,14 @@ class GameBatch:
         self._ended: dict[int, _Ended] = {}
         needed = [seated.player.num_uniforms for seated in self._seated]
         self._uniforms = max(needed)
-        self._stream = Stream(rules.seed, f"{purpose}/decisions", first_env=first, num_copies=count)
+        self._stream = Stream(rules.seed, f"{purpose}/decisions", first_env=first, num_envs=count)
         self._noise: Tensor | None = None
         self._choices = max(num_choices(group.action) for group in spec.groups)
         pairs = torch.tensor([game.pair for game in games])
         self._openings = torch.zeros(0)
         if rules.opening:
             low, high = int(pairs.min()), int(pairs.max())
-            stream = Stream(rules.seed, f"{purpose}/opening", first_env=low, num_copies=high - low + 1)
+            stream = Stream(rules.seed, f"{purpose}/opening", first_env=low, num_envs=high - low + 1)
             drawn = stream.uniforms(0, len(columns) * self._choices, rows=rules.opening)
             self._openings = drawn.view(rules.opening, -1, len(columns), self._choices)[:, pairs - low]
 

@@ -9,7 +9,6 @@ from typing import Final
 
 import torch
 
-from marl.adders.trajectories import TrajectoryDataset
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
@@ -98,15 +97,14 @@ class LeagueExperiment:
             steps = -(-config.experiment.steps // len(names))
             experiment = replace(config.experiment, seed=config.experiment.seed if seed is None else seed, steps=steps)
             self.players[name] = Experiment(experiment, self.communicator, self._actor_factory(name))
-            replays = not isinstance(self.players[name].dataset, TrajectoryDataset)
-            if replays and self.players[name].config.builder.with_state:
+            if experiment.builder.with_state and not experiment.builder.on_policy:
                 raise InputError(
                     "a critic or a mixer of all agents would take opponents for its own; use iql, iddpg, isac, mappo "
                     "or ippo"
                 )
         if config.measure_games and len(self.sides) != 2:
             raise InputError(f"games are measured between two sides, and this game has {len(self.sides)}")
-        if getattr(getattr(config.experiment.builder, "config", None), "team_reward", False):
+        if config.experiment.builder.team_reward:
             raise InputError("a team reward adds up what opponents receive; self-play needs each agent's own")
         self.main = names[0]
         """The player that is evaluated."""
@@ -315,7 +313,7 @@ class LeagueExperiment:
     def _advance(self, player: Experiment, should_stop: Callable[[], bool]) -> Metrics:
         """One player's part of a round: up to an update from a rollout, or a stretch of updates from replay."""
         figures: Metrics | None = None
-        if isinstance(player.dataset, TrajectoryDataset):
+        if player.config.builder.on_policy:
             while figures is None:
                 figures = player.advance(should_stop)
             return figures

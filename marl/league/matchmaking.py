@@ -217,7 +217,7 @@ def draw_opponents(
     Returns:
         (matches,) int64 indices of opponents; those of probability zero never occur.
     """
-    words = Stream(seed, purpose, first_env=first_match, num_copies=matches).words(0, 2)[0].numpy()
+    words = Stream(seed, purpose, first_env=first_match, num_envs=matches).words(0, 2)[0].numpy()
     return choose_opponents(probabilities, words)
 
 

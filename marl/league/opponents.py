@@ -86,20 +86,20 @@ class LeagueOpponents:
         self._row = league.payoffs.index(me)
         self._num_sides = num_sides
         self._first_copy = first_env
-        self._stream = Stream(seed, f"matchmaking/{me}", first_env=first_env, num_copies=num_envs)
+        self._stream = Stream(seed, f"matchmaking/{me}", first_env=first_env, num_envs=num_envs)
         self._words: OrderedDict[int, Tensor] = OrderedDict()
         self._swap_period = swap_period
         self.policies = policies
         self.results = Results(len(league.players), num_sides)
 
-    def draw(self, copies: Tensor, episodes: Tensor) -> Tensor:
+    def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
         """See Opponents."""
         times = episodes if self._swap_period is None else torch.full_like(episodes, self._swap_period())
         drawn = torch.from_numpy(
-            choose_opponents(self._league.probabilities(self._me), self._numbers(copies, times).numpy())
+            choose_opponents(self._league.probabilities(self._me), self._numbers(envs, times).numpy())
         )
-        own = learner_sides(copies + self._first_copy, episodes, self._num_sides)
-        players = torch.full((len(copies), self._num_sides), LEARNER)
+        own = learner_sides(envs + self._first_copy, episodes, self._num_sides)
+        players = torch.full((len(envs), self._num_sides), LEARNER)
         # The k-th opponent sits k seats behind the learner, so that who it is does not depend on the seat.
         seats = (own.unsqueeze(1) + torch.arange(1, self._num_sides)) % self._num_sides
         return players.scatter_(1, seats, torch.where(drawn == self._row, LEARNER, drawn))
@@ -108,10 +108,10 @@ class LeagueOpponents:
         """See Opponents."""
         self.results.add(players, returns)
 
-    def _numbers(self, copies: Tensor, times: Tensor) -> Tensor:
+    def _numbers(self, envs: Tensor, times: Tensor) -> Tensor:
         """(K, S - 1, 2) random words; they are made for many episodes of all copies at once."""
         others = self._num_sides - 1
-        words = torch.empty(len(copies), others, 2, dtype=torch.int64)
+        words = torch.empty(len(envs), others, 2, dtype=torch.int64)
         blocks = times // _EPISODES_AT_ONCE
         for block in blocks.unique().tolist():
             if block not in self._words:
@@ -121,5 +121,5 @@ class LeagueOpponents:
                     self._words.popitem(last=False)
             self._words.move_to_end(block)
             rows = blocks == block
-            words[rows] = self._words[block][times[rows] % _EPISODES_AT_ONCE, copies[rows]]
+            words[rows] = self._words[block][times[rows] % _EPISODES_AT_ONCE, envs[rows]]
         return words

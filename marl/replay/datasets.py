@@ -106,8 +106,8 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         selection = self.selector.select(self.batch_size, self._draws)
         self._draws += 1
         self._samples += self.batch_size
-        count = len(selection.copies)
-        self.replay.gather(selection.copies, selection.numbers, self._out[:count])
+        count = len(selection.envs)
+        self.replay.gather(selection.envs, selection.numbers, self._out[:count])
         if self._device.type != "cpu":
             # The whole record travels at once.
             fields = self.replay.layout.tensors(self._buffer[:count].to(self._device))
@@ -138,11 +138,11 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
 
     def _weights(self, selection: Selection) -> Tensor:
         if selection.weights is None:
-            return self._ones[: len(selection.copies)]
+            return self._ones[: len(selection.envs)]
         return torch.from_numpy(selection.weights.astype(np.float32)).to(self._device)
 
     def _indices(self, selection: Selection) -> Tensor:
-        return torch.from_numpy(np.stack((selection.copies, selection.numbers), axis=1))
+        return torch.from_numpy(np.stack((selection.envs, selection.numbers), axis=1))
 
     def _positions(self, selection: Selection) -> Tensor:
         return torch.from_numpy(selection.positions).to(self._device)

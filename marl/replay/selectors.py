@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 class Selection:
     """This rank's b items of a global batch."""
 
-    copies: Ints
+    envs: Ints
     """(b,): copies on this rank."""
     numbers: Ints
     """(b,): items of these copies."""
@@ -90,12 +90,12 @@ class UniformSelector(Selector):
 
     def select(self, batch_size: int, step: int) -> Selection:
         """Draws with replacement."""
-        stored = self._replay.stored_of_copies
+        stored = self._replay.stored_of_envs
         ends = np.cumsum(stored)
         places = self._draw(step, batch_size) * ends[-1] >> 32
-        copies = np.searchsorted(ends, places, side="right")
-        numbers = places - ends[copies] + self._replay.counts[copies]
-        return _local(self._replay, copies, numbers)
+        envs = np.searchsorted(ends, places, side="right")
+        numbers = places - ends[envs] + self._replay.counts[envs]
+        return _local(self._replay, envs, numbers)
 
 
 class FifoSelector(Selector):
@@ -107,7 +107,7 @@ class FifoSelector(Selector):
 
     def _next(self) -> Ints:
         # Items that were overwritten unread are gone; a dataset that is asked before every step reads them in time.
-        first: Ints = np.maximum(self._taken, self._replay.counts - self._replay.stored_of_copies)
+        first: Ints = np.maximum(self._taken, self._replay.counts - self._replay.stored_of_envs)
         return first
 
     def available(self) -> int:
@@ -117,11 +117,11 @@ class FifoSelector(Selector):
     def select(self, batch_size: int, step: int) -> Selection:
         """Takes the oldest items that were not drawn yet."""
         first = self._next()
-        copies, numbers = ranges(first, np.minimum(self._replay.counts, first + batch_size))
-        order = np.lexsort((copies, numbers))[:batch_size]
-        copies, numbers = copies[order], numbers[order]
-        self._taken = first + np.bincount(copies, minlength=len(first))
-        return _local(self._replay, copies, numbers)
+        envs, numbers = ranges(first, np.minimum(self._replay.counts, first + batch_size))
+        order = np.lexsort((envs, numbers))[:batch_size]
+        envs, numbers = envs[order], numbers[order]
+        self._taken = first + np.bincount(envs, minlength=len(first))
+        return _local(self._replay, envs, numbers)
 
     def clear(self) -> None:
         """See Selector."""
@@ -190,18 +190,18 @@ class PrioritizedSelector(Selector):
         strata = (np.arange(batch_size) + (self._draw(step, batch_size) + 0.5) * 2.0**-32) / batch_size
         values = strata * ends[-1]
         # Rounding may carry a value to the very end: then it belongs to the last copy that has a total.
-        copies = np.minimum(np.searchsorted(ends, values, side="right"), np.flatnonzero(totals)[-1])
-        values -= (ends - totals)[copies]
-        positions = _mine(replay, copies)
-        copies = copies[positions] - replay.first_env
-        leaves = self._sums.find(copies, np.maximum(values[positions], 0.0))
-        oldest = replay.local_counts[copies] - np.minimum(replay.local_counts[copies], replay.rows)
+        envs = np.minimum(np.searchsorted(ends, values, side="right"), np.flatnonzero(totals)[-1])
+        values -= (ends - totals)[envs]
+        positions = _mine(replay, envs)
+        envs = envs[positions] - replay.first_env
+        leaves = self._sums.find(envs, np.maximum(values[positions], 0.0))
+        oldest = replay.local_counts[envs] - np.minimum(replay.local_counts[envs], replay.rows)
         beta = config.beta + (config.final_beta - config.beta) * min(1.0, step / config.anneal_batches)
         return Selection(
-            copies=copies,
+            envs=envs,
             numbers=oldest + (leaves - oldest) % replay.rows,
             positions=positions,
-            weights=(minimum / self._sums.leaves[copies, leaves]) ** beta,
+            weights=(minimum / self._sums.leaves[envs, leaves]) ** beta,
         )
 
     def update(self, indices: Ints, priorities: Floats) -> None:
@@ -213,11 +213,11 @@ class PrioritizedSelector(Selector):
             indices: (b, 2) int64 from the sample.
             priorities: (b,) absolute errors.
         """
-        copies, numbers = indices[:, 0], indices[:, 1]
+        envs, numbers = indices[:, 0], indices[:, 1]
         values = (np.abs(priorities.astype(np.float64)) + self._config.epsilon) ** self._config.alpha
-        keep = np.isfinite(values) & (numbers >= self._replay.local_counts[copies] - self._replay.rows)
-        self._set(copies[keep], numbers[keep], values[keep])
-        np.maximum.at(self._largest, copies[keep], values[keep])
+        keep = np.isfinite(values) & (numbers >= self._replay.local_counts[envs] - self._replay.rows)
+        self._set(envs[keep], numbers[keep], values[keep])
+        np.maximum.at(self._largest, envs[keep], values[keep])
 
     def clear(self) -> None:
         """See Selector."""
@@ -229,15 +229,15 @@ class PrioritizedSelector(Selector):
 
     def _absorb(self) -> None:
         counts = self._replay.local_counts
-        copies, numbers = ranges(np.maximum(self._seen, counts - self._replay.rows), counts)
-        self._set(copies, numbers, np.full(len(copies), self._new_priority))
+        envs, numbers = ranges(np.maximum(self._seen, counts - self._replay.rows), counts)
+        self._set(envs, numbers, np.full(len(envs), self._new_priority))
         self._seen[:] = counts
 
-    def _set(self, copies: Ints, numbers: Ints, values: Floats) -> None:
+    def _set(self, envs: Ints, numbers: Ints, values: Floats) -> None:
         # Number k replaces number k - rows, which has just left the store.
         leaves = numbers % self._replay.rows
-        self._sums.set(copies, leaves, values)
-        self._minima.set(copies, leaves, values)
+        self._sums.set(envs, leaves, values)
+        self._minima.set(envs, leaves, values)
 
     def state_dict(self) -> State:
         """The priority of new items."""
@@ -271,15 +271,15 @@ def ranges(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
     return owners, np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)
 
 
-def _mine(replay: Replay, copies: Ints) -> Ints:
+def _mine(replay: Replay, envs: Ints) -> Ints:
     """Positions in a global batch that belong to this rank's copies."""
     if replay.num_envs == replay.global_num_envs:
-        return np.arange(len(copies))
-    return np.flatnonzero((copies >= replay.first_env) & (copies < replay.first_env + replay.num_envs))
+        return np.arange(len(envs))
+    return np.flatnonzero((envs >= replay.first_env) & (envs < replay.first_env + replay.num_envs))
 
 
-def _local(replay: Replay, copies: Ints, numbers: Ints) -> Selection:
-    positions = _mine(replay, copies)
+def _local(replay: Replay, envs: Ints, numbers: Ints) -> Selection:
+    positions = _mine(replay, envs)
     return Selection(
-        copies=copies[positions] - replay.first_env, numbers=numbers[positions], positions=positions, weights=None
+        envs=envs[positions] - replay.first_env, numbers=numbers[positions], positions=positions, weights=None
     )

@@ -108,10 +108,10 @@ class Replay(Saveable):
     @property
     def stored(self) -> int:
         """Items stored over all ranks, as of the last ``agree``."""
-        return int(self.stored_of_copies.sum())
+        return int(self.stored_of_envs.sum())
 
     @property
-    def stored_of_copies(self) -> Ints:
+    def stored_of_envs(self) -> Ints:
         """(global copies,) int64: items stored of every copy."""
         return np.minimum(self.counts, self.rows)
 
@@ -126,22 +126,22 @@ class Replay(Saveable):
         self._staging.write(item)
         self.append(self._staging.records)
 
-    def append(self, records: Ints, copies: Ints | None = None) -> None:
+    def append(self, records: Ints, envs: Ints | None = None) -> None:
         """Takes finished items; called at every step, on all ranks, also where nothing is finished.
 
         Args:
             records: (E, words) int64, the copies' records.
-            copies: (K,) int64, the copies whose items are finished; None for all.
+            envs: (K,) int64, the copies whose items are finished; None for all.
         """
         if self.in_step:
             # One contiguous write: many times faster than to write the fields where they belong, one by one.
             self._records[int(self.local_counts[0]) % self.rows] = records
             self.local_counts += 1
         else:
-            if copies is None:
-                copies = np.arange(self.num_envs)
-            self._records[self.local_counts[copies] % self.rows, copies] = records[copies]
-            self.local_counts[copies] += 1
+            if envs is None:
+                envs = np.arange(self.num_envs)
+            self._records[self.local_counts[envs] % self.rows, envs] = records[envs]
+            self.local_counts[envs] += 1
         self._agreed = False
 
     def agree(self) -> None:
@@ -158,23 +158,23 @@ class Replay(Saveable):
             self._communicator.all_reduce(torch.from_numpy(self.counts))
         self._agreed = True
 
-    def gather(self, copies: Ints, numbers: Ints, out: Ints) -> None:
+    def gather(self, envs: Ints, numbers: Ints, out: Ints) -> None:
         """Copies the records of items (copy on this rank, number), (B,) each, into ``out``, (B, words)."""
-        np.take(self._flat, numbers % self.rows * self.num_envs + copies, axis=0, out=out, mode="clip")
+        np.take(self._flat, numbers % self.rows * self.num_envs + envs, axis=0, out=out, mode="clip")
 
-    def share(self, of_copies: Array) -> Tensor:
+    def share(self, of_envs: Array) -> Tensor:
         """Joins figures of copies over ranks.
 
         Args:
-            of_copies: (K, E) float64 figures of this rank's copies.
+            of_envs: (K, E) float64 figures of this rank's copies.
 
         Returns:
             (K, global copies) float64, equal on all ranks bit by bit.
         """
         if self._communicator is None:
-            return torch.from_numpy(of_copies)
-        joined = torch.zeros((of_copies.shape[0], self.global_num_envs), dtype=torch.float64)
-        joined[:, self.first_env : self.first_env + self.num_envs] = torch.from_numpy(of_copies)
+            return torch.from_numpy(of_envs)
+        joined = torch.zeros((of_envs.shape[0], self.global_num_envs), dtype=torch.float64)
+        joined[:, self.first_env : self.first_env + self.num_envs] = torch.from_numpy(of_envs)
         # Zeros are all that is added to a figure, so the sum is exact whatever the number of ranks.
         self._communicator.all_reduce(joined)
         return joined

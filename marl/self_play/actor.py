@@ -94,9 +94,9 @@ class SelfPlayActor(Actor):
         """See Actor."""
         ended = self._tracker.track(timestep)
         if ended is not None and timestep.final is not None:
-            self._opponents.record(self._players.players[ended.copies], self._sides.returns(ended.returns))
+            self._opponents.record(self._players.players[ended.envs], self._sides.returns(ended.returns))
             # Dropped episodes give way to new ones too, but have no result.
-            self._seat(timestep.final.copies)
+            self._seat(timestep.final.envs)
             self._note_seats()
         self._learner.observe(actions, timestep)
 
@@ -132,9 +132,9 @@ class SelfPlayActor(Actor):
         self._players.load_env_state_dict(_named("players/", state))
         self._tracker.load_env_state_dict(_named("tracker/", state))
 
-    def _seat(self, copies: Tensor) -> None:
-        self._episodes[copies] += 1
-        self._players.players[copies] = self._opponents.draw(copies, self._episodes[copies])
+    def _seat(self, envs: Tensor) -> None:
+        self._episodes[envs] += 1
+        self._players.players[envs] = self._opponents.draw(envs, self._episodes[envs])
 
     def _note_seats(self) -> None:
         own = self._players.players == LEARNER

@@ -29,9 +29,9 @@ class FixedOpponents:
         self._policies = policies
         self._seating = torch.where(torch.arange(num_sides) == side, LEARNER, 0)
 
-    def draw(self, copies: Tensor, episodes: Tensor) -> Tensor:
+    def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
         """See Opponents."""
-        return self._seating.expand(len(copies), -1)
+        return self._seating.expand(len(envs), -1)
 
     def policies(self, player: int) -> Policies:
         """See Opponents."""

@@ -65,11 +65,11 @@ def play_games(
         request = EnvironmentRequest(
             num_envs=count, first_env=first, seed=seed, purpose=purpose, sharing=sharing, with_state=False
         )
-        copies = environment(request)
-        sides = Sides(copies.spec, side_of)
-        tracker = EpisodeTracker(copies.spec, count)
+        envs = environment(request)
+        sides = Sides(envs.spec, side_of)
+        tracker = EpisodeTracker(envs.spec, count)
         seated = SeatedPlayers(
-            copies.spec,
+            envs.spec,
             sides,
             policies,
             like,
@@ -82,18 +82,18 @@ def play_games(
         done = torch.zeros(count, dtype=torch.int64)
         seated.players = seating[first : first + count].clone()
         missing = sum(len(range(first + copy, games, total)) for copy in range(count))
-        timestep = copies.reset()
+        timestep = envs.reset()
         blank = {
             group.name: torch.zeros((count, group.size, *group.action.array.shape), dtype=group.action.array.dtype)
-            for group in copies.spec.groups
+            for group in envs.spec.groups
         }
         steps = 0
         while missing:
-            timestep = copies.step(seated.act(timestep, _legal(blank, timestep, copies.spec)))
+            timestep = envs.step(seated.act(timestep, _legal(blank, timestep, envs.spec)))
             steps += 1
             ended = tracker.track(timestep)
             if steps >= max_steps:
-                for copy in tracker.cut(max_steps).copies.tolist():
+                for copy in tracker.cut(max_steps).envs.tolist():
                     # None, if it had played all its games and went on for nothing.
                     left = torch.arange(min(int(done[copy]) * total + first + copy, games), games, total)
                     results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
@@ -101,15 +101,15 @@ def play_games(
                     done[copy] += len(left)
             if ended is None:
                 continue
-            numbers = done[ended.copies] * total + first + ended.copies
+            numbers = done[ended.envs] * total + first + ended.envs
             wanted = numbers < games
             figures = torch.cat((sides.returns(ended.returns), ended.lengths.unsqueeze(1)), dim=1)
             results[numbers[wanted], :-1] = figures[wanted]
             missing -= int(wanted.sum())
-            done[ended.copies] += 1
+            done[ended.envs] += 1
             # Who has played all its games goes on, for nothing, until the others have.
-            seated.players[ended.copies] = seating[(numbers + total) % games]
-        copies.close()
+            seated.players[ended.envs] = seating[(numbers + total) % games]
+        envs.close()
     communicator.all_reduce(results)
     return results[:, :-2], results[:, -2], results[:, -1] > 0
 

@@ -21,11 +21,11 @@ Policies = Mapping[str, Policy]
 class Opponents(Protocol):
     """Who plays against a learner; the same on all ranks."""
 
-    def draw(self, copies: Tensor, episodes: Tensor) -> Tensor:
+    def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
         """Who sits on each side in new episodes.
 
         Args:
-            copies: (K,) int64, which copies of this rank.
+            envs: (K,) int64, which copies of this rank.
             episodes: (K,) int64, the number of each one's episode.
 
         Returns:
@@ -42,6 +42,6 @@ class Opponents(Protocol):
         ...
 
 
-def learner_sides(copies: Tensor, episodes: Tensor, num_sides: int) -> Tensor:
+def learner_sides(envs: Tensor, episodes: Tensor, num_sides: int) -> Tensor:
     """The side of the learner in each episode, (K,): it rotates with the global copy index and the episode."""
-    return (copies + episodes) % num_sides
+    return (envs + episodes) % num_sides

@@ -37,7 +37,7 @@ def tensors_of(timestep: TimeStep, *, final: bool = True) -> dict[str, Tensor]:
     for name, group in timestep.groups.items():
         tensors |= {f"{name}.{field}": tensor.clone() for field, tensor in _fields(group)}
     if final and timestep.final is not None:
-        tensors["final.copies"] = timestep.final.copies.clone()
+        tensors["final.copies"] = timestep.final.envs.clone()
         if timestep.final.state is not None:
             tensors["final.state"] = timestep.final.state.clone()
         for name, last in timestep.final.groups.items():
@@ -253,11 +253,11 @@ def _check_endings(
 ) -> None:
     ended = timestep.first.nonzero()[:, 0].cpu()
     final = timestep.final
-    copies = torch.empty(0, dtype=torch.int64) if final is None else final.copies
+    envs = torch.empty(0, dtype=torch.int64) if final is None else final.envs
     _demand(
-        torch.equal(ended, copies) and (final is None) == (ended.numel() == 0),
+        torch.equal(ended, envs) and (final is None) == (ended.numel() == 0),
         "there are last observations of exactly the copies whose episode ended",
-        f"step {step}: first says {ended.tolist()}, final {None if final is None else copies.tolist()}",
+        f"step {step}: first says {ended.tolist()}, final {None if final is None else envs.tolist()}",
     )
     first = timestep.first
     for group in spec.groups:
@@ -284,11 +284,11 @@ def _check_endings(
         dead[name] = gone
         if final is not None:
             last = final.groups[name]
-            shape = (copies.numel(), group.size, *group.observation.shape)
+            shape = (envs.numel(), group.size, *group.observation.shape)
             _check_array(last.observations, shape, group.observation.dtype, f"final.{name}.observations")
-            _check_masks(group, last.action_masks, copies.numel(), f"final.{name}")
+            _check_masks(group, last.action_masks, envs.numel(), f"final.{name}")
     if final is not None and spec.state is not None and final.state is not None:
-        _check_array(final.state, (copies.numel(), *spec.state.shape), spec.state.dtype, "final.state")
+        _check_array(final.state, (envs.numel(), *spec.state.shape), spec.state.dtype, "final.state")
     _demand(
         final is None or (final.state is None) == (spec.state is None),
         "there is a last state if the spec has one",

@@ -51,7 +51,7 @@ class FakeVectorEnvironment(VectorEnvironment):
         self._death_rate = death_rate
 
         def stream(what: str) -> Stream:
-            return Stream(seed, f"{purpose}/fake/{what}", first_env=first_env, num_copies=num_envs)
+            return Stream(seed, f"{purpose}/fake/{what}", first_env=first_env, num_envs=num_envs)
 
         self._ends, self._lengths, self._states = stream("ends"), stream("lengths"), stream("states")
         self._first_states = stream("first states")
@@ -125,7 +125,7 @@ class FakeVectorEnvironment(VectorEnvironment):
         final = None
         if over.any():
             final = FinalStep(
-                copies=over.nonzero()[:, 0], groups=finals, state=None if state is None else state[over].clone()
+                envs=over.nonzero()[:, 0], groups=finals, state=None if state is None else state[over].clone()
             )
         self._timestep = self._begin(over, groups, state, final)
         return self._timestep
@@ -176,13 +176,13 @@ class FakeVectorEnvironment(VectorEnvironment):
         )
 
     def _begin(
-        self, copies: Tensor, groups: dict[str, GroupStep], state: Tensor | None, final: FinalStep | None
+        self, envs: Tensor, groups: dict[str, GroupStep], state: Tensor | None, final: FinalStep | None
     ) -> TimeStep:
         """The time step in which the given copies begin an episode, and the others are as they are."""
         lengths = self._lengths.words(self._clock, 1)[0, :, 0] % (2 * self._episode_length - 1) + 1
-        self._age = torch.where(copies, 0, self._age)
-        self._length = torch.where(copies, lengths, self._length)
-        self._alive = self._alive | copies[:, None]
+        self._age = torch.where(envs, 0, self._age)
+        self._length = torch.where(envs, lengths, self._length)
+        self._alive = self._alive | envs[:, None]
         begun, offset = {}, 0
         for group in self.spec.groups:
             old = groups[group.name]
@@ -192,17 +192,17 @@ class FakeVectorEnvironment(VectorEnvironment):
             first = torch.where(_expand(active, first), first, torch.zeros_like(first))
             masks = old.action_masks
             if masks is not None:
-                masks = torch.where(copies[:, None, None], self._masks(group, self._legal_first), masks)
+                masks = torch.where(envs[:, None, None], self._masks(group, self._legal_first), masks)
             begun[group.name] = dataclasses.replace(
                 old,
-                observations=torch.where(_expand(copies[:, None], first), first, old.observations),
+                observations=torch.where(_expand(envs[:, None], first), first, old.observations),
                 action_masks=masks,
                 active=active,
             )
         if state is not None and self.spec.state is not None:
             first_state = _draw(self._first_states, self._clock, None, self.spec.state)
-            state = torch.where(_expand(copies, state), first_state, state)
-        return TimeStep(groups=begun, state=state, first=copies.clone(), final=final)
+            state = torch.where(_expand(envs, state), first_state, state)
+        return TimeStep(groups=begun, state=state, first=envs.clone(), final=final)
 
     def _active(self) -> Tensor:
         if not self.spec.turn_based:

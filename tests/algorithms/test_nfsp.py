@@ -7,7 +7,9 @@ from marl.algorithms.imitation.cloning import AveragePolicy
 from marl.algorithms.mappo import MAPPO
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.algorithms.qmix import QMIX, QMIXConfig
+from marl.builders import RunContext
 from marl.counters import Counter
+from marl.distributed.communicators import SerialCommunicator
 from marl.envs.factory import make_factory
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
@@ -62,9 +64,18 @@ def test_an_agent_plays_its_best_response_in_a_share_of_episodes_and_sticks_to_i
     builder = nfsp(anticipatory=0.25)
     spec, networks = made(builder)
     (group,) = spec.groups
-    policy = builder.make_policies(spec, networks, evaluation=False)[group.name]
-    policy.best._counter = Counter()
     step, count = blank_step(group, 20_000), 20_000
+    context = RunContext(
+        communicator=SerialCommunicator(),
+        seed=0,
+        num_envs=count,
+        total_envs=count,
+        first_env=0,
+        total_steps=1,
+        counter=Counter(),
+        device=torch.device("cpu"),
+    )
+    policy = builder.make_policies(spec, networks, evaluation=False, context=context)[group.name]
     generator = torch.Generator().manual_seed(0)
 
     def act(first, state):

@@ -41,7 +41,7 @@ class Probe(VectorEnvironment):
         )
         self.order = {agent.name: index for index, agent in enumerate(self.agents)}
         self.stream = Stream(
-            request.seed, f"probe/{request.purpose}", first_env=request.first_env, num_copies=request.num_envs
+            request.seed, f"probe/{request.purpose}", first_env=request.first_env, num_envs=request.num_envs
         )
         rows = (request.num_envs, len(self.agents))
         self.memory: dict[str, Tensor] = {
@@ -114,17 +114,17 @@ class Probe(VectorEnvironment):
         memory["first"].copy_(ended)
         final = None
         if ended.any():
-            copies = ended.nonzero().squeeze(-1)
+            envs = ended.nonzero().squeeze(-1)
             last = self.current()
             groups = {
                 name: FinalGroupStep(
-                    observations=step.observations[copies],
-                    action_masks=None if step.action_masks is None else step.action_masks[copies],
+                    observations=step.observations[envs],
+                    action_masks=None if step.action_masks is None else step.action_masks[envs],
                 )
                 for name, step in last.groups.items()
             }
-            state = None if last.state is None else last.state[copies]
-            final = FinalStep(copies=copies, groups=groups, state=state)
+            state = None if last.state is None else last.state[envs]
+            final = FinalStep(envs=envs, groups=groups, state=state)
             self._begin(ended)
         current = self.current()
         return TimeStep(groups=current.groups, state=current.state, first=current.first, final=final)
@@ -141,16 +141,16 @@ class Probe(VectorEnvironment):
         for name, tensor in self.memory.items():
             tensor.copy_(state[name])
 
-    def _begin(self, copies: Tensor) -> None:
+    def _begin(self, envs: Tensor) -> None:
         memory = self.memory
-        memory["episode"][copies] += 1
-        memory["time"][copies] = 0
-        memory["alive"][copies] = True
+        memory["episode"][envs] += 1
+        memory["time"][envs] = 0
+        memory["alive"][envs] = True
         fresh = self.stream.uniforms(memory["episode"], self.uniforms_an_episode)[0]
-        memory["uniforms"][copies] = fresh[copies]
-        self.begin(copies)
+        memory["uniforms"][envs] = fresh[envs]
+        self.begin(envs)
 
-    def begin(self, copies: Tensor) -> None:
+    def begin(self, envs: Tensor) -> None:
         """Begins episodes in the copies that are True."""
 
     def _columns(self, group: GroupSpec) -> list[int]:
@@ -259,8 +259,8 @@ class DelayedCredit(Probe):
         chosen = self.memory["chosen"][:, self.order[agent]]
         return torch.cat((one_hot(self.time.clamp(max=1), 2), one_hot(chosen, 3)), dim=1)
 
-    def begin(self, copies: Tensor) -> None:
-        self.memory["chosen"][copies] = 0
+    def begin(self, envs: Tensor) -> None:
+        self.memory["chosen"][envs] = 0
 
     def play(self, actions, rewards, terminated, truncated) -> None:
         second = (self.time == 1).unsqueeze(1)
@@ -344,8 +344,8 @@ class Alternating(Probe):
     def setup(self) -> None:
         self.keep(promised=torch.zeros(self.num_envs))
 
-    def begin(self, copies: Tensor) -> None:
-        self.memory["promised"][copies] = 0.0
+    def begin(self, envs: Tensor) -> None:
+        self.memory["promised"][envs] = 0.0
 
     def acting(self) -> Tensor:
         mover = self.time % 2

@@ -42,30 +42,30 @@ def test_philox_of_tensors_is_philox_of_each_element():
 
 
 @given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 2**62), st.integers(1, 3), st.data())
-def test_ranks_together_draw_what_one_rank_draws(copies, count, step, rows, data):
-    split = data.draw(st.integers(0, copies))
-    whole = Stream(3, "actor", num_copies=copies)
-    left = Stream(3, "actor", num_copies=split)
-    right = Stream(3, "actor", first_env=split, num_copies=copies - split)
+def test_ranks_together_draw_what_one_rank_draws(envs, count, step, rows, data):
+    split = data.draw(st.integers(0, envs))
+    whole = Stream(3, "actor", num_envs=envs)
+    left = Stream(3, "actor", num_envs=split)
+    right = Stream(3, "actor", first_env=split, num_envs=envs - split)
     for draw in ("words", "uniforms", "normals"):
         together = torch.cat([getattr(part, draw)(step, count, rows=rows) for part in (left, right)], dim=1)
         assert torch.equal(getattr(whole, draw)(step, count, rows=rows), together)
 
 
 def test_rows_are_consecutive_steps():
-    stream = Stream(0, "noise", num_copies=3)
+    stream = Stream(0, "noise", num_envs=3)
     together = stream.words(2**32 - 2, 5, rows=4)
     assert torch.equal(together, torch.cat([stream.words(2**32 - 2 + row, 5) for row in range(4)]))
 
 
 def test_numbers_do_not_depend_on_how_many_more_are_drawn():
-    stream = Stream(0, "noise", num_copies=3)
+    stream = Stream(0, "noise", num_envs=3)
     assert torch.equal(stream.uniforms(7, 11)[..., :3], stream.uniforms(7, 3))
 
 
 def test_no_number_is_shared_between_seeds_purposes_copies_and_steps():
     draws = [
-        Stream(seed, purpose, num_copies=8).words(step, 8, rows=8)
+        Stream(seed, purpose, num_envs=8).words(step, 8, rows=8)
         for seed in (0, 1)
         for purpose in ("actor", "environment")
         for step in (0, 8, 2**32, 2**40)
@@ -87,7 +87,7 @@ def test_uniform_numbers_are_never_zero_nor_one(monkeypatch, word):
 
 
 def test_uniform_numbers_are_uniform():
-    numbers = Stream(5, "noise", num_copies=100).uniforms(0, 10, rows=100).double().flatten()
+    numbers = Stream(5, "noise", num_envs=100).uniforms(0, 10, rows=100).double().flatten()
     counts = torch.histc(numbers, bins=64, min=0.0, max=1.0)
     expected = numbers.numel() / 64
     # The 0.9999 quantile of chi-square with 63 degrees of freedom is 113.
@@ -97,7 +97,7 @@ def test_uniform_numbers_are_uniform():
 
 
 def test_normal_numbers_have_the_normal_moments():
-    numbers = Stream(5, "noise", num_copies=100).normals(0, 10, rows=100).double()
+    numbers = Stream(5, "noise", num_envs=100).normals(0, 10, rows=100).double()
     samples = numbers.numel()
     assert abs(numbers.mean()) < 4 / samples**0.5
     assert abs(numbers.var() - 1) < 4 * (2 / samples) ** 0.5
@@ -107,7 +107,7 @@ def test_normal_numbers_have_the_normal_moments():
 
 
 def test_a_rank_without_copies_draws_nothing():
-    stream = Stream(0, "noise", first_env=4, num_copies=0)
+    stream = Stream(0, "noise", first_env=4, num_envs=0)
     assert stream.uniforms(0, 5, rows=2).shape == (2, 0, 5)
     assert stream.normals(0, 5).shape == (1, 0, 5)
 

@@ -91,9 +91,9 @@ def test_a_run_goes_on_with_another_number_of_ranks(finished, ranks, scenario):
 def test_without_saved_replay_all_ranks_wait_for_new_items_and_then_learn_again(finished, ranks):
     found = load(finished(ranks), "replay not saved", ranks)
     whole, resumed = found["rows"], found["rows resumed"]
-    copies, waits = off_policy_ranks.COPIES, off_policy_ranks.REPLAY.min_size
-    saved = SCENARIOS["replay not saved"][2] // 2 * copies
+    envs, waits = off_policy_ranks.COPIES, off_policy_ranks.REPLAY.min_size
+    saved = SCENARIOS["replay not saved"][2] // 2 * envs
     assert resumed[0]["env_steps"] == saved + waits
-    assert saved + copies in [row["env_steps"] for row in whole]
+    assert saved + envs in [row["env_steps"] for row in whole]
     assert resumed[-1]["env_steps"] == whole[-1]["env_steps"]
     assert resumed[-1]["updates"] > resumed[0]["updates"]

@@ -19,27 +19,27 @@ GROUP = GroupSpec(
 )
 
 
-def reservoir(rows, copies, *, first=0, count=None, communicator=None, **settings):
+def reservoir(rows, envs, *, first=0, count=None, communicator=None, **settings):
     return Reservoir(
         GROUP,
-        capacity=rows * copies,
-        num_envs=copies if count is None else count,
+        capacity=rows * envs,
+        num_envs=envs if count is None else count,
         first_env=first,
-        global_num_envs=copies,
+        global_num_envs=envs,
         seed=settings.get("seed", 3),
         communicator=communicator or SerialCommunicator(),
     )
 
 
-def fill(store, copies, steps, *, first=0, chosen=None):
+def fill(store, envs, steps, *, first=0, chosen=None):
     """Step t of global copy e is observed as ``1000 e + t`` by agent 0, who alone decides."""
-    own = torch.zeros(copies, 2, dtype=torch.bool)
+    own = torch.zeros(envs, 2, dtype=torch.bool)
     own[:, 0] = True
     for time in range(steps):
-        seen = torch.zeros(copies, 2, 1)
-        seen[:, 0, 0] = 1000.0 * (torch.arange(copies) + first) + time
-        masks = torch.ones(copies, 2, 3, dtype=torch.bool)
-        store.add(seen, masks, torch.full((copies, 2), time % 3), own if chosen is None else chosen(time, own))
+        seen = torch.zeros(envs, 2, 1)
+        seen[:, 0, 0] = 1000.0 * (torch.arange(envs) + first) + time
+        masks = torch.ones(envs, 2, 3, dtype=torch.bool)
+        store.add(seen, masks, torch.full((envs, 2), time % 3), own if chosen is None else chosen(time, own))
     return store
 
 
@@ -59,15 +59,15 @@ def test_everything_is_kept_while_there_is_room():
 
 
 def test_afterwards_every_step_is_kept_with_the_same_probability():
-    copies, rows, steps = 4000, 5, 20
-    store = fill(reservoir(rows, copies), copies, steps)
+    envs, rows, steps = 4000, 5, 20
+    store = fill(reservoir(rows, envs), envs, steps)
     counts = np.zeros(steps)
     for copy, kept in enumerate(everything(store)):
         assert len(kept) == rows
         for value in kept:
             counts[int(value) - 1000 * copy] += 1
     # 4,000 draws of probability one quarter: five standard deviations are 0.034.
-    np.testing.assert_allclose(counts / copies, rows / steps, atol=0.034)
+    np.testing.assert_allclose(counts / envs, rows / steps, atol=0.034)
 
 
 def test_only_steps_with_a_decision_that_counts_are_added():
@@ -81,12 +81,12 @@ def test_only_steps_with_a_decision_that_counts_are_added():
 
 
 def test_batches_are_uniform_over_all_copies_and_do_not_depend_on_ranks():
-    steps, copies = 30, 3
+    steps, envs = 30, 3
 
     def work(communicator):
-        first, count = ((0, 1), (1, 2))[communicator.rank] if communicator.size == 2 else (0, copies)
+        first, count = ((0, 1), (1, 2))[communicator.rank] if communicator.size == 2 else (0, envs)
         store = fill(
-            reservoir(10, copies, first=first, count=count, communicator=communicator), count, steps, first=first
+            reservoir(10, envs, first=first, count=count, communicator=communicator), count, steps, first=first
         )
         store.agree()
         return [store.sample(400, number).observations[:, 0, 0].tolist() for number in range(20)]

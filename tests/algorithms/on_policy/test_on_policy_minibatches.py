@@ -11,19 +11,19 @@ from marl.streams import Stream
 
 
 def assignment(first, count, *, units, minibatches, draw=1, seed=0):
-    stream = Stream(seed, "minibatches", first_env=first, num_copies=count)
+    stream = Stream(seed, "minibatches", first_env=first, num_envs=count)
     return assign(stream, draw, units=units, first_env=first, num_envs=count, minibatches=minibatches)
 
 
-@given(units=st.integers(1, 12), copies=st.integers(1, 9), minibatches=st.integers(1, 12), ranks=st.integers(1, 4))
-def test_minibatches_are_even_and_do_not_depend_on_ranks(units, copies, minibatches, ranks):
-    whole = assignment(0, copies, units=units, minibatches=minibatches)
-    assert whole.shape == (units, copies)
+@given(units=st.integers(1, 12), envs=st.integers(1, 9), minibatches=st.integers(1, 12), ranks=st.integers(1, 4))
+def test_minibatches_are_even_and_do_not_depend_on_ranks(units, envs, minibatches, ranks):
+    whole = assignment(0, envs, units=units, minibatches=minibatches)
+    assert whole.shape == (units, envs)
     assert 0 <= whole.min() <= whole.max() < minibatches
     for part in (whole, *whole.unbind(1)):
         counts = torch.bincount(part.flatten(), minlength=minibatches)
         assert counts.max() - counts.min() <= 1
-    shares = [assignment(*split(copies, ranks, rank), units=units, minibatches=minibatches) for rank in range(ranks)]
+    shares = [assignment(*split(envs, ranks, rank), units=units, minibatches=minibatches) for rank in range(ranks)]
     assert torch.equal(torch.cat(shares, dim=1), whole)
     for share in shares:
         counts = torch.bincount(share.flatten(), minlength=minibatches)

@@ -48,7 +48,7 @@ def snapshot(timestep):
         for field in ("observations", "active", "rewards", "terminated", "truncated"):
             tensors[f"{name}.{field}"] = getattr(group, field)
     if timestep.final is not None:
-        tensors["final.copies"] = timestep.final.copies
+        tensors["final.copies"] = timestep.final.envs
         tensors["final.state"] = timestep.final.state
         for name, group in timestep.final.groups.items():
             tensors[f"final.{name}"] = group.observations
@@ -78,9 +78,9 @@ def test_tasks_that_end_early_keep_the_promises_of_environments(name):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_positions_at_reset_are_distributed_as_in_mpe2(name):
-    copies, episodes = 500, 300
+    envs, episodes = 500, 300
     name = name.removeprefix("mpe2.")
-    environment = make(name, copies)
+    environment = make(name, envs)
     environment.reset()
     ours = environment.env_state_dict()
     env = importlib.import_module(f"mpe2.{name}").parallel_env()
@@ -92,29 +92,29 @@ def test_positions_at_reset_are_distributed_as_in_mpe2(name):
     assert ours["position"].shape[1:] == theirs.shape[1:]
     # Five standard errors of means and mean squares of both samples, and the same hard limits.
     scale = np.abs(theirs).max(axis=(0, 2), keepdims=True)[0]
-    standard = 5 * scale * np.sqrt(1 / 3) * np.sqrt(1 / copies + 1 / episodes)
+    standard = 5 * scale * np.sqrt(1 / 3) * np.sqrt(1 / envs + 1 / episodes)
     position = ours["position"].numpy()
     assert (np.abs(position.mean(0) - theirs.mean(0)) < standard).all()
     assert (np.abs((position**2).mean(0) - (theirs**2).mean(0)) < standard * scale).all()
     limit = np.where(scale > 0.9001, 1.0, 0.9)
     assert (np.abs(position).max(0) <= limit + 1e-6).all()
     assert (np.abs(position).max(0) > 0.97 * limit).all()
-    correlation = np.corrcoef(position.reshape(copies, -1).T)
-    assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / np.sqrt(copies)
+    correlation = np.corrcoef(position.reshape(envs, -1).T)
+    assert np.abs(correlation - np.eye(len(correlation))).max() < 5 / np.sqrt(envs)
     assert not ours["velocity"].any()
     assert not ours["communication"].any()
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if make_task(name).goal_choices])
 def test_goals_at_reset_are_even_and_independent(name):
-    copies = 3000
-    environment = make(name.removeprefix("mpe2."), copies)
+    envs = 3000
+    environment = make(name.removeprefix("mpe2."), envs)
     environment.reset()
     goals = environment.env_state_dict()["goals"].numpy()
     choices = environment.task.goal_choices
     joint = np.zeros(choices)
     np.add.at(joint, tuple(goals.T), 1)
-    expected = copies / np.prod(choices)
+    expected = envs / np.prod(choices)
     # A 99.99 % quantile of chi-squared with 8 degrees of freedom (the most that occur) is 31.8.
     assert ((joint - expected) ** 2 / expected).sum() < 31.8
 
@@ -172,7 +172,7 @@ def test_all_copies_are_cut_off_together_and_their_last_observations_stay_availa
         assert group.active.all()
         assert (timestep.final is not None) == ends
         if ends:
-            assert timestep.final.copies.tolist() == [0, 1, 2]
+            assert timestep.final.envs.tolist() == [0, 1, 2]
             last = timestep.final.groups["agent"].observations
             assert last.shape == group.observations.shape
             # The final observation moves on from the one before; the new episode's begins at rest.
@@ -195,7 +195,7 @@ def test_episodes_that_succeed_are_terminated_not_truncated():
         assert not (terminated & truncated).any()
         assert torch.equal(timestep.first, terminated | truncated)
         ended = timestep.first.nonzero().flatten()
-        assert (timestep.final.copies.tolist() if timestep.final else []) == ended.tolist()
+        assert (timestep.final.envs.tolist() if timestep.final else []) == ended.tolist()
         assert (lengths[truncated.numpy()] == 30).all()
         assert (lengths[terminated.numpy()] < 30).all()
         for row in ended.tolist():

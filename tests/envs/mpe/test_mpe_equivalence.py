@@ -126,14 +126,14 @@ def random_actions(environment, generator):
     return actions, single
 
 
-def play(name, arguments, *, dtype, tolerance, compile=False, scale=0.4, seed=0, copies=COPIES, sharing="spaces"):
-    references = [Reference(name, arguments, seed + row, scale) for row in range(copies)]
+def play(name, arguments, *, dtype, tolerance, compile=False, scale=0.4, seed=0, envs=COPIES, sharing="spaces"):
+    references = [Reference(name, arguments, seed + row, scale) for row in range(envs)]
     task = make_task(f"mpe2.{name}", arguments)
-    request = EnvironmentRequest(num_envs=copies, seed=seed, sharing=sharing)
+    request = EnvironmentRequest(num_envs=envs, seed=seed, sharing=sharing)
     environment = BatchedMPE(task, request, dtype=dtype, compile=compile)
     copy_in(environment, references)
     generator = torch.Generator().manual_seed(seed)
-    running = list(range(copies))
+    running = list(range(envs))
     steps = 0
 
     def agree(ours, theirs, what, at_least=tolerance):
@@ -161,9 +161,9 @@ def play(name, arguments, *, dtype, tolerance, compile=False, scale=0.4, seed=0,
                 agree(observations[:, row], reference.observations(), "exact observations")
                 agree(timestep.state[row], reference.env.unwrapped.state(), "state", 1e-5)
             else:
-                assert row in timestep.final.copies
+                assert row in timestep.final.envs
                 running.remove(row)
-                k = timestep.final.copies.tolist().index(row)
+                k = timestep.final.envs.tolist().index(row)
                 agree(timestep.final.state[k], reference.env.unwrapped.state(), "final state", 1e-5)
             for group_name, group in timestep.groups.items():
                 for column, agent in enumerate(environment.spec.group(group_name).agents):
@@ -196,7 +196,7 @@ def test_agents_keep_their_own_rows_whatever_they_share(sharing):
 def test_success_ends_an_episode_early_and_others_go_on():
     arguments = {"terminate_on_success": True, "N": 1, "max_cycles": 60}
     lengths = [
-        play("simple_spread_v3", arguments, dtype=torch.float64, tolerance=1e-9, scale=0.1, seed=seed, copies=1)
+        play("simple_spread_v3", arguments, dtype=torch.float64, tolerance=1e-9, scale=0.1, seed=seed, envs=1)
         for seed in range(0, 20, 2)
     ]
     assert min(lengths) < 60

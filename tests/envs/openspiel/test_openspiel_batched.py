@@ -104,23 +104,23 @@ def numbering(game):
 
 
 def test_cards_are_dealt_evenly_and_independently_of_one_another():
-    copies = 6000
-    environment = make("kuhn_poker", copies)
+    envs = 6000
+    environment = make("kuhn_poker", envs)
     deals = []
     for _ in range(2):
         # One-hot player, one-hot card, then bets: both players' information states.
-        state = environment.reset().state.view(copies, 2, 11)
+        state = environment.reset().state.view(envs, 2, 11)
         cards = state[:, :, 2:5].argmax(-1)
         assert (cards[:, 0] != cards[:, 1]).all()
         deals.append(cards[:, 0] * 3 + cards[:, 1])
     for deal in deals:
         counts = torch.bincount(deal, minlength=9)[[1, 2, 3, 5, 6, 7]].double()
         # A 99.99 % quantile of chi-squared with 5 degrees of freedom is 25.7.
-        assert float(((counts - copies / 6) ** 2 / (copies / 6)).sum()) < 25.7
+        assert float(((counts - envs / 6) ** 2 / (envs / 6)).sum()) < 25.7
     table = np.histogram2d(deals[0].numpy(), deals[1].numpy(), bins=9)[0]
     table = table[table.sum(1) > 0][:, table.sum(0) > 0]
     # The same with 35 degrees of freedom: 78.
-    assert ((table - copies / 36) ** 2 / (copies / 36)).sum() < 78
+    assert ((table - envs / 36) ** 2 / (envs / 36)).sum() < 78
 
 
 def test_random_play_earns_what_the_tree_says():

@@ -74,14 +74,14 @@ def test_an_exception_cuts_the_episode_off_where_it_was_seen_last():
     environment = make(Fragile)
     environment.reset()
     seen = environment.step(still(environment))
-    seeds = environment._copies._environments
+    seeds = environment._envs._environments
     broken = [copy for copy in range(6) if seeds[copy].seed % 3 == 0]
     assert broken
     assert len(broken) < 6
     before = {name: group.observations.clone() for name, group in seen.groups.items()}
     states = seen.state.clone()
     step = environment.step(still(environment))
-    assert step.final.copies.tolist() == broken
+    assert step.final.envs.tolist() == broken
     assert step.final.dropped.tolist() == [True] * len(broken)
     assert torch.equal(step.final.groups["agent"].observations, before["agent"][broken])
     assert torch.equal(step.final.state, states[broken])
@@ -105,7 +105,7 @@ def test_other_copies_do_not_notice():
         return environment, rows
 
     (environment, rows), (_, expected) = others(True), others(False)
-    whole = [copy for copy in range(6) if copy not in environment.current().final.copies.tolist()]
+    whole = [copy for copy in range(6) if copy not in environment.current().final.envs.tolist()]
     for row, reference in zip(rows, expected, strict=True):
         assert torch.equal(row[whole], reference[whole])
 
@@ -136,10 +136,10 @@ def test_turns_that_raise_are_dropped_too():
         step = environment.step(still(environment))
         assert sum(group.active.sum(1) for group in step.groups.values()).tolist() == [1] * 6
         if step.final is not None and step.final.dropped is not None:
-            copies = step.final.copies[step.final.dropped]
-            dropped += len(copies)
-            assert step.first[copies].all()
-            assert all(group.truncated[copies].any() for group in step.groups.values())
+            envs = step.final.envs[step.final.dropped]
+            dropped += len(envs)
+            assert step.first[envs].all()
+            assert all(group.truncated[envs].any() for group in step.groups.values())
     assert dropped > 5
 
 
@@ -149,7 +149,7 @@ def test_a_reset_that_raises_is_tried_with_the_next_seed():
     for _ in range(20):
         step = environment.step(still(environment))
         assert (seeds_of(step) >= 0).all()
-    assert all(copy.seed % 3 for copy in environment._copies._environments[:6])
+    assert all(copy.seed % 3 for copy in environment._envs._environments[:6])
 
 
 @pytest.mark.parametrize("at", ["step", "reset"])

@@ -69,7 +69,7 @@ def test_terminated_and_truncated_are_kept_apart_and_the_last_observation_is_the
     assert group.rewards.tolist() == [[1, 2]] * 2
     assert group.active.all()
     assert group.observations[:, :, 1].eq(0).all()
-    assert timestep.final.copies.tolist() == [0, 1]
+    assert timestep.final.envs.tolist() == [0, 1]
     assert timestep.final.groups["agent"].observations[:, :, 1].eq(2).all()
     assert timestep.final.state[:, 1].eq(2).all()
     assert timestep.first.all()
@@ -121,7 +121,7 @@ def test_agents_may_appear_later():
     assert timestep.groups["agent"].observations[0, 1, :2].tolist() == [1, 2]
     environment.step(zeros(environment))
     timestep = environment.step(zeros(environment))
-    assert timestep.final.copies.tolist() == [0, 1]
+    assert timestep.final.envs.tolist() == [0, 1]
     assert timestep.groups["agent"].active.tolist() == [[True, False]] * 2
 
 

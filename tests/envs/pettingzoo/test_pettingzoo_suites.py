@@ -87,7 +87,7 @@ def test_knights_and_archers_die_one_by_one():
         timestep = environment.step(choose(timestep))
         active = timestep.groups["agents"].active
         partial += int((active.any(-1) & ~active.all(-1)).sum())
-        ended += 0 if timestep.final is None else len(timestep.final.copies)
+        ended += 0 if timestep.final is None else len(timestep.final.envs)
         if partial and ended:
             break
     assert partial > 0

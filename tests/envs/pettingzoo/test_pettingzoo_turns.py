@@ -63,7 +63,7 @@ def test_an_agent_that_dies_leaves_the_round_and_the_others_go_on():
     assert movers == [2, 0, 2, 0]
     timestep = step(environment)
     assert timestep.groups[name].truncated.tolist() == [[True, False, True]] * 2
-    assert timestep.final.copies.tolist() == [0, 1]
+    assert timestep.final.envs.tolist() == [0, 1]
     # Everybody who lived to the end sees the end.
     assert timestep.final.groups[name].observations[0].tolist() == [[0, 9], [1, 5], [2, 9]]
     assert timestep.final.state[0].tolist() == [0, 9, 1, 5, 2, 9]

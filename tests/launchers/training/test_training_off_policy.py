@@ -65,7 +65,7 @@ def test_with_its_replay_a_resumed_run_equals_an_undisturbed_one(marl, tmp_path,
     done = marl(*words, tmp_path / "parts", "--steps", 220, "--resume")
     assert (done.code, "starts empty" in done.stdout) == (0, False)
     whole, parts = (load_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("whole", "parts"))
-    assert "copies.dataset.replay.records" in whole
+    assert "envs.dataset.replay.records" in whole
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
@@ -79,7 +79,7 @@ def test_replay_need_not_be_saved_again_by_the_run_that_took_it_up(marl, tmp_pat
     assert (done.code, "starts empty" in done.stdout) == (0, False)
     assert min(row["env_steps"] for row in rows_of(tmp_path / "run") if row["env_steps"] > 120) == 124
     names = load_checkpoint(tmp_path / "run" / "checkpoints").tensors
-    assert not [name for name in names if name.startswith("copies.dataset")]
+    assert not [name for name in names if name.startswith("envs.dataset")]
 
 
 def replay(**settings):

@@ -93,9 +93,9 @@ def test_an_actor_goes_on_where_it_was_saved(stop):
     if stop:
         play(parts, stop)
     state = {name: tensor.clone() for name, tensor in parts[0].state_dict().items()}
-    copies = {name: tensor.clone() for name, tensor in parts[0].env_state_dict().items()}
-    assert copies.keys() == SIZES.keys()
-    assert all(tensor.shape[0] == 4 for tensor in copies.values())
+    envs = {name: tensor.clone() for name, tensor in parts[0].env_state_dict().items()}
+    assert envs.keys() == SIZES.keys()
+    assert all(tensor.shape[0] == 4 for tensor in envs.values())
     # Two ranks go on, with two copies each.
     for first in (0, 2):
         actor, environment, _ = make(first, 2)
@@ -103,7 +103,7 @@ def test_an_actor_goes_on_where_it_was_saved(stop):
             {name: tensor[first : first + 2] for name, tensor in parts[1].env_state_dict().items()}
         )
         actor.load_state_dict(state)
-        actor.load_env_state_dict({name: tensor[first : first + 2] for name, tensor in copies.items()})
+        actor.load_env_state_dict({name: tensor[first : first + 2] for name, tensor in envs.items()})
         after, _ = play((actor, environment, environment.current()), STEPS - stop)
         for name in SIZES:
             assert torch.equal(after[name], whole[name][stop:, first : first + 2])

@@ -143,7 +143,7 @@ def test_a_tracker_agrees_with_adding_up_by_hand():
             sums[copy] = [total + reward for total, reward in zip(sums[copy], row, strict=True)]
             lengths[copy] += 1
             if timestep.first[copy]:
-                index = ended.copies.tolist().index(copy)
+                index = ended.envs.tolist().index(copy)
                 assert ended.returns[index].tolist() == pytest.approx(sums[copy])
                 assert ended.lengths[index] == lengths[copy]
                 sums[copy], lengths[copy], seen = [0.0] * 3, 0, seen + 1
@@ -157,11 +157,11 @@ def test_unfinished_episodes_are_saved_and_taken_back_in_other_shares():
     for _ in range(5):
         running.step()
     saved = {name: tensor.clone() for name, tensor in tracker.env_state_dict().items()}
-    for copies in (slice(0, 1), slice(1, 3)):
-        share = EpisodeTracker(environment.spec, copies.stop - copies.start)
-        share.load_env_state_dict({name: tensor[copies] for name, tensor in saved.items()})
+    for envs in (slice(0, 1), slice(1, 3)):
+        share = EpisodeTracker(environment.spec, envs.stop - envs.start)
+        share.load_env_state_dict({name: tensor[envs] for name, tensor in saved.items()})
         for name, tensor in share.env_state_dict().items():
-            assert torch.equal(tensor, saved[name][copies])
+            assert torch.equal(tensor, saved[name][envs])
 
 
 def test_a_loop_goes_on_from_a_time_step_that_it_is_given():

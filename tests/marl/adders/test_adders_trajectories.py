@@ -35,7 +35,7 @@ def clone(timestep: TimeStep) -> TimeStep:
     final = timestep.final
     if final is not None:
         final = FinalStep(
-            copies=final.copies.clone(),
+            envs=final.envs.clone(),
             groups={
                 name: FinalGroupStep(observations=step.observations.clone(), action_masks=copy(step.action_masks))
                 for name, step in final.groups.items()
@@ -56,7 +56,7 @@ def destroy(timestep: TimeStep) -> None:
         timestep.state.zero_()
     timestep.first.zero_()
     if timestep.final is not None:
-        timestep.final.copies.zero_()
+        timestep.final.envs.zero_()
         for step in timestep.final.groups.values():
             step.observations.zero_()
             if step.action_masks is not None:
@@ -125,8 +125,8 @@ class Recorder:
                 assert torch.equal(tensor, torch.stack([extras[name][key] for extras in noted]))
         finals = trajectory.finals
         ended = [(t, step.final) for t, step in enumerate(after) if step.final is not None]
-        pairs = [(t, copy) for t, final in ended for copy in final.copies.tolist()]
-        assert list(zip(finals.times.tolist(), finals.copies.tolist(), strict=True)) == pairs
+        pairs = [(t, copy) for t, final in ended for copy in final.envs.tolist()]
+        assert list(zip(finals.times.tolist(), finals.envs.tolist(), strict=True)) == pairs
         # Where an episode ended, and only there, the next row begins one.
         assert sorted(map(tuple, trajectory.first[1:].nonzero().tolist())) == pairs
         for name, group in finals.groups.items():
@@ -168,8 +168,8 @@ def test_a_trajectory_without_ends_has_empty_finals_of_the_right_shapes():
     zeros = {name: torch.zeros_like(tensor) for name, tensor in recorder.actions[-1].items()}
     dataset.write(zeros, recorder.extras[-1], quiet)
     finals = dataset.sample().finals
-    assert finals.times.shape == finals.copies.shape == (0,)
-    assert finals.times.dtype == finals.copies.dtype == torch.int64
+    assert finals.times.shape == finals.envs.shape == (0,)
+    assert finals.times.dtype == finals.envs.dtype == torch.int64
     assert finals.groups["a"].observations.shape == (0, 2, 4)
     assert finals.groups["a"].action_masks.shape == (0, 2, 5)
     assert finals.groups["b"].observations.shape == (0, 1, 2, 3)

@@ -36,7 +36,7 @@ def seen(time, mover, rewards=(0.0, 0.0), *, ended="", first=False):
         last = FinalGroupStep(
             observations=torch.tensor([[[10.0 * time], [10.0 * time + 1]]]), action_masks=torch.ones_like(masks)
         )
-        final = FinalStep(copies=torch.tensor([0]), groups={"player": last}, state=None)
+        final = FinalStep(envs=torch.tensor([0]), groups={"player": last}, state=None)
     active = torch.zeros(1, 2, dtype=torch.bool)
     if mover is not None:
         active[0, mover] = True

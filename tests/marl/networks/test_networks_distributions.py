@@ -22,7 +22,7 @@ SIZES = [1, 2, 5, 15, 16, 40]
 
 
 def uniforms(*shape: int) -> Tensor:
-    return Stream(1, "test", num_copies=math.prod(shape[:-1])).uniforms(0, shape[-1]).view(shape)
+    return Stream(1, "test", num_envs=math.prod(shape[:-1])).uniforms(0, shape[-1]).view(shape)
 
 
 def random_logits_and_mask(seed: int, rows: int, size: int, scale: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def test_illegal_choices_are_never_sampled_not_even_at_the_ends(seed, size, scal
         actions = distribution.sample(torch.full((64, 1), number))
         assert mask.gather(-1, actions.unsqueeze(-1)).all()
     for step in range(8):
-        actions = distribution.sample(Stream(seed, "test", num_copies=64).uniforms(step, 1)[0])
+        actions = distribution.sample(Stream(seed, "test", num_envs=64).uniforms(step, 1)[0])
         assert mask.gather(-1, actions.unsqueeze(-1)).all()
 
 
@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_refused():
 def test_relaxed_samples_are_one_hot_samples_of_the_choices():
     spec = MultiDiscreteActions(nvec=(3, 2))
     logits = torch.tensor([1.0, 0.0, -1.0, 0.3, -0.3])
-    uniforms = Stream(0, "relaxed", num_copies=20_000).uniforms(0, 5)[0]
+    uniforms = Stream(0, "relaxed", num_envs=20_000).uniforms(0, 5)[0]
     drawn = relaxed_sample(spec, logits.expand(20_000, 5), None, uniforms, temperature=0.3)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     expected = torch.cat((logits[:3].softmax(0), logits[3:].softmax(0)))

@@ -131,8 +131,8 @@ class TestNashAveraging:
 
     def test_copies_of_a_player_share_its_weight(self):
         # Balduzzi et al., Theorem 1 (P1): redundant copies change nothing else.
-        copies = [0, 0, 0, 1, 2]
-        result = nash_averaging(ROCK_PAPER_SCISSORS[copies][:, copies])
+        envs = [0, 0, 0, 1, 2]
+        result = nash_averaging(ROCK_PAPER_SCISSORS[envs][:, envs])
         np.testing.assert_allclose(result.mixture, (1 / 9, 1 / 9, 1 / 9, 1 / 3, 1 / 3), atol=1e-9)
 
     def test_a_dominated_player_has_no_weight_and_a_negative_rating(self):

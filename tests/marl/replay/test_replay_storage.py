@@ -145,7 +145,7 @@ class Script:
         if ended:
             last = [before[copy]["after"] for copy in ended]
             final = FinalStep(
-                copies=torch.tensor(ended),
+                envs=torch.tensor(ended),
                 groups={
                     name: FinalGroupStep(
                         observations=pack([after[name] for after in last]),
@@ -195,11 +195,11 @@ def dataset_of(replay, *, batch_size, ratio=1.0, min_size=1, seed=0, priorities=
 def everything(replay):
     """All stored items, oldest first, copy by copy: fields by name, and the copies."""
     replay.agree()
-    stored, counts = replay.stored_of_copies, replay.counts
-    copies, numbers = ranges(counts - stored, counts)
-    out = torch.empty((len(copies), replay.layout.words), dtype=torch.int64)
-    replay.gather(copies, numbers, out.numpy())
-    return {name: field.numpy() for name, field in replay.layout.tensors(out).items()}, copies, numbers
+    stored, counts = replay.stored_of_envs, replay.counts
+    envs, numbers = ranges(counts - stored, counts)
+    out = torch.empty((len(envs), replay.layout.words), dtype=torch.int64)
+    replay.gather(envs, numbers, out.numpy())
+    return {name: field.numpy() for name, field in replay.layout.tensors(out).items()}, envs, numbers
 
 
 # ------------------------------------------------------------------------------------------- transitions
@@ -239,10 +239,10 @@ def test_transitions_are_those_that_the_definition_gives(n, mishaps):
     script = Script(0, num_envs, steps, mishaps=mishaps)
     replay = transitions(num_envs, n_step=n)
     script.play(TransitionAdder(replay, discount=GAMMA), 0, steps)
-    fields, copies, numbers = everything(replay)
-    assert Counter(copies.tolist()) == dict.fromkeys(range(num_envs), steps - n + 1)
+    fields, envs, numbers = everything(replay)
+    assert Counter(envs.tolist()) == dict.fromkeys(range(num_envs), steps - n + 1)
     ends = 0
-    for i, (copy, k) in enumerate(zip(copies, numbers, strict=True)):
+    for i, (copy, k) in enumerate(zip(envs, numbers, strict=True)):
         trace = script.traces[copy]
         row = trace.rows[k]
         for name, agents in GROUPS.items():
@@ -312,10 +312,10 @@ def test_sequences_are_pieces_of_episodes(items):
     script = Script(0, num_envs, steps)
     replay = Replay(SPEC, items, capacity=10_000, num_envs=num_envs)
     script.play(SequenceAdder(replay, discount=GAMMA), 0, steps)
-    fields, copies, _ = everything(replay)
+    fields, envs, _ = everything(replay)
     learned, whole = Counter(), 0
     row_of = {tuple(row["seen"]["state"]): (trace, k) for trace in script.traces for k, row in enumerate(trace.rows)}
-    for i, copy in enumerate(copies):
+    for i, copy in enumerate(envs):
         trace, start = row_of[tuple(fields["state"][i, 0])]
         assert trace is script.traces[copy]
         length = int(fields["valid"][i].sum())
@@ -342,7 +342,7 @@ def test_sequences_are_pieces_of_episodes(items):
         assert last >= steps - 1 - items.length
         assert all(learned[copy, k] >= 1 for k in range(last + 1))
     if items.length >= 6:
-        assert whole == len(copies)
+        assert whole == len(envs)
 
 
 def check_sequence_step(fields, i, t, row):
@@ -698,9 +698,9 @@ def test_complete_items_can_be_inserted_without_an_adder():
     ]
     for item in items:
         replay.insert(item)
-    fields, copies, numbers = everything(replay)
+    fields, envs, numbers = everything(replay)
     for name, values in fields.items():
-        expected = [items[number][name][copy].numpy() for copy, number in zip(copies, numbers, strict=True)]
+        expected = [items[number][name][copy].numpy() for copy, number in zip(envs, numbers, strict=True)]
         np.testing.assert_array_equal(values, expected)
 
 

@@ -74,11 +74,11 @@ class Everybody:
         self.num_sides, self.first_env = sides, first_env
         self.drawn, self.results = [], []
 
-    def draw(self, copies, episodes):
-        self.drawn.append((copies.clone(), episodes.clone()))
-        players = ((copies + self.first_env + episodes) // self.num_sides % 2).unsqueeze(1).repeat(1, self.num_sides)
-        sides = learner_sides(copies + self.first_env, episodes, self.num_sides)
-        players[torch.arange(len(copies)), sides] = LEARNER
+    def draw(self, envs, episodes):
+        self.drawn.append((envs.clone(), episodes.clone()))
+        players = ((envs + self.first_env + episodes) // self.num_sides % 2).unsqueeze(1).repeat(1, self.num_sides)
+        sides = learner_sides(envs + self.first_env, episodes, self.num_sides)
+        players[torch.arange(len(envs)), sides] = LEARNER
         return players
 
     def policies(self, player):
@@ -193,7 +193,7 @@ def test_results_are_the_returns_of_the_sides():
         ended = tracker.track(timestep)
         actor.observe(actions, timestep)
         if ended is not None:
-            expected.append((players[ended.copies], sides.returns(ended.returns)))
+            expected.append((players[ended.envs], sides.returns(ended.returns)))
     assert len(expected) == len(opponents.results) > 2
     for ours, theirs in zip(opponents.results, expected, strict=True):
         assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
@@ -201,8 +201,8 @@ def test_results_are_the_returns_of_the_sides():
 
 def test_who_plays_itself_learns_from_both_seats():
     class Mirror(Everybody):
-        def draw(self, copies, episodes):
-            return torch.full((len(copies), 2), LEARNER)
+        def draw(self, envs, episodes):
+            return torch.full((len(envs), 2), LEARNER)
 
     opponents = Mirror(spec_of(GAMES["at once"]), 2)
     environment, actor, adder, _, _ = seated(GAMES["at once"], opponents=opponents)
@@ -267,10 +267,10 @@ def test_actors_resume_in_the_middle_of_episodes(game):
         part: {key: tensor.clone() for key, tensor in getattr(actor, part)().items()}
         for part in ("state_dict", "env_state_dict")
     }
-    copies = {key: tensor.clone() for key, tensor in environment.env_state_dict().items()}
+    envs = {key: tensor.clone() for key, tensor in environment.env_state_dict().items()}
     expected = play(environment, actor, environment.current(), 20)
     environment, actor = begin()
-    environment.load_env_state_dict(copies)
+    environment.load_env_state_dict(envs)
     actor.load_state_dict(saved["state_dict"])
     actor.load_env_state_dict(saved["env_state_dict"])
     actor.observe_first(environment.current())
