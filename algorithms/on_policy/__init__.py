@@ -1,1 +1,1 @@
-"""On policy."""
+"""What on-policy algorithms share: they learn once from each rollout of the present policy."""
