@@ -1,1 +1,1 @@
-"""What on-policy algorithms share: they learn once from each rollout of the present policy."""
+"""Parts of on-policy algorithms, which learn once from each rollout of the present policy."""

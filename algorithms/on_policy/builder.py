@@ -1,4 +1,4 @@
-"""What on-policy algorithms have in common: settings, networks, rollouts and their adder, and common checks."""
+"""Common settings, networks, checks, rollouts and adder of on-policy algorithms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class OnPolicyConfig(AdvantageConfig):
     max_gradient_norm: float = 10.0
     """Norm to which each network's gradient is clipped, after the all-reduce."""
     value_normalization: Literal["moments", "popart", "none"] = "moments"
-    """How returns are normalised: running moments (ValueNorm), PopArt, or not at all."""
+    """Normalisation of returns: by running moments (ValueNorm), PopArt, or none."""
     normalize_observations: bool = False
     """Whether observations are normalised by running moments."""
     hidden_sizes: tuple[int, ...] = (64, 64)

@@ -35,18 +35,18 @@ class RolloutLoss(nn.Module, ABC):
         self.critic = critic
         self._sparse = sparse
 
-    def forward(self, rollout: Rollout, index: Tensor | slice, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, rollout: Rollout, indices: Tensor | slice, inside: Tensor | None) -> tuple[Tensor, Tensor]:
         """Computes the loss over some rows.
 
         Args:
             rollout: of one group.
-            index: which rows: (B,) int64 or a slice; for recurrent networks (L, B), sequences.
-            inside: of the shape of the index, False for rows that only fill up; None where all count.
+            indices: which rows: (B,) int64 or a slice; for recurrent networks (L, B), sequences.
+            inside: of the shape of the indices, False for rows that only fill up; None where all count.
 
         Returns:
             The loss, a scalar, and (len(METRICS),) sums without gradient.
         """
-        rows = select_rows(rollout, index, inside, sparse=self._sparse)
+        rows = select_rows(rollout, indices, inside, sparse=self._sparse)
         features, critic_features = self._features(rows)
         distribution = self.actor.distribution(features, None if rollout.masks is None else rows.take(rollout.masks))
         loss, sums = self._loss(rows, distribution, critic_features)
@@ -55,7 +55,7 @@ class RolloutLoss(nn.Module, ABC):
     @abstractmethod
     def _loss(
         self, rows: RolloutRows, distribution: Distribution, critic_features: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The loss, a scalar, and a sum for each of the metrics."""
 
     def _features(self, rows: RolloutRows) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ class RolloutLoss(nn.Module, ABC):
         if rollout.first is not None:
             assert rollout.actor_states is not None
             assert rollout.critic_states is not None
-            first = rollout.first[rows.index].unsqueeze(-1).expand(rows.weights.shape)
+            first = rollout.first[rows.indices].unsqueeze(-1).expand(rows.weights.shape)
             features = self.actor.torso.unroll(features, rows.take(rollout.actor_states)[0], first)
             critic_features = self.critic.torso.unroll(critic_features, rows.take(rollout.critic_states)[0], first)
         return features, critic_features
@@ -77,11 +77,11 @@ class PPOLossConfig:
     """Settings of PPO's loss."""
 
     clip_epsilon: float = 0.2
-    """How far the probability ratio, and a clipped value, may move."""
+    """Largest move of the probability ratio, and of a clipped value."""
     clip_value: bool = True
     """Whether the value loss is clipped too."""
     huber_delta: float | None = 10.0
-    """Where the value loss turns from quadratic to linear, in normalised units; None for quadratic."""
+    """Error from which on the value loss is linear instead of quadratic, in normalised units; None for quadratic."""
     value_coef: float = 1.0
     """Weight of the value loss."""
     entropy_coef: float = 0.01
@@ -106,7 +106,7 @@ class PPOLoss(RolloutLoss):
 
     def _loss(
         self, rows: RolloutRows, distribution: Distribution, critic_features: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor]]:
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         config, rollout = self._config, rows.rollout
         weights, value_weights = rows.weights, rows.value_weights
         policy = ppo_policy_loss(
@@ -148,11 +148,11 @@ class TensorLoss(nn.Module):
         self.loss = loss
         self._present = [field is not None for field in template]
 
-    def forward(self, index: Tensor, inside: Tensor, *fields: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, indices: Tensor, inside: Tensor, *fields: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the loss over some rows; ``fields`` are those of the rollout that there are."""
         given = iter(fields)
         rollout = Rollout(*(next(given) if present else None for present in self._present))  # type: ignore[arg-type]
-        result: tuple[Tensor, Tensor] = self.loss(rollout, index, inside)
+        result: tuple[Tensor, Tensor] = self.loss(rollout, indices, inside)
         return result
 
 

@@ -53,9 +53,9 @@ class Magnet(Saveable):
 
     Args:
         actors: one a group, without memory, that choose one action out of several.
-        config: how often they are copied anew, and the share of the uniform policy. They are copied first as they begin.
-            With some of the uniform policy no action is given up for good, and what follows actions that seem bad,
-            which a best response may well take, goes on being learned.
+        config: how often they are copied anew, from the first update on, and the share of the uniform policy. With some
+            of that no action is given up for good, and what follows actions that seem bad, which a best response may
+            well take, goes on being learned.
     """
 
     def __init__(self, actors: Mapping[str, PolicyNetwork], config: MagnetConfig) -> None:

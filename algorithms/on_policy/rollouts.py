@@ -45,7 +45,7 @@ class RolloutRows(NamedTuple):
     """Rows of a rollout for one loss, and who counts in them."""
 
     rollout: Rollout
-    index: Tensor | slice
+    indices: Tensor | slice
     """(B,) int64 or a slice; for recurrent networks (L, B), sequences."""
     chosen: tuple[Tensor, Tensor] | None
     """Rows and agents, of those that count alone; None for everybody."""
@@ -62,32 +62,32 @@ class RolloutRows(NamedTuple):
         """The global state, to be read beside each agent's observation."""
         if self.rollout.state is None:
             return None
-        state = self.rollout.state[self.index]
+        state = self.rollout.state[self.indices]
         return state.unsqueeze(self.weights.dim() - 1) if self.chosen is None else state[self.chosen[0]]
 
     def take(self, x: Tensor) -> Tensor:
         """These rows of one of the rollout's fields with agents."""
-        x = x[self.index]
+        x = x[self.indices]
         return x if self.chosen is None else x[self.chosen]
 
 
-def select_rows(rollout: Rollout, index: Tensor | slice, inside: Tensor | None, *, sparse: bool) -> RolloutRows:
+def select_rows(rollout: Rollout, indices: Tensor | slice, inside: Tensor | None, *, sparse: bool) -> RolloutRows:
     """Selects rows of a rollout.
 
     Args:
         rollout: of one group.
-        index: which: (B,) int64 or a slice; for recurrent networks (L, B), sequences.
-        inside: of the shape of the index, False for rows that only fill up; None where all count.
+        indices: which: (B,) int64 or a slice; for recurrent networks (L, B), sequences.
+        inside: of the shape of the indices, False for rows that only fill up; None where all count.
         sparse: leave out the agents that do not count.
     """
-    weights, value_weights = rollout.weights[index], rollout.value_weights[index]
+    weights, value_weights = rollout.weights[indices], rollout.value_weights[indices]
     if inside is not None:
         weights, value_weights = weights * inside.unsqueeze(-1), value_weights * inside.unsqueeze(-1)
     if not sparse:
-        return RolloutRows(rollout, index, None, weights, value_weights)
+        return RolloutRows(rollout, indices, None, weights, value_weights)
     chosen, agents = weights.nonzero(as_tuple=True)
     weights = weights[chosen, agents]
-    return RolloutRows(rollout, index, (chosen, agents), weights, weights)
+    return RolloutRows(rollout, indices, (chosen, agents), weights, weights)
 
 
 class RolloutReader:
