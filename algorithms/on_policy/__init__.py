@@ -1,1 +1,1 @@
-"""On policy."""
+"""Parts of on-policy algorithms, which learn once from each rollout of the present policy."""

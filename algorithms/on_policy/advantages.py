@@ -1,42 +1,40 @@
-"""From a rollout to what on-policy learners learn from: advantages, value targets, and which rows count."""
+"""Advantages, value targets and weights of a rollout's rows: what on-policy learners learn from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from marl.core import Communicator, Saveable, State
-from marl.learning.returns import gae
+from marl.algorithms.on_policy.networks import OnPolicyNetworks
+from marl.builders import RunContext
+from marl.core import Saveable, State
+from marl.learning.returns import GAEOutput, gae
 from marl.networks.moments import RunningMoments
-from marl.networks.normalizers import ValueNormalizer
-from marl.networks.torso import Torso
 from marl.specs import EnvironmentSpec
 from marl.types import GroupTrajectory, Trajectory
 
 _ROWS_AT_ONCE = 4096
 
 
-class ValueNetwork(Protocol):
-    """What estimates the values of one group's agents, in normalised units."""
+@dataclass(frozen=True, kw_only=True)
+class AdvantageConfig:
+    """Settings of returns and advantages."""
 
-    torso: Torso
-
-    def features(self, observations: Tensor, state: Tensor | None, agents: Tensor | None = None) -> Tensor:
-        """Features of (..., A, *) observations and (..., 1, *) state."""
-        ...
-
-    def values(self, features: Tensor) -> Tensor:
-        """(..., size) features to (...) values."""
-        ...
+    discount: float = 0.99
+    """Weight of the next step's value, gamma."""
+    gae_lambda: float = 0.95
+    """Weight of longer returns in the advantage estimate."""
+    team_reward: bool = False
+    """Learn from the sum of all agents' rewards instead of each agent's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
-    """What value networks read of a rollout, prepared by ``networks.prepare_input``."""
+class NetworkInputs:
+    """A trajectory as networks read it, prepared by ``marl.networks.torso.prepare_input``."""
 
     observations: Mapping[str, Tensor]
     """(T+1, E, A, *) a group."""
@@ -50,14 +48,14 @@ class Inputs:
 
 @dataclass(slots=True)
 class Estimates:
-    """One group's rollout as learners need it; all (T, E, A, ...)."""
+    """Advantages, targets and weights of one group's rollout; all (T, E, A, ...)."""
 
     advantages: Tensor
     """Of mean 0 and deviation 1 over the rows that count, on all ranks."""
     targets: Tensor
-    """What values should be, in normalised units."""
+    """Of the values, in normalised units."""
     old_values: Tensor
-    """What values were, in normalised units."""
+    """Values before the update, in normalised units."""
     weights: Tensor
     """1 where the actor learns, else 0."""
     value_weights: Tensor
@@ -66,49 +64,45 @@ class Estimates:
     """A recurrent critic's state before each row, (T+1, E, A, H)."""
 
 
+class ReturnTerms(NamedTuple):
+    """One group's terms of a return (see ``returns.gae``); all (T, E, A) but ``active``, in units of rewards."""
+
+    rewards: Tensor
+    values: Tensor
+    next_values: Tensor
+    active: Tensor | None
+    """(T+1, E, A) bool; None where everybody always counts."""
+    terminated: Tensor
+    ended: Tensor
+
+
 class AdvantageEstimator(Saveable):
     """Generalized advantages and normalised value targets of all groups (see ``returns.gae``).
 
     Args:
         spec: of the environment.
-        critics: one a group.
-        normalizers: of returns, one a group; None where values are in the rewards' own units.
-        communicator: over whose ranks moments are taken.
-        num_envs: E, copies of this rank.
-        discount: γ.
-        lambda_: λ.
-        team_reward: learn from the sum of all agents' rewards instead of each agent's own.
+        networks: of each group, whose critics estimate values.
+        config: of discounts, and of whose rewards count.
+        context: the run, over whose ranks moments are taken.
     """
 
     def __init__(
-        self,
-        spec: EnvironmentSpec,
-        critics: Mapping[str, ValueNetwork],
-        normalizers: Mapping[str, ValueNormalizer | None],
-        *,
-        communicator: Communicator,
-        num_envs: int,
-        discount: float,
-        lambda_: float,
-        team_reward: bool,
+        self, spec: EnvironmentSpec, networks: OnPolicyNetworks, config: AdvantageConfig, context: RunContext
     ) -> None:
         self._spec = spec
-        self._critics = critics
-        self._normalizers = normalizers
-        self._communicator = communicator
-        self._discount = discount
-        self._lambda = lambda_
-        self._team_reward = team_reward
+        self._networks = networks
+        self._config = config
+        self._communicator = context.communicator
         self._critic_states = {
-            group.name: critics[group.name].torso.initial_state(num_envs, group.size)
+            group.name: networks[group.name].critic.torso.initial_state(context.num_envs, group.size)
             for group in spec.groups
-            if critics[group.name].torso.gru is not None
+            if networks[group.name].critic.torso.gru is not None
         }
 
     @torch.no_grad()
-    def estimate(self, trajectory: Trajectory, inputs: Inputs) -> dict[str, Estimates]:
-        """Estimates of all groups. Collective: one small all-reduce for their moments."""
-        estimates = {name: self._estimate(name, trajectory, inputs) for name in self._critics}
+    def estimate(self, trajectory: Trajectory, inputs: NetworkInputs) -> dict[str, Estimates]:
+        """Returns the estimates of all groups. Collective: one small all-reduce for their moments."""
+        estimates = {name: self._estimate(name, trajectory, inputs) for name in self._networks}
         self._normalize(estimates)
         return estimates
 
@@ -117,25 +111,24 @@ class AdvantageEstimator(Saveable):
         return dict(self._critic_states)
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         for name in self._critic_states:
             self._critic_states[name] = state[name].to(self._critic_states[name])
 
-    def _estimate(self, name: str, trajectory: Trajectory, inputs: Inputs) -> Estimates:
-        data, normalizer = trajectory.groups[name], self._normalizers[name]
+    def _estimate(self, name: str, trajectory: Trajectory, inputs: NetworkInputs) -> Estimates:
+        data, normalizer = trajectory.groups[name], self._networks[name].value_normalizer
         old, following, states = self._evaluate(name, trajectory, inputs)
         rewards, terminated, ended = self._signals(data, trajectory)
         # A team's return goes on after an agent's death: its critic learns it, its actor rests.
-        posthumous = self._team_reward and not self._spec.turn_based
-        result = gae(
-            rewards=rewards,
-            values=old[:-1] if normalizer is None else normalizer.denormalize(old[:-1]),
-            next_values=following if normalizer is None else normalizer.denormalize(following),
-            active=None if posthumous else data.active,
-            terminated=terminated,
-            ended=ended,
-            discount=self._discount,
-            lambda_=self._lambda,
+        posthumous = self._config.team_reward and not self._spec.turn_based
+        result = self._returns(
+            ReturnTerms(
+                rewards=rewards,
+                values=old[:-1] if normalizer is None else normalizer.denormalize(old[:-1]),
+                next_values=following if normalizer is None else normalizer.denormalize(following),
+                active=None if posthumous else data.active,
+                terminated=terminated,
+                ended=ended,
+            )
         )
         value_weights = result.valid.to(old.dtype)
         return Estimates(
@@ -147,9 +140,14 @@ class AdvantageEstimator(Saveable):
             critic_states=states,
         )
 
-    def _evaluate(self, name: str, trajectory: Trajectory, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _returns(self, terms: ReturnTerms) -> GAEOutput:
+        return gae(**terms._asdict(), discount=self._config.discount, lambda_=self._config.gae_lambda)
+
+    def _evaluate(
+        self, name: str, trajectory: Trajectory, inputs: NetworkInputs
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values of all rows (T+1, E, A), the values after each step (T, E, A), and a GRU's states before each row."""
-        critic, finals = self._critics[name], trajectory.finals
+        critic, finals = self._networks[name].critic, trajectory.finals
         observations, state = inputs.observations[name], inputs.state
         rows = max(1, _ROWS_AT_ONCE // (observations.shape[1] * observations.shape[2]))
         features = torch.cat(
@@ -179,7 +177,7 @@ class AdvantageEstimator(Saveable):
     def _signals(self, data: GroupTrajectory, trajectory: Trajectory) -> tuple[Tensor, Tensor, Tensor]:
         """Rewards, terminations and ends as the return sees them: each agent's own, or the team's."""
         over = trajectory.first[1:].unsqueeze(-1)
-        if not self._team_reward:
+        if not self._config.team_reward:
             return data.rewards, data.terminated, data.terminated | data.truncated | over
         groups = list(trajectory.groups.values())
         rewards = torch.stack([group.rewards.sum(-1, keepdim=True) for group in groups]).sum(0)
@@ -193,7 +191,7 @@ class AdvantageEstimator(Saveable):
         advantages = {name: RunningMoments(device=group.advantages.device) for name, group in estimates.items()}
         rows: list[Tensor] = []
         for name, group in estimates.items():
-            normalizer = self._normalizers[name]
+            normalizer = self._networks[name].value_normalizer
             rows.append(advantages[name].batch_moments(group.advantages, group.weights > 0))
             known = group.value_weights > 0
             rows.append(
@@ -205,7 +203,7 @@ class AdvantageEstimator(Saveable):
             advantages[name].update(moments[2 * index])
             mean, deviation = advantages[name].mean, advantages[name].variance.sqrt()
             group.advantages = ((group.advantages - mean) / (deviation + 1e-5)).to(group.advantages.dtype)
-            normalizer = self._normalizers[name]
+            normalizer = self._networks[name].value_normalizer
             if normalizer is not None:
                 before = normalizer.denormalize(group.old_values)
                 normalizer.update(moments[2 * index + 1])

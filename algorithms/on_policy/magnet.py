@@ -11,34 +11,63 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from marl.algorithms.on_policy.losses import Actor
+from marl.algorithms.on_policy.networks import PolicyNetwork
+from marl.algorithms.on_policy.rollouts import Rollout
 from marl.core import Saveable, State
+from marl.errors import InputError
+from marl.learning.config_checks import require_at_least, require_share
 from marl.networks.categorical import MaskedCategorical
+from marl.specs import DiscreteActions, EnvironmentSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnetConfig:
+    """Settings of the policy that takes the uniform one's place in the entropy bonus."""
+
+    magnet_updates: int | None = None
+    """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
+    after so many updates at the full step size. Self-play then settles at an equilibrium (see ``on_policy.magnet``)."""
+    magnet_uniform_share: float = 0.0
+    """Share of the uniform policy in that policy, so that no action is given up for good."""
+
+
+def check_magnet(config: MagnetConfig, spec: EnvironmentSpec, *, recurrent: bool) -> None:
+    """InputError where the policies cannot be held by a magnet."""
+    require_at_least(1, config, "magnet_updates")
+    require_share(config, "magnet_uniform_share")
+    if config.magnet_updates is None:
+        return
+    if recurrent or not all(isinstance(group.action, DiscreteActions) for group in spec.groups):
+        raise InputError(
+            "--algorithm.magnet-updates is for networks without memory that choose one action out of several"
+        )
 
 
 class Magnet(Saveable):
-    """Copies of actors as they were a while ago; equal on all ranks, as the actors are.
+    """Actors as they were a while ago; equal on all ranks, as the actors are.
 
     Args:
-        actors: one a group, feed-forward nn.Modules that choose one action out of several.
-        period: updates at full step size between copies, at least 1. The first copy is of the actors as they begin.
-        uniform_share: of the uniform policy in the magnet, between 0 and 1. With some of it no action is given up for
-            good, and what follows actions that seem bad, which a best response may well take, goes on being learned.
+        actors: one a group, without memory, that choose one action out of several.
+        config: how often they are copied anew, from the first update on, and the share of the uniform policy. With some
+            of that no action is given up for good, and what follows actions that seem bad, which a best response may
+            well take, goes on being learned.
     """
 
-    def __init__(self, actors: Mapping[str, Actor], period: int, *, uniform_share: float = 0.0) -> None:
+    def __init__(self, actors: Mapping[str, PolicyNetwork], config: MagnetConfig) -> None:
+        assert config.magnet_updates is not None
         self._actors = actors
-        self._copies = {name: copy.deepcopy(actor) for name, actor in actors.items()}
-        self._period = period
-        self._uniform_share = uniform_share
+        self._past_actors = {name: copy.deepcopy(actor) for name, actor in actors.items()}
+        self._period = config.magnet_updates
+        self._uniform_share = config.magnet_uniform_share
         self._left = 0.0
 
     def advance(self, share: float = 1.0) -> None:
-        """To be called before each update: puts the magnet where the policy is, if that is due.
+        """Puts the magnet where the policy is, if that is due; to be called before each update.
 
         Args:
             share: of the full step size, that the update will take. With smaller steps a policy takes longer to come
@@ -47,12 +76,17 @@ class Magnet(Saveable):
         if self._left <= 0.0:
             self._left += self._period
             for name, actor in self._actors.items():
-                _module(self._copies[name]).load_state_dict(_module(actor).state_dict())
+                self._past_actors[name].load_state_dict(actor.state_dict())
         self._left -= share
+
+    def attach(self, name: str, rollout: Rollout) -> Rollout:
+        """Returns a group's rollout with the magnet's log-probabilities."""
+        magnet = self.log_probs(name, rollout.observations, rollout.masks, rollout.weights > 0)
+        return rollout._replace(magnet=magnet)
 
     @torch.no_grad()
     def log_probs(self, name: str, observations: Tensor, masks: Tensor | None, wanted: Tensor) -> Tensor:
-        """What the magnet would do.
+        """Computes the magnet's log-probabilities of all actions.
 
         Args:
             name: of the group.
@@ -63,7 +97,7 @@ class Magnet(Saveable):
         Returns:
             (B, A, K) log-probabilities; zeros in the other rows.
         """
-        actor = self._copies[name]
+        actor = self._past_actors[name]
         rows, agents = wanted.nonzero(as_tuple=True)
         features = actor.torso.features([observations[rows, agents]], agents)
         distribution = actor.distribution(features, None if masks is None else masks[rows, agents])
@@ -81,18 +115,11 @@ class Magnet(Saveable):
     def state_dict(self) -> State:
         """The magnet's parameters, and how long it stays where it is."""
         state: State = {"left": torch.tensor(self._left, dtype=torch.float64)}
-        for name, actor in self._copies.items():
-            state |= {f"{name}/{key}": tensor for key, tensor in _module(actor).state_dict().items()}
+        for name, actor in self._past_actors.items():
+            state |= {f"{name}/{key}": tensor for key, tensor in actor.state_dict().items()}
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._left = float(state["left"])
-        for name, actor in self._copies.items():
-            module = _module(actor)
-            module.load_state_dict({key: state[f"{name}/{key}"] for key in module.state_dict()})
-
-
-def _module(actor: Actor) -> nn.Module:
-    assert isinstance(actor, nn.Module)
-    return actor
+        for name, actor in self._past_actors.items():
+            actor.load_state_dict({key: state[f"{name}/{key}"] for key in actor.state_dict()})

@@ -1,4 +1,4 @@
-"""How a rollout is cut into minibatches: at random, evenly on every rank, and the same for any number of ranks."""
+"""Minibatches of a rollout: cut at random, evenly on every rank, and the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from marl.streams import Stream
 
 
 def assign(stream: Stream, draw: int, *, units: int, first_env: int, num_envs: int, minibatches: int) -> Tensor:
-    """Says to which minibatch each unit of each copy belongs.
+    """Assigns each unit of each environment to a minibatch.
 
-    A unit is one time step, or one chunk of them. Each copy deals its units out to the minibatches in random
-    order, going on where the copy before it stopped. So minibatches differ by at most one unit, over all copies as
+    A unit is one time step, or one chunk of them. Each environment deals its units out to the minibatches in random
+    order, going on where the one before it stopped. So minibatches differ by at most one unit, over all environments as
     well as over those of any rank, and what they hold depends on global indices only.
 
     Args:
-        stream: random numbers for this rank's copies.
+        stream: random numbers for this rank's environments.
         draw: number of this draw: a new one each pass.
-        units: units of one copy, U.
-        first_env: global index of this rank's first copy.
-        num_envs: copies on this rank, E.
+        units: units of one environment, U.
+        first_env: global index of this rank's first environment.
+        num_envs: environments on this rank, E.
         minibatches: M.
 
     Returns:

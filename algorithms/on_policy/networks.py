@@ -1,6 +1,6 @@
-"""Networks of proximal policy optimisation, and the policy that acts by them.
+"""Policy and value networks of on-policy algorithms.
 
-Actor and critic are handed the torsos' settings as a function, so that nothing here knows an algorithm's configuration.
+They are handed the torsos' settings as a function, so that nothing here knows an algorithm's configuration.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from marl.checkpoints.state import unflatten_state
 from marl.core import State
 from marl.networks.action_heads import make_distribution, num_outputs
 from marl.networks.distributions import Distribution
-from marl.networks.normalizers import ObservationNormalizer
+from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.networks.torso import Head, Torso
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 
 MakeTorso = Callable[[Sequence[ArraySpec], int], Torso]
 """Specs of inputs and the number of agents that share the network, to a torso."""
 PrepareInput = Callable[[ArraySpec, Tensor], Tensor]
-"""``networks.prepare_input``, as these torsos need it."""
+"""``marl.networks.torso.prepare_input``, as these torsos need it."""
 
 
-class ActorNetwork(nn.Module):
+class PolicyNetwork(nn.Module):
     """Observations to the parameters of an action distribution."""
 
     def __init__(self, group: GroupSpec, make_torso: MakeTorso) -> None:
@@ -42,7 +42,7 @@ class ActorNetwork(nn.Module):
         return make_distribution(self._action, self.head(features), masks, log_std=self.log_std)
 
 
-class CriticNetwork(nn.Module):
+class ValueNetwork(nn.Module):
     """State and observations, or one of them alone, to values in normalised units.
 
     Args:
@@ -80,19 +80,23 @@ class CriticNetwork(nn.Module):
 
 
 @dataclass(slots=True, kw_only=True)
-class GroupNetworks:
-    """What one group acts and learns with."""
+class PolicyValueNetworks:
+    """The networks and normalisers of one group."""
 
     spec: ArraySpec
     """Of an observation."""
-    actor: ActorNetwork
-    critic: CriticNetwork
-    normalizer: ObservationNormalizer | None
+    actor: PolicyNetwork
+    critic: ValueNetwork
+    observation_normalizer: ObservationNormalizer | None
+    """None where observations are read as they are."""
+    value_normalizer: ValueNormalizer | None
+    """Of returns; None where values are in the rewards' own units."""
     prepare: PrepareInput
 
     def normalized(self, observations: Tensor) -> Tensor:
         """(..., A, *shape) observations by their running moments, where they are normalised."""
-        return observations if self.normalizer is None else self.normalizer.normalize(observations)
+        normalizer = self.observation_normalizer
+        return observations if normalizer is None else normalizer.normalize(observations)
 
     def read(self, observations: Tensor) -> Tensor:
         """(..., A, *shape) observations as the networks take them."""
@@ -101,14 +105,22 @@ class GroupNetworks:
     def state_dict(self) -> dict[str, State]:
         """Parameters and moments, by part."""
         parts: dict[str, State] = {"actor": self.actor.state_dict(), "critic": self.critic.state_dict()}
-        if self.normalizer is not None:
-            parts["observations"] = self.normalizer.state_dict()
+        if self.observation_normalizer is not None:
+            parts["observations"] = self.observation_normalizer.state_dict()
+        if self.value_normalizer is not None:
+            parts["values"] = self.value_normalizer.state_dict()
         return parts
 
     def load_state_dict(self, state: State) -> None:
-        """Takes up what ``state_dict`` gave, flattened; other parts of it are passed over."""
+        """Takes back what ``state_dict`` gave, flattened."""
         parts = unflatten_state(state)
         self.actor.load_state_dict(parts["actor"])
         self.critic.load_state_dict(parts["critic"])
-        if self.normalizer is not None:
-            self.normalizer.load_state_dict(parts["observations"])
+        if self.observation_normalizer is not None:
+            self.observation_normalizer.load_state_dict(parts["observations"])
+        if self.value_normalizer is not None:
+            self.value_normalizer.load_state_dict(parts["values"])
+
+
+OnPolicyNetworks = dict[str, PolicyValueNetworks]
+"""By group."""

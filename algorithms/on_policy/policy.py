@@ -1,10 +1,10 @@
-"""Policy."""
+"""The policy of on-policy algorithms: samples from the policy network, or takes its mode."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from marl.algorithms.on_policy.networks import GroupNetworks
+from marl.algorithms.on_policy.networks import PolicyValueNetworks
 from marl.learning.compilation import TensorFunction, compiled_module
 from marl.networks.action_heads import num_uniforms
 from marl.networks.categorical import MaskedCategorical
@@ -15,9 +15,9 @@ from marl.types import GroupStep
 
 
 class Sampling(nn.Module):
-    """What a feed-forward policy does in a step: actions and their log-probabilities."""
+    """A step of a feed-forward policy: actions and their log-probabilities."""
 
-    def __init__(self, networks: GroupNetworks) -> None:
+    def __init__(self, networks: PolicyValueNetworks) -> None:
         super().__init__()
         self.actor = networks.actor
         self._spec = networks.spec
@@ -31,8 +31,8 @@ class Sampling(nn.Module):
         return actions, distribution.log_prob(actions)
 
 
-class PPOPolicy(Policy):
-    """Samples from the actor network's distribution, or takes its mode.
+class StochasticPolicy(Policy):
+    """Samples from the policy network's distribution, or takes its mode.
 
     Args:
         group: whose policy.
@@ -41,7 +41,7 @@ class PPOPolicy(Policy):
         compile: sample through torch's compiler; for feed-forward networks.
     """
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, *, greedy: bool, compile: bool = False) -> None:
+    def __init__(self, group: GroupSpec, networks: PolicyValueNetworks, *, greedy: bool, compile: bool = False) -> None:
         self._networks = networks
         self._group = group
         self.num_uniforms = 0 if greedy else num_uniforms(group.action)
@@ -55,12 +55,10 @@ class PPOPolicy(Policy):
             self._sample = compiled_module(Sampling(networks), threads=1)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """See Policy."""
         torso = self._networks.actor.torso
         return None if torso.gru is None else torso.initial_state(num_envs, self._group.size)
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
         if self._sample is not None and uniforms is not None:
             seen = self._networks.normalized(step.observations)
             masks = () if step.action_masks is None else (step.action_masks,)
@@ -79,7 +77,6 @@ class PPOPolicy(Policy):
     def probabilities(
         self, step: GroupStep, first: Tensor, state: Tensor | None, num_actions: int
     ) -> tuple[Tensor, Tensor | None]:
-        """See Policy."""
         if not self.num_uniforms:
             return super().probabilities(step, first, state, num_actions)
         distribution, state = self._distribution(step, first, state)

@@ -239,7 +239,7 @@ def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bo
         learning_rate=2.5e-3,
         anneal_learning_rate=True,
         max_gradient_norm=0.5,
-        value_coefficient=0.5,
+        value_coef=0.5,
     )
 
 

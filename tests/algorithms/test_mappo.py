@@ -24,7 +24,7 @@ from probes import (
 )
 from torch import Tensor
 
-from marl.algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.core import EnvironmentRequest
 from marl.envs.mpe import make_batched
 from marl.errors import InputError
@@ -62,8 +62,6 @@ def experiment(
 
 def values(of: Experiment, timestep: TimeStep, group: str = "agent") -> Tensor:
     """(E, A) values, in units of rewards, of a feed-forward critic."""
-    learner = of.learner
-    assert isinstance(learner, MAPPOLearner)
     config = of.config.builder.config
     critic = of.networks[group].critic
     with torch.no_grad():
@@ -73,7 +71,7 @@ def values(of: Experiment, timestep: TimeStep, group: str = "agent") -> Tensor:
         raw = timestep.groups[group].observations
         observations = prepare_input(of.spec.group(group).observation, raw, normalize=config.layer_norm)
         normalized = critic.values(critic.features(observations, state))
-        normalizer = learner._values[group]
+        normalizer = of.networks[group].value_normalizer
         return normalized if normalizer is None else normalizer.denormalize(normalized)
 
 
@@ -136,7 +134,7 @@ def test_what_is_bootstrapped_is_the_true_last_observation(recurrent, team_rewar
     assert trajectory.finals.times.tolist() == [1, 1, 1, 3, 3, 3]
     assert trajectory.finals.groups["agent_0"].observations[:, 0].argmax(-1).tolist() == [2] * 6
     learner = built.learner
-    batch = learner._estimator.estimate(trajectory, learner._read(trajectory))["agent_0"]
+    batch = learner._estimator.estimate(trajectory, learner._reader.read(trajectory))["agent_0"]
     # The critic's values of A, B and C, in that order, from the beginning of an episode.
     critic = built.networks["agent_0"].critic
     with torch.no_grad():
@@ -238,7 +236,7 @@ def test_with_one_legal_action_nothing_illegal_is_played_and_losses_are_finite(r
 
 
 def trained_metrics(of: Experiment) -> dict[str, float]:
-    """The figures of one more update."""
+    """The metrics of one more update."""
     while not of.dataset.ready():
         of.loop.step()
     return dict(of.learner.step())
@@ -335,21 +333,21 @@ def test_the_first_pass_finds_the_policy_and_the_values_that_acted(spec):
     for settings in ({}, *({"recurrent": True, "chunk_length": length} for length in (1, 3, 7, 50))):
         built = experiment(SPECS[spec], num_envs=3, rollout_length=7, epochs=1, learning_rate=0.0, **settings)
         built.loop.begin()
-        figures = [trained_metrics(built) for _ in range(3)]
-        for row in figures:
+        rows = [trained_metrics(built) for _ in range(3)]
+        for row in rows:
             for group in built.networks:
                 assert row[f"{group}/approx_kl"] == pytest.approx(0.0, abs=1e-9)
                 assert row[f"{group}/clip_fraction"] == 0.0
                 assert row[f"{group}/policy_loss"] == pytest.approx(0.0, abs=1e-4)
         if settings:
-            seen.append([{name: value for name, value in row.items() if "loss" in name} for row in figures])
+            seen.append([{name: value for name, value in row.items() if "loss" in name} for row in rows])
     for other in seen[1:]:
         for row, expected in zip(other, seen[0], strict=True):
             assert row == pytest.approx(expected, abs=1e-4, rel=1e-4)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_one_step_one_copy_one_agent_is_enough(recurrent):
+def test_one_step_one_environment_one_agent_is_enough(recurrent):
     built = experiment(SPECS["alone"], updates=4, num_envs=1, rollout_length=1, recurrent=recurrent)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in built.learner.get_variables().values())
 
@@ -419,7 +417,7 @@ def test_observations_are_normalised_by_what_active_agents_saw():
             return 1000.0 + 5.0 * self.uniforms[:, :3]
 
     built = experiment(Shifted, updates=2, normalize_observations=True)
-    normalizer = built.networks["agent"].normalizer
+    normalizer = built.networks["agent"].observation_normalizer
     assert normalizer.moments.count.item() == 2 * 8 * 8 * 2
     assert normalizer.mean.tolist() == pytest.approx([1002.5] * 3, abs=0.5)
     assert normalizer.std.tolist() == pytest.approx([5.0 / 12**0.5] * 3, rel=0.2)

@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 
-from marl.algorithms.on_policy.losses import PPOLoss, Rollout
-from marl.algorithms.on_policy.magnet import Magnet
-from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork
+from marl.algorithms.on_policy.losses import PPOLoss, PPOLossConfig
+from marl.algorithms.on_policy.magnet import Magnet, MagnetConfig
+from marl.algorithms.on_policy.networks import PolicyNetwork, ValueNetwork
+from marl.algorithms.on_policy.rollouts import Rollout
 from marl.networks.torso import Torso
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
 
@@ -25,7 +26,11 @@ def make_torso(inputs, num_agents):
 @pytest.fixture
 def actor():
     torch.manual_seed(0)
-    return ActorNetwork(GROUP, make_torso)
+    return PolicyNetwork(GROUP, make_torso)
+
+
+def make_magnet(actors, period, **settings):
+    return Magnet(actors, MagnetConfig(magnet_updates=period, **settings))
 
 
 def move(actor):
@@ -43,7 +48,7 @@ def ask(magnet, wanted=None):
 
 
 def test_a_magnet_is_the_policy_as_it_was_at_the_last_of_each_period(actor):
-    magnet = Magnet({"player": actor}, 3)
+    magnet = make_magnet({"player": actor}, 3)
     magnet.advance()
     first, observations, masks = ask(magnet)
     own = actor.distribution(actor.torso.features([observations]), masks).log_probs.detach()
@@ -59,7 +64,7 @@ def test_a_magnet_is_the_policy_as_it_was_at_the_last_of_each_period(actor):
 
 
 def test_a_magnet_stays_longer_where_steps_are_smaller(actor):
-    magnet = Magnet({"player": actor}, 2)
+    magnet = make_magnet({"player": actor}, 2)
     moves, before = [], None
     for update in range(12):
         move(actor)
@@ -72,7 +77,7 @@ def test_a_magnet_stays_longer_where_steps_are_smaller(actor):
 
 
 def test_rows_that_nobody_wants_are_zero(actor):
-    magnet = Magnet({"player": actor}, 1)
+    magnet = make_magnet({"player": actor}, 1)
     magnet.advance()
     wanted = torch.zeros(5, 2, dtype=torch.bool)
     wanted[3, 1] = True
@@ -82,7 +87,7 @@ def test_rows_that_nobody_wants_are_zero(actor):
 
 
 def test_a_share_of_the_uniform_policy_is_among_the_legal_actions(actor):
-    plain, mixed = Magnet({"player": actor}, 1), Magnet({"player": actor}, 1, uniform_share=0.2)
+    plain, mixed = make_magnet({"player": actor}, 1), make_magnet({"player": actor}, 1, magnet_uniform_share=0.2)
     for magnet in (plain, mixed):
         magnet.advance()
     before, _, masks = ask(plain)
@@ -93,11 +98,11 @@ def test_a_share_of_the_uniform_policy_is_among_the_legal_actions(actor):
 
 
 def test_a_saved_magnet_goes_on_alike(actor):
-    magnet = Magnet({"player": actor}, 2)
+    magnet = make_magnet({"player": actor}, 2)
     magnet.advance()
     before = ask(magnet)[0]
     move(actor)
-    other = Magnet({"player": copy.deepcopy(actor)}, 2)
+    other = make_magnet({"player": copy.deepcopy(actor)}, 2)
     other.load_state_dict(magnet.state_dict())
     assert torch.equal(ask(other)[0], before)
     for one in (magnet, other):
@@ -111,17 +116,13 @@ def test_a_saved_magnet_goes_on_alike(actor):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_the_bonus_is_minus_the_divergence_from_the_magnet(actor, sparse):
     """The loss where nothing is to be gained: the divergence, and no gradient at the magnet."""
-    magnet = Magnet({"player": actor}, 1)
+    magnet = make_magnet({"player": actor}, 1)
     magnet.advance()
     log_probs, observations, masks = ask(magnet)
     loss = PPOLoss(
         actor,
-        CriticNetwork(GROUP, None, make_torso, reads_observations=True),
-        clip_epsilon=0.2,
-        clip_value=False,
-        huber_delta=None,
-        value_coefficient=0.0,
-        entropy_coef=0.7,
+        ValueNetwork(GROUP, None, make_torso, reads_observations=True),
+        PPOLossConfig(clip_value=False, huber_delta=None, value_coef=0.0, entropy_coef=0.7),
         sparse=sparse,
     )
     weights = torch.ones(5, 2)

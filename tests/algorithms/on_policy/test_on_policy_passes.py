@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from marl.algorithms.on_policy.losses import FIGURES, PPOLoss, Rollout
-from marl.algorithms.on_policy.networks import ActorNetwork, CriticNetwork
-from marl.algorithms.on_policy.passes import RolloutPasses
+from marl.algorithms.on_policy.losses import PPOLoss, PPOLossConfig
+from marl.algorithms.on_policy.networks import PolicyNetwork, ValueNetwork
+from marl.algorithms.on_policy.passes import PassesConfig, RolloutPasses
+from marl.algorithms.on_policy.rollouts import Rollout
 from marl.networks.torso import Torso
 from marl.specs import ArraySpec, DiscreteActions, GroupSpec
 
@@ -30,17 +31,15 @@ def make_loss(*, recurrent):
     def make_torso(inputs, num_agents):
         return Torso(inputs, num_agents=num_agents, hidden_sizes=(8,), recurrent=recurrent)
 
-    actor, critic = ActorNetwork(GROUP, make_torso), CriticNetwork(GROUP, None, make_torso, reads_observations=True)
-    return PPOLoss(
-        actor,
-        critic,
-        clip_epsilon=0.2,
-        clip_value=True,
-        huber_delta=1.0,
-        value_coefficient=0.5,
-        entropy_coef=0.1,
-        sparse=False,
-    )
+    actor, critic = PolicyNetwork(GROUP, make_torso), ValueNetwork(GROUP, None, make_torso, reads_observations=True)
+    config = PPOLossConfig(huber_delta=1.0, value_coef=0.5, entropy_coef=0.1)
+    return PPOLoss(actor, critic, config, sparse=False)
+
+
+def make_passes(loss, num_envs, first_env=0, *, epochs=1, minibatches, chunk_length=None):
+    config = PassesConfig(epochs=epochs, minibatches=minibatches)
+    context = place(num_envs, first_env)
+    return RolloutPasses({"player": loss}, context, config, chunk_length=chunk_length, compile=False)
 
 
 def make_rollout(length, num_envs, *, recurrent):
@@ -72,40 +71,38 @@ def make_rollout(length, num_envs, *, recurrent):
 def gradient(loss, passes, rollout, units):
     for parameter in loss.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    figures = torch.zeros(len(FIGURES))
-    passes.add_gradients("player", rollout, units, figures)
-    return torch.cat([parameter.grad.flatten() for parameter in loss.parameters()]), figures
+    sums = torch.zeros(len(PPOLoss.METRICS))
+    passes.add_gradients("player", rollout, units, sums)
+    return torch.cat([parameter.grad.flatten() for parameter in loss.parameters()]), sums
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("num_envs", [5, 700])
 def test_the_gradients_of_a_passs_minibatches_add_up_to_that_of_the_rollout(recurrent, num_envs):
-    # Seven hundred copies are more than one part that fits the cache.
+    # Seven hundred environments are more than one part that fits the cache.
     length, loss = 7, make_loss(recurrent=recurrent)
     rollout = make_rollout(length, num_envs, recurrent=recurrent)
     chunk = 3 if recurrent else None
-    whole = RolloutPasses({"player": loss}, place(num_envs), minibatches=1, chunk_length=chunk, compile=False)
-    (everything,) = whole.cut(length, 1)
-    expected, expected_figures = gradient(loss, whole, rollout, everything)
-    cut = RolloutPasses({"player": loss}, place(num_envs), minibatches=4, chunk_length=chunk, compile=False)
-    parts = [gradient(loss, cut, rollout, units) for units in cut.cut(length, 1)]
+    whole = make_passes(loss, num_envs, minibatches=1, chunk_length=chunk)
+    (everything,) = whole.cut(length)
+    expected, expected_sums = gradient(loss, whole, rollout, everything)
+    cut = make_passes(loss, num_envs, minibatches=4, chunk_length=chunk)
+    parts = [gradient(loss, cut, rollout, units) for units in cut.cut(length)]
     assert len(parts) == 4
-    assert all(figures[0] > 0 for _, figures in parts)
+    assert all(sums[0] > 0 for _, sums in parts)
     torch.testing.assert_close(sum(part for part, _ in parts), expected, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(sum(figures for _, figures in parts), expected_figures, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(sum(sums for _, sums in parts), expected_sums, rtol=1e-4, atol=1e-2)
 
 
 @pytest.mark.parametrize("sizes", [(4, 2), (1, 2, 3)])
-def test_every_rank_cuts_its_copies_as_one_rank_would(sizes):
+def test_every_rank_cuts_its_environments_as_one_rank_would(sizes):
     loss = make_loss(recurrent=False)
 
     def cuts(num_envs, first_env):
-        passes = RolloutPasses(
-            {"player": loss}, place(num_envs, first_env), minibatches=3, chunk_length=None, compile=False
-        )
-        # Unit u of the cut is step u // E of copy u % E.
+        passes = make_passes(loss, num_envs, first_env, epochs=2, minibatches=3)
+        # Unit u of the cut is step u // E of environment u % E.
         return [
-            {(int(unit) // num_envs, first_env + int(unit) % num_envs) for unit in units} for units in passes.cut(5, 2)
+            {(int(unit) // num_envs, first_env + int(unit) % num_envs) for unit in units} for units in passes.cut(5)
         ]
 
     alone = cuts(6, 0)
@@ -120,13 +117,11 @@ def test_every_rank_cuts_its_copies_as_one_rank_would(sizes):
 
 def test_passes_go_on_where_they_stopped():
     loss = make_loss(recurrent=False)
-    straight, stopped, resumed = (
-        RolloutPasses({"player": loss}, place(4), minibatches=2, chunk_length=None, compile=False) for _ in range(3)
-    )
-    expected = [units.tolist() for units in straight.cut(6, 3)][2:]
+    straight, stopped, resumed = (make_passes(loss, 4, epochs=epochs, minibatches=2) for epochs in (3, 3, 1))
+    expected = [units.tolist() for units in straight.cut(6)][2:]
     # Left in the middle of the second pass, as where the policy has moved far enough.
-    for number, _ in enumerate(stopped.cut(6, 3)):
+    for number, _ in enumerate(stopped.cut(6)):
         if number == 2:
             break
     resumed.load_state_dict(stopped.state_dict())
-    assert [units.tolist() for units in resumed.cut(6, 1)] == expected[2:]
+    assert [units.tolist() for units in resumed.cut(6)] == expected[2:]
