@@ -1,1 +1,1 @@
-"""Q learning."""
+"""What Q-learners of teams share: networks and mixers, policies, losses, learner and builder."""

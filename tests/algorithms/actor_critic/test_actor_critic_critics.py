@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from marl.algorithms.actor_critic.batches import JointActions, prepare_batch
+from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.networks.action_encodings import action_features, encode_actions
 from marl.replay import GroupTransitions, Transitions
@@ -32,9 +33,10 @@ SPEC = EnvironmentSpec(
 )
 
 
-def critic(group="a", **settings):
+def critic(group="a", *, reads_own_action=True, **settings):
     torch.manual_seed(0)
-    return CriticNetwork(SPEC.group(group), SPEC, **{"centralized": True, "hidden_sizes": (8,), **settings})
+    config = ActorCriticConfig(hidden_sizes=(8,), **settings)
+    return CriticNetwork(SPEC.group(group), SPEC, config, reads_own_action=reads_own_action)
 
 
 def inputs(group="a", batch=6):
@@ -63,7 +65,7 @@ def test_the_others_are_everybody_but_oneself():
 @pytest.mark.parametrize("centralized", [True, False])
 def test_a_critic_reads_state_and_others_only_if_it_is_centralized(centralized):
     tensors = inputs()
-    critic(centralized=centralized)(*tensors).sum().backward()
+    critic(centralized_critic=centralized)(*tensors).sum().backward()
     read = [tensor.grad is not None and bool(tensor.grad.abs().sum() > 0) for tensor in tensors]
     assert read == [True, True, centralized, centralized]
 
@@ -84,7 +86,7 @@ def test_agents_are_told_apart_by_their_ids():
 
 
 def test_several_critics_are_independent():
-    several = critic(count=3)
+    several = critic(num_critics=3)
     values = several(*inputs())
     assert values.shape == (3, 6, 2)
     assert (values[0] - values[1]).abs().min() > 0
@@ -94,12 +96,12 @@ def test_several_critics_are_independent():
 
 def test_all_alternatives_are_valued_at_once_without_reading_which_was_taken():
     observations, _, state, others = inputs("b")
-    values = critic("b", reads_own_action=False, count=2)(observations, None, state, others)
+    values = critic("b", reads_own_action=False, num_critics=2)(observations, None, state, others)
     assert values.shape == (2, 6, 1, 3)
 
 
 def test_an_empty_share_of_a_batch_gives_empty_values_and_zero_gradients():
-    network = critic(count=2)
+    network = critic(num_critics=2)
     values = network(*inputs(batch=0))
     assert values.shape == (2, 0, 2)
     values.sum().backward()
@@ -139,7 +141,7 @@ def sample() -> Transitions:
 
 
 def test_each_agent_learns_from_its_own_reward_while_it_acts():
-    batch = prepare_batch(SPEC, sample(), team_reward=False, normalize=False).groups["a"]
+    batch = prepare_batch(SPEC, sample(), ActorCriticConfig()).groups["a"]
     assert batch.rewards.tolist() == [[1, 2], [3, 0]]
     torch.testing.assert_close(batch.discounts, torch.tensor([[0.9, 0.9], [0.9, 0.0]]))
     assert batch.critic_weights.tolist() == batch.actor_weights.tolist() == [[1.0, 1.0], [0.5, 0.0]]
@@ -148,7 +150,7 @@ def test_each_agent_learns_from_its_own_reward_while_it_acts():
 
 
 def test_a_teams_reward_reaches_the_critics_of_the_dead_but_not_their_actors():
-    batch = prepare_batch(SPEC, sample(), team_reward=True, normalize=False)
+    batch = prepare_batch(SPEC, sample(), ActorCriticConfig(team_reward=True))
     for name, size in (("a", 2), ("b", 1)):
         data = batch.groups[name]
         assert data.rewards.tolist() == [[13.0] * size, [23.0] * size]
@@ -160,4 +162,4 @@ def test_a_teams_reward_reaches_the_critics_of_the_dead_but_not_their_actors():
 
 def test_without_a_state_there_is_none_to_read():
     blind = EnvironmentSpec(groups=SPEC.groups)
-    assert prepare_batch(blind, sample(), team_reward=False, normalize=True).state is None
+    assert prepare_batch(blind, sample(), ActorCriticConfig(layer_norm=True)).state is None
