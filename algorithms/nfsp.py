@@ -53,7 +53,7 @@ class NFSPConfig(ImitationConfig):
 
 
 class NFSPNetworks(nn.Module):
-    """The best response's networks, whatever they are, and the groups' average policies."""
+    """The best response's networks, of any kind, and the groups' average networks."""
 
     def __init__(self, spec: EnvironmentSpec, best_response: Any, config: NFSPConfig) -> None:
         super().__init__()

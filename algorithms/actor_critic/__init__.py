@@ -1,1 +1,1 @@
-"""What off-policy actor-critics share: networks and critics, policies and noise, losses, learner and builder."""
+"""Parts that off-policy actor-critics share: networks, critics, policies, noise, losses, learner and builder."""

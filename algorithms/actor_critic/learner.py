@@ -29,7 +29,7 @@ from marl.specs import EnvironmentSpec, GroupSpec
 from marl.streams import Stream
 
 PolicyT = TypeVar("PolicyT")
-"""What an algorithm's losses need of the policy that chose actions: outputs, or a distribution."""
+"""Results of a policy that an algorithm's losses need besides actions: raw outputs, or a distribution."""
 Purpose = Literal["next", "current"]
 _PURPOSES: Final[tuple[Purpose, ...]] = ("next", "current")
 
@@ -117,7 +117,7 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
             compiled_batch_size=config.replay.batch_size if self._compile else None,
         )
 
-    # --- what an algorithm adds -----------------------------------------------------------------------------
+    # --- hooks of algorithms --------------------------------------------------------------------------------
 
     @property
     def actor_period(self) -> int:
@@ -165,7 +165,8 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
         config = self._config
         batch = sample if self._compile else prepare_batch(self._spec, sample, config)
         metrics, td_errors = self._critic_step(batch, self._noise["next"](self._updates, sample.positions))
-        self._dataset.update_priorities(sample.indices, td_errors)
+        if config.replay.priorities is not None:
+            self._dataset.update_priorities(sample.indices, td_errors)
         metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
         self._updates += 1
         if self._updates % self.actor_period == 0:

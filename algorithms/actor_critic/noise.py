@@ -32,15 +32,15 @@ class UpdateNoise:
         """(B, A, numbers) uniform for each group, at (B,) positions in the global batch of an update."""
         total = sum(self._widths)
         if total == 0:
-            chosen = torch.zeros((len(positions), 0), device=positions.device)
+            uniforms = torch.zeros((len(positions), 0), device=positions.device)
         else:
             if self._drawn is None or not 0 <= update - self._first < len(self._drawn):
                 one_update = self._stream.uniforms(update, total)
                 more = self._NUMBERS // one_update.numel() - 1
                 following = [self._stream.uniforms(update + 1, total, rows=more)] if more > 0 else []
                 self._drawn, self._first = torch.cat([one_update, *following]), update
-            chosen = self._drawn[update - self._first][positions]
-        parts = chosen.split(self._widths, dim=-1)
+            uniforms = self._drawn[update - self._first][positions]
+        parts = uniforms.split(self._widths, dim=-1)
         return {
             name: part.reshape(len(positions), agents, numbers)
             for (name, (agents, numbers)), part in zip(self._sizes.items(), parts, strict=True)

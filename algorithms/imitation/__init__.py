@@ -1,1 +1,1 @@
-"""What algorithms that imitate decisions share: reservoirs and their adder, networks, policies, losses, learner."""
+"""Parts that imitation shares: reservoirs and their adder, networks, policies, losses, learner."""

@@ -13,5 +13,5 @@ def cloning_loss(network: AverageNetwork, batch: Decisions) -> Tensor:
     """Sums the negative log-likelihoods of decisions that count: behavioural cloning, ()."""
     distribution = network.distribution(batch.observations, batch.action_masks)
     losses = -distribution.log_prob(batch.actions)
-    # Those whose decision does not count may have done anything, even what is not legal to them.
+    # Other decisions may be anything, even illegal actions.
     return torch.where(batch.counted, losses, torch.zeros_like(losses)).sum()

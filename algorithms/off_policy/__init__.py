@@ -1,1 +1,1 @@
-"""What off-policy algorithms share: configuration, replay and its adder, gradient steps, target networks."""
+"""Parts that off-policy algorithms share: configuration, replay and its adder, gradient steps, target networks."""

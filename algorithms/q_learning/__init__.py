@@ -1,1 +1,1 @@
-"""What Q-learners of teams share: networks and mixers, policies, losses, learner and builder."""
+"""Parts that Q-learners share: networks and mixers, policies, losses, learner and builder."""
