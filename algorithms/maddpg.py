@@ -3,23 +3,25 @@
 Lowe et al. (2017), "Multi-agent actor-critic for mixed cooperative-competitive environments". With
 ``centralized_critic=False`` each agent is a DDPG learner (Lillicrap et al. 2016) of its own, IDDPG. With two critics,
 smoothed target actions and delayed actors it is MATD3 (Ackermann et al. 2019, after Fujimoto et al. 2018).
-Choices are differentiated by the straight-through Gumbel-softmax estimator.
+Discrete actions are differentiated by the straight-through Gumbel-softmax estimator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from marl.algorithms.actor_critic.batches import GroupBatch, JointBatch
 from marl.algorithms.actor_critic.builder import ActorCriticBuilder
+from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.algorithms.actor_critic.exploration import Exploration, NoiseKind, make_noise
 from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
-from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks
+from marl.algorithms.actor_critic.networks import ActorCriticNetworks, ActorNetwork, Networks
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import RunContext
 from marl.learning.config_checks import require_above, require_at_least
@@ -27,7 +29,6 @@ from marl.learning.schedules import LinearSchedule
 from marl.networks.action_encodings import action_features
 from marl.networks.action_heads import make_distribution, num_outputs, relaxed_sample
 from marl.networks.gaussian import standard_normal
-from marl.replay import TransitionDataset
 from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 
 
@@ -38,11 +39,11 @@ class MADDPGConfig(ActorCriticConfig):
     actor_learning_rate: float = 1e-2
     critic_learning_rate: float = 1e-2
     noise: NoiseKind = "gaussian"
-    """What is added to continuous actions while exploring."""
+    """Noise that is added to continuous actions while exploring."""
     exploration_noise: float = 0.1
-    """Standard deviation of a step's noise, where actions fill [-1, 1]."""
+    """Standard deviation of the exploration noise of a step, where actions fill [-1, 1]."""
     final_exploration_noise: float = 0.1
-    """The deviation once it is annealed."""
+    """Standard deviation of the exploration noise once it is annealed."""
     noise_steps: int = 0
     """Environment steps over which it is annealed."""
     noise_theta: float = 0.15
@@ -54,33 +55,31 @@ class MADDPGConfig(ActorCriticConfig):
     policy_delay: int = 1
     """Updates of critics to one of actors and targets; MATD3: 2."""
     temperature: float = 1.0
-    """Of the Gumbel-softmax relaxation of choices."""
+    """Of the Gumbel-softmax relaxation of discrete actions."""
     output_penalty: float = 1e-3
     """Weight of the actors' mean squared outputs, which keeps them from saturating."""
 
 
 class MADDPGPolicy(ActorCriticPolicy):
-    """The actor's action with noise, or its sampled choice; greedy without either."""
+    """Takes the actor's continuous action with noise, or samples its discrete action; the mode where it is greedy."""
 
     _config: MADDPGConfig
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: MADDPGConfig, *, greedy: bool) -> None:
+    def __init__(self, group: GroupSpec, networks: ActorCriticNetworks, config: MADDPGConfig, *, greedy: bool) -> None:
         super().__init__(group, networks, config, greedy=greedy)
         self._noise = None
         if isinstance(group.action, ContinuousActions) and not greedy:
             self._noise = make_noise(config.noise, deviation=config.exploration_noise, theta=config.noise_theta)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """See Policy."""
         if self._noise is None:
             return None
         state = self._noise.initial_state(num_envs, self._group.size, self.num_uniforms)
         return None if state is None else state.to(self._networks.exploration.scale.device)
 
-    def choose(
+    def select(
         self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """See ActorCriticPolicy."""
         if isinstance(self._group.action, ContinuousActions):
             actions = torch.tanh(outputs)
             if self._noise is not None and uniforms is not None:
@@ -91,34 +90,26 @@ class MADDPGPolicy(ActorCriticPolicy):
         return distribution.mode() if uniforms is None else distribution.sample(uniforms), state
 
 
-class MADDPGLearner(ActorCriticLearner):
-    """Critics learn the value of the target actors' actions, actors climb the first critic."""
+class MADDPGLearner(ActorCriticLearner[Tensor]):
+    """Learns critics of the target actors' actions, and actors along the gradient of the first critic.
+
+    Losses need the actors' raw outputs.
+    """
 
     target_actors = True
-    actor_figures = ("samples", "actor_loss", "policy_value", "squared_outputs")
+    actor_metrics = ("samples", "actor_loss", "policy_value", "squared_outputs")
     _config: MADDPGConfig
 
-    def __init__(
-        self,
-        spec: EnvironmentSpec,
-        networks: Networks,
-        dataset: TransitionDataset,
-        config: MADDPGConfig,
-        context: RunContext,
-        *,
-        compile: bool = False,
-    ) -> None:
-        self.actor_period = config.policy_delay
-        super().__init__(spec, networks, dataset, config, context, compile=compile)
+    @property
+    def actor_period(self) -> int:
+        return self._config.policy_delay
 
     def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
-        """See ActorCriticLearner."""
         if isinstance(group.action, ContinuousActions) and (purpose == "current" or self._config.target_noise == 0.0):
             return 0
         return action_features(group.action)
 
     def exploration_scale(self) -> float:
-        """See ActorCriticLearner."""
         config = self._config
         if config.exploration_noise == 0.0:
             return 1.0
@@ -127,51 +118,33 @@ class MADDPGLearner(ActorCriticLearner):
         )
         return schedule(self._context.counter.steps_since_began) / config.exploration_noise
 
-    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """See ActorCriticLearner."""
-        actions: dict[str, Tensor] = {}
-        for name, data in batch.groups.items():
-            action, _ = self._act(name, self._target_actors[name], data.next_observations, data.next_masks, noise[name])
-            if isinstance(self._spec.group(name).action, ContinuousActions) and self._config.target_noise > 0.0:
-                clip = self._config.target_noise_clip
-                smoothing = (self._config.target_noise * standard_normal(noise[name])).clamp(-clip, clip)
-                action = (action + smoothing).clamp(-1.0, 1.0)
-            actions[name] = action * data.next_active
-        joint = self._joint.join(actions)
-        return {
-            name: self.target_values(name, batch, actions[name], self._joint.others(name, joint)) for name in actions
-        }
-
-    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
-        """See ActorCriticLearner."""
-        data = batch.groups[name]
-        values: Tensor = self._networks[name].critics(data.observations, data.actions, batch.state, others)
-        return values
-
-    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """See ActorCriticLearner."""
-        return self._act(name, self._networks[name].actor, data.observations, data.masks, noise)
-
-    def actor_loss(
-        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """See ActorCriticLearner."""
-        data = batch.groups[name]
-        values = self._networks[name].critics(data.observations, actions, batch.state, others)[0]
-        penalty = context.square().mean(-1)
-        value = (values * data.actor_weights).sum()
-        squares = (penalty * data.actor_weights).sum()
-        return self._config.output_penalty * squares - value, (value.detach(), squares.detach())
-
-    def _act(
+    def act(
         self, name: str, actor: ActorNetwork, observations: Tensor, masks: Tensor | None, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, A, features) differentiable actions, and the actor's raw outputs."""
         spec = self._spec.group(name).action
         outputs = actor(observations)
         if isinstance(spec, ContinuousActions):
             return torch.tanh(outputs), outputs
         return relaxed_sample(spec, outputs, masks, noise, temperature=self._config.temperature), outputs
+
+    def next_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Selects the target actor's actions; continuous ones with ``target_noise`` (Fujimoto et al. 2018)."""
+        actions, outputs = super().next_actions(name, data, noise)
+        if isinstance(self._spec.group(name).action, ContinuousActions) and self._config.target_noise > 0.0:
+            clip = self._config.target_noise_clip
+            smoothing = (self._config.target_noise * standard_normal(noise)).clamp(-clip, clip)
+            actions = (actions + smoothing).clamp(-1.0, 1.0)
+        return actions, outputs
+
+    def actor_loss(
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, policy: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        data = batch.groups[name]
+        values = self._networks[name].critics(data.observations, actions, batch.state, others)[0]
+        penalty = policy.square().mean(-1)
+        value = (values * data.actor_weights).sum()
+        squares = (penalty * data.actor_weights).sum()
+        return self._config.output_penalty * squares - value, (value.detach(), squares.detach())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,13 +152,10 @@ class MADDPG(ActorCriticBuilder):
     """Builds MADDPG, IDDPG or MATD3."""
 
     config: MADDPGConfig = MADDPGConfig()
-    compile: bool = False
-    """Whether updates run as kernels of torch's compiler; numbers agree up to rounding."""
     policy: ClassVar = MADDPGPolicy
     learner: ClassVar = MADDPGLearner
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
-        """See Builder."""
         super().check(spec, context)
         require_at_least(1, self.config, "policy_delay")
         require_above(0, self.config, "temperature")
@@ -193,11 +163,10 @@ class MADDPG(ActorCriticBuilder):
         require_at_least(0, self.config, *numbers, "output_penalty")
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
-        """See Builder."""
         return {
-            group.name: GroupNetworks(
+            group.name: ActorCriticNetworks(
                 ActorNetwork(group, num_outputs(group.action), self.config),
-                self.make_critics(spec, group),
+                CriticNetwork(group, spec, self.config),
                 Exploration(),
             )
             for group in spec.groups

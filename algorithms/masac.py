@@ -1,25 +1,27 @@
-"""MASAC and ISAC: stochastic policies that are paid for their entropy, with centralized critics or each agent's own.
+"""MASAC and ISAC: entropy-regularised stochastic policies, with centralized critics or decentralized ones.
 
 Haarnoja et al. (2018), "Soft actor-critic algorithms and applications", for continuous actions, squashed Gaussians,
-and the temperature; Christodoulou (2019), "Soft actor-critic for discrete action settings", for choices, over which
-expectations are exact. Critics as in MADDPG (Lowe et al. 2017); with ``centralized_critic=False`` it is ISAC.
+and the temperature; Christodoulou (2019), "Soft actor-critic for discrete action settings", for discrete actions, over
+which expectations are exact. Critics as in MADDPG (Lowe et al. 2017); with ``centralized_critic=False`` it is ISAC.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from marl.algorithms.actor_critic.batches import GroupBatch, JointBatch
 from marl.algorithms.actor_critic.builder import ActorCriticBuilder
+from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.algorithms.actor_critic.exploration import Exploration
 from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
-from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, GroupNetworks, Networks, Temperature
+from marl.algorithms.actor_critic.networks import ActorCriticNetworks, ActorNetwork, Networks, Temperature
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import RunContext
 from marl.errors import InputError
@@ -41,78 +43,62 @@ class MASACConfig(ActorCriticConfig):
     adapt_temperature: bool = True
     """Whether the weight is adapted, for each group, so that the entropy comes to its target."""
     target_entropy: float = -1.0
-    """Wanted entropy of continuous actions, in nats a dimension, where actions fill [-1, 1]."""
+    """Target entropy of continuous actions, in nats a dimension, where actions fill [-1, 1]."""
     target_entropy_share: float = 0.3
-    """Wanted entropy of choices, as a share of that of uniform legal choices."""
+    """Target entropy of discrete actions, as a share of that of uniform legal ones."""
 
 
 class MASACPolicy(ActorCriticPolicy):
     """Samples from the actor's distribution, or takes its mode."""
 
-    def choose(
+    def select(
         self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """See ActorCriticPolicy."""
         distribution = _distribution(self._group.action, outputs, masks)
         return distribution.mode() if uniforms is None else distribution.sample(uniforms), state
 
 
-class MASACLearner(ActorCriticLearner):
-    """Critics learn soft values, actors climb the least of the critics, temperatures hold the entropy."""
+class SampledPolicy(NamedTuple):
+    """A distribution over actions, and how likely the sampled ones were."""
 
-    actor_figures = ("samples", "actor_loss", "entropy", "temperature")
+    distribution: Distribution
+    log_probs: Tensor
+    """(B, A)."""
+
+
+class MASACLearner(ActorCriticLearner[SampledPolicy]):
+    """Learns critics of soft values, actors along the gradient of the least critic, and temperatures."""
+
+    actor_metrics = ("samples", "actor_loss", "entropy", "temperature")
     _config: MASACConfig
 
     def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
-        """See ActorCriticLearner."""
         return num_uniforms(group.action)
 
     def exploration_scale(self) -> float:
-        """See ActorCriticLearner."""
         return 1.0
 
-    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """See ActorCriticLearner."""
-        actions: dict[str, Tensor] = {}
-        policies: dict[str, tuple[Distribution, Tensor]] = {}
-        for name, data in batch.groups.items():
-            outputs = self._networks[name].actor(data.next_observations)
-            action, distribution, log_probs = self._act(name, outputs, data.next_masks, noise[name])
-            actions[name] = action * data.next_active
-            policies[name] = (distribution, log_probs)
-        joint = self._joint.join(actions)
-        values: dict[str, Tensor] = {}
-        for name, (distribution, log_probs) in policies.items():
-            least = self.target_values(name, batch, actions[name], self._joint.others(name, joint))
-            bonus = -self._temperature(name)
-            if isinstance(distribution, MaskedCategorical):
-                values[name] = (distribution.probs * (least + bonus * distribution.log_probs)).sum(-1)
-            else:
-                values[name] = least + bonus * log_probs
-        return values
+    def act(
+        self, name: str, actor: ActorNetwork, observations: Tensor, masks: Tensor | None, noise: Tensor
+    ) -> tuple[Tensor, SampledPolicy]:
+        spec = self._spec.group(name).action
+        distribution = _distribution(spec, actor(observations), masks)
+        actions, log_probs = distribution.sample_and_log_prob(noise)
+        return encode_actions(spec, actions), SampledPolicy(distribution, log_probs)
 
-    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
-        """See ActorCriticLearner."""
-        data = batch.groups[name]
-        values: Tensor = self._networks[name].critics(data.observations, data.actions, batch.state, others)
-        if values.dim() == 4:
-            # Of all alternatives, the one taken; the encoded action of agents that did not act is zero.
-            values = (values * data.actions).sum(-1)
-        return values
-
-    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, tuple[Distribution, Tensor]]:
-        """See ActorCriticLearner."""
-        actions, distribution, log_probs = self._act(
-            name, self._networks[name].actor(data.observations), data.masks, noise
-        )
-        return actions, (distribution, log_probs)
+    def next_values(self, name: str, values: Tensor, policy: SampledPolicy) -> Tensor:
+        """Adds the policy's entropy; of discrete actions exactly, and of continuous ones by the sample."""
+        distribution, log_probs = policy
+        bonus = -self._temperature(name)
+        if isinstance(distribution, MaskedCategorical):
+            return (distribution.probs * (values + bonus * distribution.log_probs)).sum(-1)
+        return values + bonus * log_probs
 
     def actor_loss(
-        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, policy: SampledPolicy
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """See ActorCriticLearner."""
         data, group = batch.groups[name], self._networks[name]
-        distribution, log_probs = context
+        distribution, log_probs = policy
         temperature = self._temperature(name)
         values = group.critics(data.observations, actions, batch.state, others).amin(0)
         if isinstance(distribution, MaskedCategorical):
@@ -123,7 +109,7 @@ class MASACLearner(ActorCriticLearner):
             losses = -values - temperature * entropy
         loss = (losses * data.actor_weights).sum()
         if group.temperature is not None:
-            excess = (entropy - self._wanted_entropy(name, data)).detach()
+            excess = (entropy - self._target_entropy(name, data)).detach()
             loss = loss + (group.temperature.log * excess * data.actor_weights).sum()
         counted = (data.actor_weights > 0).to(loss.dtype)
         return loss, ((entropy.detach() * counted).sum(), temperature * counted.sum())
@@ -134,23 +120,14 @@ class MASACLearner(ActorCriticLearner):
             return torch.tensor(self._config.initial_temperature, device=self._context.device)
         return temperature.log.detach().exp()
 
-    def _wanted_entropy(self, name: str, data: GroupBatch) -> Tensor | float:
-        """() or (B, A)."""
+    def _target_entropy(self, name: str, data: GroupBatch) -> Tensor | float:
+        """Target entropy in nats, () or (B, A)."""
         spec = self._spec.group(name).action
         if isinstance(spec, ContinuousActions):
             return self._config.target_entropy * spec.size
         if data.masks is None:
             return self._config.target_entropy_share * math.log(spec.mask_size)
         return self._config.target_entropy_share * data.masks.sum(-1).clamp_min(1).log()
-
-    def _act(
-        self, name: str, outputs: Tensor, masks: Tensor | None, noise: Tensor
-    ) -> tuple[Tensor, Distribution, Tensor]:
-        """(B, A, features) sampled actions, their distribution, and their (B, A) log-probabilities."""
-        spec = self._spec.group(name).action
-        distribution = _distribution(spec, outputs, masks)
-        actions, log_probs = distribution.sample_and_log_prob(noise)
-        return encode_actions(spec, actions), distribution, log_probs
 
 
 def _distribution(spec: ActionSpec, outputs: Tensor, masks: Tensor | None) -> Distribution:
@@ -162,13 +139,10 @@ class MASAC(ActorCriticBuilder):
     """Builds MASAC, or with ``centralized_critic=False`` ISAC."""
 
     config: MASACConfig = MASACConfig()
-    compile: bool = False
-    """Whether updates run as kernels of torch's compiler; numbers agree up to rounding."""
     policy: ClassVar = MASACPolicy
     learner: ClassVar = MASACLearner
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
-        """See Builder."""
         super().check(spec, context)
         require_above(0, self.config, "initial_temperature")
         for group in spec.groups:
@@ -179,13 +153,12 @@ class MASAC(ActorCriticBuilder):
                 )
 
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
-        """See Builder."""
         networks: Networks = {}
         for group in spec.groups:
             continuous = isinstance(group.action, ContinuousActions)
-            networks[group.name] = GroupNetworks(
+            networks[group.name] = ActorCriticNetworks(
                 ActorNetwork(group, num_outputs(group.action, state_dependent_std=True), self.config),
-                self.make_critics(spec, group, reads_own_action=continuous),
+                CriticNetwork(group, spec, self.config, reads_own_action=continuous),
                 Exploration(),
             )
             if self.config.adapt_temperature:

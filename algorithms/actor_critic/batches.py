@@ -1,4 +1,4 @@
-"""Batches."""
+"""Transitions of replay as actors and critics read them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.networks.action_encodings import action_features, encode_actions
 from marl.networks.torso import prepare_input
 from marl.replay import Transitions
@@ -15,7 +16,7 @@ from marl.specs import EnvironmentSpec
 
 
 class JointActions:
-    """Where each agent's action lies in the joint action: groups in sorted order, and their agents in order."""
+    """Joint actions: all agents' encoded actions side by side, groups in sorted order, and their agents in order."""
 
     def __init__(self, spec: EnvironmentSpec, device: torch.device | str = "cpu") -> None:
         self._names = tuple(group.name for group in spec.groups)
@@ -32,17 +33,17 @@ class JointActions:
             self._others[group.name] = others
 
     def join(self, actions: Mapping[str, Tensor]) -> Tensor:
-        """(B, A, features) of every group to (B, N)."""
+        """Joins (B, A, features) of every group to (B, N)."""
         return torch.cat([actions[name].flatten(1) for name in self._names], dim=-1)
 
     def others(self, name: str, joint: Tensor) -> Tensor:
-        """What the others do: (B, N) joint actions to (B, A, N), with zeros where the agent's own action is."""
+        """(B, N) joint actions to (B, A, N), each with zeros in place of the agent's own action."""
         return joint.unsqueeze(1) * self._others[name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupBatch:
-    """What one group learns from, as networks read it."""
+    """One group's part of a batch."""
 
     observations: Tensor
     """(B, A, *) prepared."""
@@ -57,37 +58,39 @@ class GroupBatch:
     rewards: Tensor
     """(B, A): the agent's own, or the team's."""
     discounts: Tensor
-    """(B, A): what the value at the next step counts for."""
+    """(B, A): discount factors of the value at the next step."""
     actor_weights: Tensor
     """(B, A): 1 where the agent acted, else 0, times importance weights."""
     critic_weights: Tensor
-    """(B, A): the same; with a team reward also where it was dead, since what its team receives goes on."""
+    """(B, A): the same; with a team reward also where it was dead, since its team's rewards go on."""
     next_active: Tensor
     """(B, A, 1): 1 where the agent acts next, else 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointBatch:
-    """What all groups learn from."""
+    """A batch of all groups, as networks read it."""
 
     groups: Mapping[str, GroupBatch]
     state: Tensor | None
     """(B, 1, *) prepared."""
     next_state: Tensor | None
     """(B, 1, *) prepared."""
+    weights: Tensor
+    """(B,): importance weights."""
 
 
-def prepare_batch(spec: EnvironmentSpec, sample: Transitions, *, team_reward: bool, normalize: bool) -> JointBatch:
-    """Transitions as actors and critics read them.
+def prepare_batch(spec: EnvironmentSpec, sample: Transitions, config: ActorCriticConfig) -> JointBatch:
+    """Prepares transitions for actors and critics.
 
     Args:
         spec: the environment's.
         sample: this rank's share of a global batch.
-        team_reward: whether all agents learn from the sum of all agents' rewards.
-        normalize: see ``prepare_input``.
+        config: whether all agents learn from the sum of all agents' rewards, and whether inputs are normalised.
     """
+    team_reward, normalize = config.team_reward, config.layer_norm
 
-    def prepared_state(state: Tensor | None) -> Tensor | None:
+    def prepare_state(state: Tensor | None) -> Tensor | None:
         if state is None or spec.state is None:
             return None
         return prepare_input(spec.state, state, normalize=normalize).unsqueeze(1)
@@ -111,4 +114,9 @@ def prepare_batch(spec: EnvironmentSpec, sample: Transitions, *, team_reward: bo
             critic_weights=weights.expand(shape) if team_reward else active * weights,
             next_active=data.next_active.to(weights.dtype).unsqueeze(-1),
         )
-    return JointBatch(groups=groups, state=prepared_state(sample.state), next_state=prepared_state(sample.next_state))
+    return JointBatch(
+        groups=groups,
+        state=prepare_state(sample.state),
+        next_state=prepare_state(sample.next_state),
+        weights=sample.weights,
+    )

@@ -1,16 +1,16 @@
-"""Builder."""
+"""Builder of off-policy actor-critics; an algorithm adds its networks, policy and learner."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from marl.algorithms.actor_critic.critics import CriticNetwork
+from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.learner import ActorCriticLearner
-from marl.algorithms.actor_critic.networks import ActorCriticConfig, Networks, load_policy
+from marl.algorithms.actor_critic.networks import Networks, load_policy
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
-from marl.algorithms.off_policy.builder import ReplayBuilder
+from marl.algorithms.off_policy.builder import OffPolicyBuilder
 from marl.builders import RunContext
 from marl.checkpoints.state import unflatten_state
 from marl.core import Dataset, State
@@ -18,19 +18,18 @@ from marl.errors import InputError
 from marl.learning.config_checks import require_above, require_at_least
 from marl.policy import Policy
 from marl.replay import TransitionDataset
-from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
+from marl.specs import ContinuousActions, EnvironmentSpec
 
 
-class ActorCriticBuilder(ReplayBuilder[Networks]):
-    """What the builders of these algorithms have in common."""
+@dataclass(frozen=True, kw_only=True)
+class ActorCriticBuilder(OffPolicyBuilder[Networks]):
+    """A builder of off-policy actor-critics."""
 
     config: ActorCriticConfig
-    compile: bool
     policy: ClassVar[type[ActorCriticPolicy]]
-    learner: ClassVar[type[ActorCriticLearner]]
+    learner: ClassVar[type[ActorCriticLearner[Any]]]
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
-        """See Builder."""
         super().check(spec, context)
         require_at_least(1, self.config, "num_critics")
         require_above(0, self.config, "actor_learning_rate", "critic_learning_rate")
@@ -42,28 +41,9 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
                     "bound them, or use mappo or ippo"
                 )
 
-    def compiled(self) -> ActorCriticBuilder:
-        """See Builder."""
-        return replace(self, compile=True)  # type: ignore[type-var]
-
-    def make_critics(self, spec: EnvironmentSpec, group: GroupSpec, *, reads_own_action: bool = True) -> CriticNetwork:
-        """A group's critics."""
-        config = self.config
-        return CriticNetwork(
-            group,
-            spec,
-            centralized=config.centralized_critic,
-            reads_own_action=reads_own_action,
-            count=config.num_critics,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-        )
-
     def make_policies(
         self, spec: EnvironmentSpec, networks: Networks, *, evaluation: bool, context: RunContext | None = None
     ) -> dict[str, Policy]:
-        """See Builder."""
         return {
             group.name: self.policy(group, networks[group.name], self.config, greedy=evaluation)
             for group in spec.groups
@@ -71,13 +51,11 @@ class ActorCriticBuilder(ReplayBuilder[Networks]):
 
     def make_learner(
         self, spec: EnvironmentSpec, networks: Networks, dataset: Dataset[Any], context: RunContext
-    ) -> ActorCriticLearner:
-        """See Builder."""
+    ) -> ActorCriticLearner[Any]:
         assert isinstance(dataset, TransitionDataset)
         return self.learner(spec, networks, dataset, self.config, context, compile=self.compile)
 
     def load_policies(self, networks: Networks, state: State) -> None:
-        """See Builder."""
         parts = unflatten_state(state)
         for name, group in networks.items():
             load_policy(group, parts[name])

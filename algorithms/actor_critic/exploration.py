@@ -1,7 +1,7 @@
-"""Exploration of deterministic policies: noise that is added to continuous actions, and when.
+"""Exploration of deterministic policies: noise that is added to continuous actions, and its schedule.
 
 Noise has no generator of its own: it is a pure function of normal numbers from ``marl.streams`` and, where it is
-correlated in time, of a state for each environment copy and agent.
+correlated in time, of a state for each environment and agent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from marl.errors import InputError
 NoiseKind = Literal["gaussian", "ornstein-uhlenbeck"]
 
 
-class Noise(ABC):
+class ActionNoise(ABC):
     """Noise of a given standard deviation, in units of canonical actions."""
 
     def initial_state(self, *shape: int) -> Tensor | None:
@@ -28,7 +28,7 @@ class Noise(ABC):
 
     @abstractmethod
     def next(self, normals: Tensor, state: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The noise of one step.
+        """Computes the noise of one step.
 
         Args:
             normals: (E, A, D) standard normal numbers.
@@ -42,27 +42,26 @@ class Noise(ABC):
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GaussianNoise(Noise):
+class GaussianNoise(ActionNoise):
     """Independent normal noise (Fujimoto et al. 2018, "Addressing function approximation error")."""
 
     deviation: float = 0.1
 
     def next(self, normals: Tensor, state: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See Noise."""
         return self.deviation * normals, state
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrnsteinUhlenbeckNoise(Noise):
-    """Noise that remembers (Uhlenbeck and Ornstein 1930; Lillicrap et al. 2016, "Continuous control").
+class OrnsteinUhlenbeckNoise(ActionNoise):
+    """Noise that is correlated in time (Uhlenbeck and Ornstein 1930; Lillicrap et al. 2016, "Continuous control").
 
     ``x[t] = (1 - theta) x[t-1] + sigma n[t]``, from 0 at the beginning of an episode. Its deviation grows towards
     ``sigma / sqrt(1 - (1 - theta)²)``, and its correlation over k steps is ``(1 - theta) ** k``.
 
     Args:
         theta: how fast it is forgotten, in (0, 1]; with 1 it is Gaussian noise.
-        sigma: standard deviation of what is new at a step.
+        sigma: standard deviation of the new noise of a step.
 
     Raises:
         InputError: theta is out of its range.
@@ -81,19 +80,17 @@ class OrnsteinUhlenbeckNoise(Noise):
         return self.sigma / math.sqrt(1.0 - (1.0 - self.theta) ** 2)
 
     def initial_state(self, *shape: int) -> Tensor | None:
-        """Zeros."""
         return torch.zeros(shape)
 
     def next(self, normals: Tensor, state: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See Noise."""
         assert state is not None
         kept = state * (~first).view(-1, 1, 1).to(state.dtype)
         state = (1.0 - self.theta) * kept + self.sigma * normals
         return state, state
 
 
-def make_noise(kind: NoiseKind, *, deviation: float, theta: float) -> Noise:
-    """Noise of a kind: ``deviation`` is that of a step's new noise, ``theta`` how fast correlated noise is forgotten.
+def make_noise(kind: NoiseKind, *, deviation: float, theta: float) -> ActionNoise:
+    """Makes noise; ``deviation`` is that of a step's new noise, ``theta`` how fast correlated noise is forgotten.
 
     Raises:
         InputError: a number is out of its range.
@@ -106,10 +103,10 @@ def make_noise(kind: NoiseKind, *, deviation: float, theta: float) -> Noise:
 
 
 class Exploration(nn.Module):
-    """How much a policy explores now; its learner says so, and checkpoints keep it."""
+    """State of a policy's exploration; set by its learner, and kept in checkpoints."""
 
     scale: Tensor
-    """() float32: by how much noise is multiplied."""
+    """() float32: factor of the noise."""
     learning: Tensor
     """() bool: False before the first update; until then actions may be uniformly random."""
 
@@ -119,6 +116,6 @@ class Exploration(nn.Module):
         self.register_buffer("learning", torch.tensor(False))
 
     def set(self, scale: float) -> None:
-        """Learning has begun, and noise is multiplied by ``scale``."""
+        """Marks that learning has begun, and from now on multiplies noise by ``scale``."""
         self.scale.fill_(scale)
         self.learning.fill_(True)

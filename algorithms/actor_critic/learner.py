@@ -1,39 +1,43 @@
-"""What off-policy actor-critic algorithms of several agents have in common.
+"""Learner of off-policy actor-critics.
 
-Critics learn from joint replay by temporal differences, actors from their critics, target networks follow. An
-algorithm says what its critics bootstrap from and how its actors are improved.
+Critics learn from joint replay by temporal differences, actors from their critics, and target networks follow. An
+algorithm adds how its actors act, how its critics bootstrap, and how its actors are improved.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from marl.algorithms.actor_critic.batches import GroupBatch, JointActions, JointBatch, prepare_batch
-from marl.algorithms.actor_critic.networks import ActorCriticConfig, ActorNetwork, Networks, load_policy
-from marl.algorithms.actor_critic.noise import _Noise
-from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, LossFunction, Noise, added
-from marl.algorithms.off_policy.targets import TargetParameters
+from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.algorithms.actor_critic.losses import CRITIC_METRICS, critic_losses
+from marl.algorithms.actor_critic.networks import ActorNetwork, Networks, load_policy
+from marl.algorithms.actor_critic.noise import UpdateNoise
+from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, LossFunction, Noise, sum_losses
+from marl.algorithms.off_policy.targets import TargetNetworks
 from marl.builders import RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Learner, Metrics, State
-from marl.replay import TransitionDataset, Transitions
+from marl.replay import TransitionDataset
 from marl.specs import EnvironmentSpec, GroupSpec
 from marl.streams import Stream
 
+PolicyT = TypeVar("PolicyT")
+"""Results of a policy that an algorithm's losses need besides actions: raw outputs, or a distribution."""
 Purpose = Literal["next", "current"]
 _PURPOSES: Final[tuple[Purpose, ...]] = ("next", "current")
 
 
-class ActorCriticLearner(Learner, ABC):
-    """Samples joint transitions; first the critics learn, then the actors, then the targets follow.
+class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
+    """Samples joint transitions and improves the critics, then the actors; then the targets follow.
 
-    Random numbers of an update belong to places in the global batch, so they do not depend on ranks.
+    Random numbers of an update belong to positions in the global batch, so they do not depend on ranks.
 
     Args:
         spec: the environment's.
@@ -46,9 +50,7 @@ class ActorCriticLearner(Learner, ABC):
 
     target_actors = False
     """Whether the targets' actions come from target actors."""
-    actor_period = 1
-    """Updates of critics to one of actors and targets."""
-    actor_figures: tuple[str, ...] = ("samples", "actor_loss")
+    actor_metrics: tuple[str, ...] = ("samples", "actor_loss")
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class ActorCriticLearner(Learner, ABC):
         self._dataset = dataset
         self._config = config
         self._context = context
+        self._compile = compile
         self._joint = JointActions(spec, context.device)
         self._target_critics = {name: copy.deepcopy(group.critics) for name, group in networks.items()}
         self._target_actors: dict[str, ActorNetwork] = {}
@@ -75,39 +78,14 @@ class ActorCriticLearner(Learner, ABC):
         for name, group in networks.items():
             if group.temperature is not None:
                 actors[name]["temperature"] = [group.temperature.log]
-
-        def make_step(
-            segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
-            figures: Sequence[str],
-            losses: LossFunction[Transitions],
-            learning_rate: float,
-        ) -> GradientStep[Transitions]:
-            return GradientStep(
-                segments,
-                figures,
-                losses,
-                self._all_networks(),
-                context.communicator,
-                learning_rate=learning_rate,
-                epsilon=config.adam_epsilon,
-                max_gradient_norm=config.max_gradient_norm,
-                compiled_batch_size=config.replay.batch_size if compile else None,
-            )
-
-        figures = ("samples", "critic_loss", "value")
-        self._critic_step = make_step(critics, figures, self._critic_losses, config.critic_learning_rate)
-        self._actor_step = make_step(actors, self.actor_figures, self._actor_losses, config.actor_learning_rate)
+        self._critic_step = self._make_step(critics, CRITIC_METRICS, self._critic_losses, config.critic_learning_rate)
+        self._actor_step = self._make_step(actors, self.actor_metrics, self._actor_losses, config.actor_learning_rate)
         self._target_networks = [_target_networks(self._target_critics, self._critic_step)]
         if self.target_actors:
             self._target_networks.append(_target_networks(self._target_actors, self._actor_step))
         self._noise = {
-            purpose: _Noise(
-                Stream(
-                    context.seed,
-                    f"{purpose} noise",
-                    num_envs=config.replay.batch_size,
-                    device=context.device,
-                ),
+            purpose: UpdateNoise(
+                Stream(context.seed, f"{purpose} noise", num_envs=config.replay.batch_size, device=context.device),
                 {group.name: (group.size, self.noise_size(group, purpose)) for group in spec.groups},
             )
             for purpose in _PURPOSES
@@ -115,55 +93,85 @@ class ActorCriticLearner(Learner, ABC):
         self._updates = 0
         self._metrics: dict[str, float] = {}
 
-    # --- what algorithms say --------------------------------------------------------------------------------
+    def _make_step(
+        self,
+        segments: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
+        metrics: Sequence[str],
+        losses: LossFunction[JointBatch],
+        learning_rate: float,
+    ) -> GradientStep[Any]:
+        config = self._config
+
+        def sample_losses(sample: Any, noise: Noise) -> Losses:
+            return losses(prepare_batch(self._spec, sample, config), noise)
+
+        return GradientStep(
+            segments,
+            metrics,
+            sample_losses if self._compile else losses,  # in plain updates one prepared batch serves both steps
+            self._all_networks(),
+            self._context.communicator,
+            learning_rate=learning_rate,
+            epsilon=config.adam_epsilon,
+            max_gradient_norm=config.max_gradient_norm,
+            compiled_batch_size=config.replay.batch_size if self._compile else None,
+        )
+
+    # --- hooks of algorithms --------------------------------------------------------------------------------
+
+    @property
+    def actor_period(self) -> int:
+        """Updates of critics to one of actors and targets."""
+        return 1
 
     @abstractmethod
     def noise_size(self, group: GroupSpec, purpose: Purpose) -> int:
-        """Uniform random numbers that one agent of a group needs for its next action, or its current one."""
+        """Number of uniform random numbers that one agent of a group needs for its next action, or its current one."""
 
     @abstractmethod
     def exploration_scale(self) -> float:
-        """By how much acting's noise is multiplied now."""
+        """Factor of the noise of acting, now."""
 
     @abstractmethod
-    def next_values(self, batch: JointBatch, noise: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """(B, A) values at the next step by group, from target networks. Called without gradients."""
+    def act(
+        self, name: str, actor: ActorNetwork, observations: Tensor, masks: Tensor | None, noise: Tensor
+    ) -> tuple[Tensor, PolicyT]:
+        """Selects actions by a group's actor or target actor.
 
-    @abstractmethod
-    def predictions(self, name: str, batch: JointBatch, others: Tensor) -> Tensor:
-        """(C, B, A) the critics' values of the actions taken."""
+        Returns:
+            (B, A, features) differentiable actions, and whatever losses need of the policy.
+        """
 
-    @abstractmethod
-    def current_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, Any]:
-        """(B, A, features) what a group would do now, and whatever ``actor_loss`` needs besides."""
+    def next_actions(self, name: str, data: GroupBatch, noise: Tensor) -> tuple[Tensor, PolicyT]:
+        """Selects a group's actions at the next step, by its target actor where there is one. Without gradients."""
+        actor = self._target_actors[name] if self.target_actors else self._networks[name].actor
+        return self.act(name, actor, data.next_observations, data.next_masks, noise)
+
+    def next_values(self, name: str, values: Tensor, policy: PolicyT) -> Tensor:
+        """(B, A) a group's values at the next step, from the least of its target critics' (B, A[, K]) values."""
+        return values
 
     @abstractmethod
     def actor_loss(
-        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, context: Any
+        self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, policy: PolicyT
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The sum of one group's losses, and sums of its figures without ``samples``."""
-
-    # --- what they use --------------------------------------------------------------------------------------
-
-    def target_values(self, name: str, batch: JointBatch, own: Tensor | None, others: Tensor) -> Tensor:
-        """(B, A[, K]) the least of the target critics' values at the next step."""
-        values = self._target_critics[name](batch.groups[name].next_observations, own, batch.next_state, others)
-        least: Tensor = values.amin(0)
-        return least
+        """Computes the sum of one group's losses, and sums of its metrics without ``samples``."""
 
     # --- Learner ----------------------------------------------------------------------------------------------
 
     def step(self) -> Metrics:
-        """One update: of the critics, and mostly of the actors."""
+        """Updates the critics, and every ``actor_period`` updates the actors and the targets."""
         sample = self._dataset.sample()
         config = self._config
-        metrics, td_errors = self._critic_step(sample, self._noise["next"](self._updates, sample.positions))
-        self._dataset.update_priorities(sample.indices, td_errors)
+        batch = sample if self._compile else prepare_batch(self._spec, sample, config)
+        metrics, td_errors = self._critic_step(batch, self._noise["next"](self._updates, sample.positions))
+        if config.replay.priorities is not None:
+            self._dataset.update_priorities(sample.indices, td_errors)
         metrics["critic_gradient_norm"] = metrics.pop("gradient_norm")
         self._updates += 1
         if self._updates % self.actor_period == 0:
             # Kept, since a row of metrics need not fall on an update of the actors.
-            self._metrics, _ = self._actor_step(sample, self._noise["current"](self._updates, sample.positions))
+            self._metrics, _ = self._actor_step(batch, self._noise["current"](self._updates, sample.positions))
             self._metrics["actor_gradient_norm"] = self._metrics.pop("gradient_norm")
             for targets in self._target_networks:
                 targets.update(config.tau)
@@ -173,52 +181,51 @@ class ActorCriticLearner(Learner, ABC):
         skipped = self._critic_step.optimizer.skipped + self._actor_step.optimizer.skipped
         return {**metrics, **self._metrics, "skipped_steps": skipped}
 
-    def _critic_losses(self, sample: Transitions, noise: Noise) -> Losses:
-        batch = self._prepare(sample)
+    def _critic_losses(self, batch: JointBatch, noise: Noise) -> Losses:
         with torch.no_grad():
-            following = self.next_values(batch, noise)
+            next_values = self._bootstrap(batch, noise)
             joint = self._joint.join({name: data.actions for name, data in batch.groups.items()})
-        losses: list[Tensor] = []
-        figures: list[Tensor] = []
-        td_errors = torch.zeros_like(sample.weights)
-        weight = torch.zeros_like(sample.weights)
+        values: dict[str, Tensor] = {}
         for name, data in batch.groups.items():
-            targets = data.rewards + data.discounts * following[name]
-            values = self.predictions(name, batch, self._joint.others(name, joint))
-            errors = values - targets
-            losses.append((errors.square() * data.critic_weights).sum())
-            counted = (data.critic_weights > 0).to(errors.dtype)
-            value = (values.detach().mean(0) * counted).sum()
-            figures.append(torch.stack([counted.sum(), losses[-1].detach() / len(values), value]))
-            td_errors = td_errors + (errors.detach().abs().mean(0) * counted).sum(1)
-            weight = weight + counted.sum(1)
-        return Losses(
-            total=torch.stack(losses).sum(), figures=torch.stack(figures), td_errors=td_errors / weight.clamp_min(1.0)
-        )
+            others = self._joint.others(name, joint)
+            critics = self._networks[name].critics
+            values[name] = critics.taken_values(data.observations, data.actions, batch.state, others)
+        return critic_losses(batch, values, next_values)
 
-    def _actor_losses(self, sample: Transitions, noise: Noise) -> Losses:
-        batch = self._prepare(sample)
+    def _bootstrap(self, batch: JointBatch, noise: Noise) -> dict[str, Tensor]:
+        """(B, A) values at the next step by group, of all agents' actions there."""
         actions: dict[str, Tensor] = {}
-        contexts: dict[str, Any] = {}
+        policies: dict[str, PolicyT] = {}
         for name, data in batch.groups.items():
-            actions[name], contexts[name] = self.current_actions(name, data, noise[name])
+            action, policies[name] = self.next_actions(name, data, noise[name])
+            actions[name] = action * data.next_active
+        joint = self._joint.join(actions)
+        next_values: dict[str, Tensor] = {}
+        for name, data in batch.groups.items():
+            others = self._joint.others(name, joint)
+            values = self._target_critics[name](data.next_observations, actions[name], batch.next_state, others)
+            next_values[name] = self.next_values(name, values.amin(0), policies[name])
+        return next_values
+
+    def _actor_losses(self, batch: JointBatch, noise: Noise) -> Losses:
+        actions: dict[str, Tensor] = {}
+        policies: dict[str, PolicyT] = {}
+        for name, data in batch.groups.items():
+            actor = self._networks[name].actor
+            actions[name], policies[name] = self.act(name, actor, data.observations, data.masks, noise[name])
         with torch.no_grad():
-            around = {name: data.actions for name, data in batch.groups.items()}
+            others_actions = {name: data.actions for name, data in batch.groups.items()}
             if self._config.resample_other_actions:
                 active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
-                around = {name: actions[name].detach() * active[name] for name in actions}
-            joint = self._joint.join(around)
+                others_actions = {name: actions[name].detach() * active[name] for name in actions}
+            joint = self._joint.join(others_actions)
         losses: list[Losses] = []
         for name, data in batch.groups.items():
-            loss, sums = self.actor_loss(name, batch, actions[name], self._joint.others(name, joint), contexts[name])
+            loss, sums = self.actor_loss(name, batch, actions[name], self._joint.others(name, joint), policies[name])
             samples = (data.actor_weights > 0).to(loss.dtype).sum()
-            figures = torch.stack([samples, loss.detach(), *sums])
-            losses.append(Losses(total=loss, figures=figures, td_errors=sample.weights[:0]))
-        return added(losses)
-
-    def _prepare(self, sample: Transitions) -> JointBatch:
-        config = self._config
-        return prepare_batch(self._spec, sample, team_reward=config.team_reward, normalize=config.layer_norm)
+            metrics = torch.stack([samples, loss.detach(), *sums])
+            losses.append(Losses(total=loss, metrics=metrics, td_errors=batch.weights[:0]))
+        return sum_losses(losses)
 
     def _all_networks(self) -> list[nn.Module]:
         networks: list[nn.Module] = [*self._target_critics.values(), *self._target_actors.values()]
@@ -229,7 +236,6 @@ class ActorCriticLearner(Learner, ABC):
         return networks
 
     def get_variables(self) -> State:
-        """All parameters by name."""
         parts: dict[str, dict[str, State]] = {}
         for name, group in self._networks.items():
             parts[name] = {
@@ -242,21 +248,19 @@ class ActorCriticLearner(Learner, ABC):
         return flatten_state(parts)
 
     def state_dict(self) -> State:
-        """Parameters, targets, optimizers, the number of updates, from which random numbers follow, and figures."""
         own: dict[str, Any] = {
-            "_target_critics": {name: critics.state_dict() for name, critics in self._target_critics.items()},
-            "_target_actors": {name: actor.state_dict() for name, actor in self._target_actors.items()},
+            "_target_critics": _states(self._target_critics.items()),
+            "_target_actors": _states(self._target_actors.items()),
             "_optimizers": {
                 "critics": self._critic_step.optimizer.state_dict(),
                 "actors": self._actor_step.optimizer.state_dict(),
             },
-            "_progress": {"updates": torch.tensor(self._updates)},
+            "_progress": {"updates": torch.tensor(self._updates)},  # random numbers follow from it
             "_figures": {name: torch.tensor(value, dtype=torch.float64) for name, value in self._metrics.items()},
         }
         return {**self.get_variables(), **flatten_state(own)}
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         parts = unflatten_state(state)
         for name, group in self._networks.items():
             saved = unflatten_state(parts[name])
@@ -277,6 +281,10 @@ class ActorCriticLearner(Learner, ABC):
         self._metrics = {name: float(value) for name, value in sorted(parts.get("_figures", {}).items())}
 
 
-def _target_networks(networks: Mapping[str, nn.Module], step: GradientStep[Any]) -> TargetParameters:
+def _states(networks: Iterable[tuple[str, nn.Module]]) -> dict[str, State]:
+    return {name: network.state_dict() for name, network in networks}
+
+
+def _target_networks(networks: Mapping[str, nn.Module], step: GradientStep[Any]) -> TargetNetworks:
     segments = {name: list(network.parameters()) for name, network in networks.items()}
-    return TargetParameters(segments, step.optimizer)
+    return TargetNetworks(segments, step.optimizer)

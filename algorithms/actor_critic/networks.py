@@ -1,47 +1,20 @@
-"""Networks."""
+"""Networks of one group: its actor, its critics, how much it explores, and its temperature."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.algorithms.actor_critic.exploration import Exploration
-from marl.algorithms.off_policy.builder import OffPolicyConfig
 from marl.checkpoints.state import unflatten_state
 from marl.core import State
 from marl.networks.torso import Head, Torso
-from marl.replay import ReplayConfig
 from marl.specs import GroupSpec
-
-_REPLAY: Final = ReplayConfig(samples_per_insert=10.24)
-"""A batch of 1024 every 100 steps, as in the MADDPG paper."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActorCriticConfig(OffPolicyConfig):
-    """Settings of all off-policy actor-critic algorithms."""
-
-    centralized_critic: bool = True
-    """Whether critics read the global state and all agents' actions, or only what the agent itself sees and does."""
-    team_reward: bool = False
-    replay: ReplayConfig = _REPLAY
-    discount: float = 0.95
-    max_gradient_norm: float = 0.5
-    actor_learning_rate: float = 1e-3
-    """Adam's step size for actors."""
-    critic_learning_rate: float = 1e-3
-    """Adam's step size for critics."""
-    num_critics: int = 1
-    """Critics of each group; targets take the least of their values."""
-    resample_other_actions: bool = False
-    """Actors are improved against what the others' policies would do now, instead of what they did then."""
-    random_warmup: bool = True
-    """Whether actions are uniformly random until learning begins."""
 
 
 class ActorNetwork(nn.Module):
@@ -73,8 +46,8 @@ class Temperature(nn.Module):
 
 
 @dataclass(slots=True)
-class GroupNetworks:
-    """What one group acts and learns with."""
+class ActorCriticNetworks:
+    """One group's actor and critics, and what belongs to them."""
 
     actor: ActorNetwork
     critics: CriticNetwork
@@ -83,11 +56,12 @@ class GroupNetworks:
     """Of algorithms that adapt the weight of entropy."""
 
 
-Networks = dict[str, GroupNetworks]
+Networks = dict[str, ActorCriticNetworks]
+"""Each group's networks."""
 
 
-def load_policy(group: GroupNetworks, state: State) -> None:
-    """Puts a group's saved actor back, and how much it explores."""
+def load_policy(networks: ActorCriticNetworks, state: State) -> None:
+    """Restores a group's saved actor, and how much it explores."""
     saved = unflatten_state(state)
-    group.actor.load_state_dict(saved["actor"])
-    group.exploration.load_state_dict(saved["exploration"])
+    networks.actor.load_state_dict(saved["actor"])
+    networks.exploration.load_state_dict(saved["exploration"])

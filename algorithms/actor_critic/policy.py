@@ -1,4 +1,4 @@
-"""Policy."""
+"""Policies of actors, which may act at random until learning begins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from marl.algorithms.actor_critic.networks import ActorCriticConfig, GroupNetworks
+from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.algorithms.actor_critic.networks import ActorCriticNetworks
 from marl.networks.action_heads import make_distribution, num_uniforms
 from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
@@ -19,36 +20,40 @@ class ActorCriticPolicy(Policy):
     """Reads observations by the group's actor, and may act uniformly at random until learning begins.
 
     Args:
-        group: whose policy it is.
-        networks: of the group.
+        group: the agents that act.
+        networks: the group's.
         config: settings.
         greedy: whether it never explores.
     """
 
-    def __init__(self, group: GroupSpec, networks: GroupNetworks, config: ActorCriticConfig, *, greedy: bool) -> None:
+    def __init__(
+        self, group: GroupSpec, networks: ActorCriticNetworks, config: ActorCriticConfig, *, greedy: bool
+    ) -> None:
         self._group = group
         self._networks = networks
         self._config = config
         self.num_uniforms = 0 if greedy else num_uniforms(group.action)
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
         group, exploration = self._group, self._networks.exploration
         if uniforms is not None and self._config.random_warmup and not bool(exploration.learning):
             return Decision(actions=_uniform_actions(group.action, step.action_masks, uniforms), extras={}, state=state)
         observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
-        actions, state = self.choose(self._networks.actor(observations), step.action_masks, first, state, uniforms)
+        actions, state = self.select(self._networks.actor(observations), step.action_masks, first, state, uniforms)
         return Decision(actions=actions, extras={}, state=state)
 
     @abstractmethod
-    def choose(
+    def select(
         self, outputs: Tensor, masks: Tensor | None, first: Tensor, state: Tensor | None, uniforms: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Actions from the actor's (E, A, outputs), and the state after this step; other arguments as in ``act``."""
+        """Selects actions by the actor's (E, A, outputs); returns them and the state after this step.
+
+        Other arguments are those of ``act``.
+        """
 
 
 def _uniform_actions(spec: ActionSpec, masks: Tensor | None, uniforms: Tensor) -> Tensor:
-    """Uniformly random legal actions."""
+    """Draws uniformly random legal actions."""
     if isinstance(spec, ContinuousActions):
         return 2.0 * uniforms - 1.0
     outputs = torch.zeros((*uniforms.shape[:-1], spec.mask_size), device=uniforms.device)

@@ -1,1 +1,1 @@
-"""Imitation."""
+"""Parts that imitation shares: reservoirs and their adder, networks, policies, losses, learner."""

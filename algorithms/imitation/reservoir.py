@@ -1,22 +1,20 @@
-"""Uniform samples of everything that was ever added: one reservoir a copy (Vitter 1985, algorithm R)."""
+"""Uniform samples of everything that was ever added: a reservoir for each environment (Vitter 1985, algorithm R)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.core import Adder, Communicator, Saveable, State
+from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
 from marl.replay.layout import Array, Ints, Layout, Staging, as_array
 from marl.replay.selectors import BatchDraws
 from marl.replay.storage import available_memory
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 from marl.streams import Stream
-from marl.types import Actions, TimeStep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,28 +27,28 @@ class Decisions:
     """(B, A, mask size) bool."""
     actions: Tensor
     """(B, A, *action shape)."""
-    chosen: Tensor
-    """(B, A) bool: whose decisions count."""
+    counted: Tensor
+    """(B, A) bool: True for decisions that count."""
 
 
 class Reservoir(Saveable):
     """Decisions of one group, of which each step that was ever added is kept with the same probability.
 
-    Each environment copy has a reservoir of its own: what it keeps follows from the seed, the copy's global index and
-    how many steps it has added, so that the number of ranks does not matter. Batches are drawn from all copies, by how
-    many steps each holds.
+    Each environment has a reservoir of its own: its contents follow from the seed, the environment's global index and
+    how many steps it has added, so that the number of ranks does not matter. Batches are drawn from all reservoirs, by
+    how many steps each holds.
 
     Args:
-        group: whose decisions.
-        capacity: steps over all copies and ranks.
-        num_envs: copies on this rank, E.
+        group: the agents that decide.
+        capacity: steps over all environments and ranks.
+        num_envs: environments on this rank, E.
         first_env: global index of the first of them.
-        global_num_envs: copies on all ranks.
+        global_num_envs: environments on all ranks.
         seed: the experiment's.
         communicator: the ranks.
 
     Raises:
-        InputError: capacity is below one step a copy, or needs more memory than there is.
+        InputError: capacity is below one step an environment, or needs more memory than there is.
     """
 
     def __init__(
@@ -65,11 +63,11 @@ class Reservoir(Saveable):
         communicator: Communicator,
     ) -> None:
         if capacity < global_num_envs:
-            raise InputError(f"a reservoir of {capacity} steps is below one for each of {global_num_envs} copies")
+            raise InputError(f"a reservoir of {capacity} steps is below one for each of {global_num_envs} environments")
         fields = {
             "observations": ArraySpec(shape=(group.size, *group.observation.shape), dtype=group.observation.dtype),
             "actions": ArraySpec(shape=(group.size, *group.action.array.shape), dtype=group.action.array.dtype),
-            "chosen": ArraySpec(shape=(group.size,), dtype=torch.bool),
+            "counted": ArraySpec(shape=(group.size,), dtype=torch.bool),
         }
         if group.masked and not isinstance(group.action, ContinuousActions):
             fields["action_masks"] = ArraySpec(shape=(group.size, group.action.mask_size), dtype=torch.bool)
@@ -81,19 +79,19 @@ class Reservoir(Saveable):
                 f"a reservoir of {capacity:,} steps needs {needed / 2**30:,.1f} GiB on this rank, but "
                 f"{available_memory() / 2**30:,.1f} GiB are free; lower its capacity"
             )
-        self._num_envs, self._first_copy, self._global_num_envs = num_envs, first_env, global_num_envs
+        self._num_envs, self._first_env, self._global_num_envs = num_envs, first_env, global_num_envs
         self._communicator = communicator
         self._records: Ints = np.zeros((self.rows, num_envs, self._layout.words), np.int64)
         self._staging = Staging(self._layout, (num_envs,))
         self._added: Ints = np.zeros(num_envs, np.int64)
-        """(E,): steps that each copy has ever added."""
+        """(E,): steps that each environment has ever added."""
         self._stream = Stream(seed, f"reservoir/{group.name}", first_env=first_env, num_envs=num_envs)
         self._draw = BatchDraws(seed, f"reservoir/{group.name}/batches")
         self._stored: Ints = np.zeros(global_num_envs, np.int64)
 
-    def add(self, observations: Tensor, action_masks: Tensor | None, actions: Tensor, chosen: Tensor) -> None:
-        """Adds one step of the copies in which anybody's decision counts; fields (E, A, ...) as in Decisions."""
-        flags = as_array(chosen)
+    def add(self, observations: Tensor, action_masks: Tensor | None, actions: Tensor, counted: Tensor) -> None:
+        """Adds a step of each environment in which a decision counts; fields (E, A, ...) as in Decisions."""
+        flags = as_array(counted)
         envs = np.flatnonzero(flags.any(1))
         if not len(envs):
             return
@@ -108,7 +106,7 @@ class Reservoir(Saveable):
         kept = slots < self.rows
         envs, slots = envs[kept], slots[kept]
         values: dict[str, Array] = {"observations": as_array(observations), "actions": as_array(actions)}
-        values["chosen"] = flags
+        values["counted"] = flags
         if action_masks is not None:
             values["action_masks"] = as_array(action_masks)
         for name, value in values.items():
@@ -116,20 +114,20 @@ class Reservoir(Saveable):
         self._records[slots, envs] = self._staging.records[envs]
 
     def agree(self) -> int:
-        """Learns how much all ranks' copies hold, and returns the sum. Collective."""
+        """Exchanges how much all ranks' reservoirs hold, and returns the sum. Collective."""
         self._stored.fill(0)
-        mine = slice(self._first_copy, self._first_copy + self._num_envs)
+        mine = slice(self._first_env, self._first_env + self._num_envs)
         self._stored[mine] = np.minimum(self._added, self.rows)
         self._communicator.all_reduce(torch.from_numpy(self._stored))
         return int(self._stored.sum())
 
     def sample(self, batch_size: int, number: int) -> Decisions:
-        """This rank's share of global batch ``number``, drawn with replacement from what ``agree`` knows of."""
+        """Draws this rank's share of global batch ``number``, with replacement from what ``agree`` knows of."""
         ends = np.cumsum(self._stored)
         places = self._draw(number, batch_size) * ends[-1] >> 32
         envs = np.searchsorted(ends, places, side="right")
         slots = places - (ends - self._stored)[envs]
-        envs = envs - self._first_copy
+        envs = envs - self._first_env
         mine = (envs >= 0) & (envs < self._num_envs)
         records = torch.from_numpy(self._records[slots[mine], envs[mine]])
         found = self._layout.tensors(records)
@@ -137,15 +135,15 @@ class Reservoir(Saveable):
             observations=found["observations"],
             action_masks=found.get("action_masks"),
             actions=found["actions"],
-            chosen=found["chosen"],
+            counted=found["counted"],
         )
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forgets all decisions."""
         self._added.fill(0)
 
     def env_state_dict(self) -> State:
-        """What is kept, (E, filled rows, words), and counts and rows, (E,) int64."""
+        """Records, (E, filled rows, words), and counts and rows, (E,) int64."""
         filled = min(max(1, int(self._added.max(initial=0))), self.rows)
         return {
             "records": torch.from_numpy(self._records[:filled]).transpose(0, 1).contiguous(),
@@ -154,7 +152,7 @@ class Reservoir(Saveable):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable; raises ValueError where capacity or spec are others."""
+        """Restores what ``env_state_dict`` gave; raises ValueError where capacity or spec are others."""
         records, rows = state["records"], int(state["rows"][0])
         if (rows, records.shape[2]) != (self.rows, self._layout.words):
             raise ValueError(
@@ -163,48 +161,3 @@ class Reservoir(Saveable):
             )
         torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
         self._added[:] = state["added"].numpy()
-
-
-class NFSPAdder(Adder):
-    """Everything goes to replay; what agents decided by their best response goes to the reservoirs too."""
-
-    def __init__(self, best: Adder, reservoirs: Mapping[str, Reservoir]) -> None:
-        self._best = best
-        self._reservoirs = reservoirs
-        self._seen: dict[str, tuple[Tensor, Tensor | None, Tensor]] = {}
-
-    def add_first(self, timestep: TimeStep) -> None:
-        """See Adder."""
-        self._see(timestep)
-        self._best.add_first(timestep)
-
-    def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """See Adder."""
-        for name, reservoir in self._reservoirs.items():
-            observations, masks, active = self._seen[name]
-            reservoir.add(observations, masks, actions[name], active & extras[name]["best_response"])
-        self._see(timestep)
-        self._best.add(actions, extras, timestep)
-
-    def _see(self, timestep: TimeStep) -> None:
-        """Keeps what is seen now, since the environment writes the next step over it."""
-        for name in self._reservoirs:
-            step = timestep.groups[name]
-            masks = None if step.action_masks is None else step.action_masks.clone()
-            self._seen[name] = (step.observations.clone(), masks, step.active.clone())
-
-    def state_dict(self) -> State:
-        """See Saveable."""
-        return self._best.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
-        self._best.load_state_dict(state)
-
-    def env_state_dict(self) -> State:
-        """See Saveable."""
-        return self._best.env_state_dict()
-
-    def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
-        self._best.load_env_state_dict(state)

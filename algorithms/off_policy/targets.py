@@ -1,4 +1,4 @@
-"""Targets."""
+"""Target networks, which follow online networks by Polyak averaging or by copies now and then."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from marl.distributed.flat_parameters import FlatParameters
 from marl.learning.optimizers import ReplicatedAdam
 
 
-class TargetParameters:
-    """Copies of parameters that follow them slowly, equal on all ranks as they are.
+class TargetNetworks:
+    """Parameters that follow those of an optimizer slowly; equal on all ranks as these are.
 
     Args:
-        segments: the copies, by the same names and in the same order as those that they follow.
-        source: the optimizer of the parameters that they follow.
+        segments: the targets' parameters, by the same names and in the same order as the optimizer's.
+        optimizer: of the online parameters.
     """
 
-    def __init__(self, segments: Mapping[str, Sequence[nn.Parameter]], source: ReplicatedAdam) -> None:
+    def __init__(self, segments: Mapping[str, Sequence[nn.Parameter]], optimizer: ReplicatedAdam) -> None:
         for parameters in segments.values():
             for parameter in parameters:
                 parameter.requires_grad_(False)
         self._flat = FlatParameters(segments)
-        self._source = source
+        self._optimizer = optimizer
         self.update(1.0)
 
     @torch.no_grad()
-    def update(self, rate: float) -> None:
-        """Goes this part of the way, between 0 and 1, to the parameters: copies += rate * (parameters - copies)."""
-        if rate == 1.0:
-            self._flat.parameters.copy_(self._source.parameters)
+    def update(self, tau: float) -> None:
+        """Moves the targets towards the online parameters: targets += tau * (online - targets)."""
+        if tau == 1.0:
+            self._flat.parameters.copy_(self._optimizer.parameters)
         else:
-            self._flat.parameters.lerp_(self._source.parameters, rate)
+            self._flat.parameters.lerp_(self._optimizer.parameters, tau)

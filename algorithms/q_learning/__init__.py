@@ -1,1 +1,1 @@
-"""Q learning."""
+"""Parts that Q-learners share: networks and mixers, policies, losses, learner and builder."""

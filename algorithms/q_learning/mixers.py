@@ -16,7 +16,7 @@ from torch.nn import functional
 from marl.networks.torso import ImageEncoder, is_image, orthogonal
 from marl.specs import ArraySpec
 
-_SMALLEST_WEIGHT = 1e-10
+_MIN_WEIGHT = 1e-10
 
 
 class Mixer(nn.Module):
@@ -36,11 +36,11 @@ class Mixer(nn.Module):
         best: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        """The team's values.
+        """Computes the team's values.
 
         Args:
             chosen: (..., N) float, each agent's value of its action.
-            active: (..., N) bool, who acts; the others are left out.
+            active: (..., N) bool, True for agents that act; the others are left out.
             state: (..., *state shape) global state from ``prepare_input``, where the mixer reads it.
             best: (..., N) float, each agent's value of its best legal action, where the mixer reads the joint action.
             actions: (..., sum of all agents' numbers of actions) one-hot actions side by side, likewise.
@@ -63,14 +63,13 @@ class SumMixer(Mixer):
         best: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        """See Mixer."""
         return chosen.masked_fill(~active, 0.0).sum(-1)
 
 
-def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float, usual: float = 0.0) -> nn.Sequential:
-    """Two layers, whose outputs begin around the ``usual`` number."""
+def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float, bias: float = 0.0) -> nn.Sequential:
+    """Makes two layers whose outputs begin around ``bias``."""
     last = orthogonal(nn.Linear(hidden, outputs), gain)
-    nn.init.constant_(last.bias, usual)
+    nn.init.constant_(last.bias, bias)
     return nn.Sequential(orthogonal(nn.Linear(inputs, hidden), math.sqrt(2.0)), nn.ReLU(), last)
 
 
@@ -110,11 +109,11 @@ class MonotonicMixer(Mixer):
         self.state = _StateReader(state)
         size = self.state.size
         # With weights of this size Q_tot begins near the sum of the Q_i, whatever the widths.
-        usual = 1.0 / math.sqrt(embedding)
-        self.first_weights = _hypernetwork(size, hidden, num_agents * embedding, 1.0, usual)
-        self.first_bias = orthogonal(nn.Linear(size, embedding), usual)
-        self.last_weights = _hypernetwork(size, hidden, embedding, 1.0, usual)
-        self.last_bias = _hypernetwork(size, embedding, 1, usual)
+        scale = 1.0 / math.sqrt(embedding)
+        self.first_weights = _hypernetwork(size, hidden, num_agents * embedding, 1.0, scale)
+        self.first_bias = orthogonal(nn.Linear(size, embedding), scale)
+        self.last_weights = _hypernetwork(size, hidden, embedding, 1.0, scale)
+        self.last_bias = _hypernetwork(size, embedding, 1, scale)
 
     def forward(
         self,
@@ -124,14 +123,13 @@ class MonotonicMixer(Mixer):
         best: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        """See Mixer."""
         assert state is not None, "a monotonic mixer reads the state"
-        seen = self.state(state)
-        weights = self.first_weights(seen).abs().unflatten(-1, self._shape)
+        features = self.state(state)
+        weights = self.first_weights(features).abs().unflatten(-1, self._shape)
         acting = chosen.masked_fill(~active, 0.0).unsqueeze(-2)
-        hidden = torch.matmul(acting, weights).squeeze(-2) + self.first_bias(seen)
-        totals: Tensor = (functional.elu(hidden) * self.last_weights(seen).abs()).sum(-1, keepdim=True)
-        totals = totals + self.last_bias(seen)
+        hidden = torch.matmul(acting, weights).squeeze(-2) + self.first_bias(features)
+        totals: Tensor = (functional.elu(hidden) * self.last_weights(features).abs()).sum(-1, keepdim=True)
+        totals = totals + self.last_bias(features)
         return totals.squeeze(-1)
 
 
@@ -169,11 +167,11 @@ class DuplexDuelingMixer(Mixer):
         self.actions = _hypernetwork(size + num_actions, hidden, heads * num_agents, 1.0)
 
     def importance(self, state: Tensor, actions: Tensor) -> Tensor:
-        """λ: (..., N) > 0 for states from ``prepare_input`` and one-hot joint actions (equation 10)."""
-        seen = self.state(state)
-        keys = self.keys(seen).abs() + _SMALLEST_WEIGHT
-        agents = torch.sigmoid(self.agents(seen)).unflatten(-1, self._shape)
-        chosen = torch.sigmoid(self.actions(torch.cat((seen, actions), dim=-1))).unflatten(-1, self._shape)
+        """(..., N) weights λ > 0 for states from ``prepare_input`` and one-hot joint actions (equation 10)."""
+        features = self.state(state)
+        keys = self.keys(features).abs() + _MIN_WEIGHT
+        agents = torch.sigmoid(self.agents(features)).unflatten(-1, self._shape)
+        chosen = torch.sigmoid(self.actions(torch.cat((features, actions), dim=-1))).unflatten(-1, self._shape)
         importance: Tensor = (keys.unsqueeze(-1) * agents * chosen).sum(-2)
         return importance
 
@@ -185,13 +183,12 @@ class DuplexDuelingMixer(Mixer):
         best: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        """See Mixer."""
         assert state is not None, "QPLEX's mixer reads the state"
         assert best is not None, "QPLEX's mixer reads the best values"
         assert actions is not None, "QPLEX's mixer reads the joint action"
-        seen = self.state(state)
-        weights = self.weights(seen).abs() + _SMALLEST_WEIGHT
+        features = self.state(state)
+        weights = self.weights(features).abs() + _MIN_WEIGHT
         acting = chosen.masked_fill(~active, 0.0)
         advantages = (weights * (acting - best.masked_fill(~active, 0.0))).detach()
-        mixed: Tensor = weights * acting + self.biases(seen) + (self.importance(state, actions) - 1.0) * advantages
+        mixed: Tensor = weights * acting + self.biases(features) + (self.importance(state, actions) - 1.0) * advantages
         return mixed.masked_fill(~active, 0.0).sum(-1)

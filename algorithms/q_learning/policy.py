@@ -1,13 +1,13 @@
-"""Policy."""
+"""Policies that take the action of highest value, or explore epsilon-greedily."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.networks import QNetwork, legal_values
 from marl.builders import RunContext
-from marl.learning.schedules import LinearSchedule
 from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
 from marl.specs import GroupSpec
@@ -15,68 +15,57 @@ from marl.types import GroupStep
 
 
 def epsilon_greedy(values: Tensor, masks: Tensor | None, epsilon: Tensor, uniforms: Tensor) -> Tensor:
-    """The best legal action, or with probability epsilon any legal one.
+    """Selects the best legal action, or with probability epsilon any legal one.
 
     Args:
         values: (..., K) float, of the actions.
         masks: (..., K) bool, True where legal; None if all are.
         epsilon: probabilities that broadcast with (...).
-        uniforms: (..., 2) float in (0, 1): whether to explore, and where to.
+        uniforms: (..., 2) float in (0, 1): one decides whether to explore, the other for which action.
 
     Returns:
         (...) int64 actions.
     """
-    explore, where = uniforms.unbind(-1)
+    explore, choice = uniforms.unbind(-1)
     if masks is None:
-        anywhere = (where * values.shape[-1]).long()
+        random_actions = (choice * values.shape[-1]).long()
     else:
         ranks = masks.cumsum(-1)
         # The k-th legal action, k uniform in 1 … number of legal ones.
-        anywhere = (ranks > (where * ranks[..., -1]).long().unsqueeze(-1)).int().argmax(-1)
-    return torch.where(explore < epsilon, anywhere, legal_values(values, masks).argmax(-1))
+        random_actions = (ranks > (choice * ranks[..., -1]).long().unsqueeze(-1)).int().argmax(-1)
+    return torch.where(explore < epsilon, random_actions, legal_values(values, masks).argmax(-1))
 
 
 class QPolicy(Policy):
-    """Takes the best action, or explores epsilon-greedily.
+    """Takes the action of highest value, or explores epsilon-greedily.
 
     Args:
-        group: who acts.
+        group: the agents that act.
         network: values their actions.
-        normalize: whether inputs are normalised by the network itself; see ``prepare_input``.
-        epsilon: the probability of a random action, by environment steps.
-        exponent: copies explore less and less: the last one with epsilon to the power of one plus this.
-        context: the run whose progress and copies exploration follows; None to take the best action always.
+        config: the probability of a random action, and how inputs are prepared.
+        context: the run whose progress and environments exploration follows; None for the greedy policy.
     """
 
     def __init__(
-        self,
-        group: GroupSpec,
-        network: QNetwork,
-        *,
-        normalize: bool,
-        epsilon: LinearSchedule,
-        exponent: float,
-        context: RunContext | None,
+        self, group: GroupSpec, network: QNetwork, config: QLearningConfig, *, context: RunContext | None
     ) -> None:
         self._group = group
         self._network = network
-        self._normalize = normalize
-        self._epsilon = epsilon
+        self._normalize = config.layer_norm
+        self._epsilon = config.epsilon()
         self.num_uniforms = 0
         self.extras = {}
         if context is not None:
             self.num_uniforms = 2
             self._counter = context.counter
             envs = torch.arange(context.first_env, context.first_env + context.num_envs, device=context.device)
-            self._exponents = 1.0 + exponent * envs.unsqueeze(1) / max(context.total_envs - 1, 1)
+            self._exponents = 1.0 + config.epsilon_exponent * envs.unsqueeze(1) / max(context.total_envs - 1, 1)
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """See Policy."""
         torso = self._network.torso
         return None if torso.gru is None else torso.initial_state(num_envs, self._group.size)
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
         torso = self._network.torso
         observations = prepare_input(self._group.observation, step.observations, normalize=self._normalize)
         features = torso.features([observations])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from marl.algorithms.imitation.cloning import AveragePolicy
+from marl.algorithms.imitation.policy import AveragePolicy
 from marl.algorithms.mappo import MAPPO
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.algorithms.qmix import QMIX, QMIXConfig

@@ -17,7 +17,8 @@ from probes import (
 )
 from torch import Tensor
 
-from marl.algorithms.qmix import QMIX, QMIXConfig, QMIXLearner
+from marl.algorithms.q_learning.learner import QLearner
+from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.envs import matrix_games
 from marl.envs.factory import vectorize
 from marl.errors import InputError
@@ -72,7 +73,7 @@ def unit(index: int, size: int, agents: int) -> Tensor:
 # --- choosing ----------------------------------------------------------------------------------------------
 
 
-def test_epsilon_falls_with_the_environment_steps_of_all_copies_and_differs_between_copies():
+def test_epsilon_falls_with_the_steps_of_all_environments_and_differs_between_them():
     built = experiment(Terminates, steps=0, num_envs=4, epsilon_decay_steps=100, epsilon_end=0.1, epsilon_exponent=3.0)
     policy = built.actor._policies["agent"]
     built.counter.env_steps = 50
@@ -149,7 +150,7 @@ def test_dead_agents_values_are_not_learned_by_a_mixer():
 def test_standardised_rewards_have_mean_zero():
     built = experiment(Terminates, steps=800, mixer="vdn", standardize_rewards=True)
     learner = built.learner
-    assert isinstance(learner, QMIXLearner)
+    assert isinstance(learner, QLearner)
     assert float(learner._rewards["team"].mean) == pytest.approx(2.0, abs=1e-3)
     assert learner.step()["team/value"] == pytest.approx(0.0, abs=0.05)
 

@@ -32,7 +32,7 @@ def make(
     replay: ReplayConfig | None = None,
     **settings: Any,
 ) -> Experiment:
-    """An experiment with small and quick settings, after about so many updates (one a step of the copies)."""
+    """An experiment with small and quick settings, after about so many updates (one a step of all environments)."""
     replay = replay or ReplayConfig(
         capacity=2000, batch_size=8 * num_envs, samples_per_insert=8.0, min_size=8 * num_envs
     )
@@ -76,7 +76,7 @@ def greedy_return(of: Experiment, episodes: int = 64) -> Tensor:
 
 
 def one_more_update(of: Experiment) -> dict[str, float]:
-    """The figures of one more update."""
+    """The metrics of one more update."""
     if not of.counter.env_steps:
         of.loop.begin()
     while not of.dataset.ready():
@@ -105,8 +105,8 @@ def values(of: Experiment, actions: dict[str, Tensor], group: str = "agent", num
     raw = start.groups[group].observations
     observations = prepare_input(of.spec.group(group).observation, raw, normalize=config.layer_norm)
     critics = of.networks[group].critics
-    found = critics(observations, encoded[group], state, joint.others(group, joint.join(encoded)))[0]
-    return (found * encoded[group]).sum(-1) if found.dim() == 3 else found
+    others = joint.others(group, joint.join(encoded))
+    return critics.taken_values(observations, encoded[group], state, others)[0]
 
 
 def agent(name: str, observation: ArraySpec, action: Any, masked: bool = False) -> AgentSpec:

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from marl.algorithms.actor_critic.batches import JointActions, prepare_batch
+from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.networks.action_encodings import action_features, encode_actions
-from marl.replay import GroupTransitions, Transitions
 from marl.specs import (
     AgentSpec,
     ArraySpec,
@@ -18,8 +17,11 @@ from marl.specs import (
 )
 
 FORCE = ContinuousActions(low=(-1.0, 0.0), high=(1.0, 2.0))
+
 PAIR = MultiDiscreteActions(nvec=(3, 2))
+
 SEEN = ArraySpec(shape=(4,))
+
 SPEC = EnvironmentSpec(
     groups=group_agents(
         [
@@ -32,9 +34,10 @@ SPEC = EnvironmentSpec(
 )
 
 
-def critic(group="a", **settings):
+def critic(group="a", *, reads_own_action=True, **settings):
     torch.manual_seed(0)
-    return CriticNetwork(SPEC.group(group), SPEC, **{"centralized": True, "hidden_sizes": (8,), **settings})
+    config = ActorCriticConfig(hidden_sizes=(8,), **settings)
+    return CriticNetwork(SPEC.group(group), SPEC, config, reads_own_action=reads_own_action)
 
 
 def inputs(group="a", batch=6):
@@ -51,19 +54,10 @@ def test_actions_are_encoded_one_hot_or_left_as_they_are():
     assert [action_features(spec) for spec in (FORCE, DiscreteActions(num_actions=3), PAIR)] == [2, 3, 5]
 
 
-def test_the_others_are_everybody_but_oneself():
-    joint = JointActions(SPEC)
-    assert joint.size == 7
-    together = joint.join({"a": torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]), "b": torch.tensor([[[5.0, 6.0, 7.0]]])})
-    assert together.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
-    assert joint.others("a", together).tolist() == [[[0, 0, 3, 4, 5, 6, 7], [1, 2, 0, 0, 5, 6, 7]]]
-    assert joint.others("b", together).tolist() == [[[1, 2, 3, 4, 0, 0, 0]]]
-
-
 @pytest.mark.parametrize("centralized", [True, False])
 def test_a_critic_reads_state_and_others_only_if_it_is_centralized(centralized):
     tensors = inputs()
-    critic(centralized=centralized)(*tensors).sum().backward()
+    critic(centralized_critic=centralized)(*tensors).sum().backward()
     read = [tensor.grad is not None and bool(tensor.grad.abs().sum() > 0) for tensor in tensors]
     assert read == [True, True, centralized, centralized]
 
@@ -84,7 +78,7 @@ def test_agents_are_told_apart_by_their_ids():
 
 
 def test_several_critics_are_independent():
-    several = critic(count=3)
+    several = critic(num_critics=3)
     values = several(*inputs())
     assert values.shape == (3, 6, 2)
     assert (values[0] - values[1]).abs().min() > 0
@@ -94,70 +88,13 @@ def test_several_critics_are_independent():
 
 def test_all_alternatives_are_valued_at_once_without_reading_which_was_taken():
     observations, _, state, others = inputs("b")
-    values = critic("b", reads_own_action=False, count=2)(observations, None, state, others)
+    values = critic("b", reads_own_action=False, num_critics=2)(observations, None, state, others)
     assert values.shape == (2, 6, 1, 3)
 
 
 def test_an_empty_share_of_a_batch_gives_empty_values_and_zero_gradients():
-    network = critic(count=2)
+    network = critic(num_critics=2)
     values = network(*inputs(batch=0))
     assert values.shape == (2, 0, 2)
     values.sum().backward()
     assert all(parameter.grad.abs().sum() == 0 for parameter in network.parameters())
-
-
-def sample() -> Transitions:
-    """Two transitions; in the second a_1 is dead."""
-
-    def group(size, action, rewards, active):
-        active = torch.tensor(active)
-        return GroupTransitions(
-            observations=torch.randn(2, size, 4),
-            action_masks=None,
-            active=active,
-            actions=action,
-            rewards=torch.tensor(rewards),
-            discounts=0.9 * active,
-            next_observations=torch.randn(2, size, 4),
-            next_action_masks=None,
-            next_active=active,
-        )
-
-    return Transitions(
-        groups={
-            "a": group(2, torch.ones(2, 2, 2), [[1.0, 2.0], [3.0, 0.0]], [[True, True], [True, False]]),
-            "b": group(1, torch.tensor([[2], [1]]), [[10.0], [20.0]], [[True], [True]]),
-        },
-        state=torch.randn(2, 5),
-        next_state=torch.randn(2, 5),
-        discounts=torch.tensor([0.9, 0.0]),
-        weights=torch.tensor([1.0, 0.5]),
-        indices=torch.zeros(2, 2, dtype=torch.int64),
-        positions=torch.arange(2),
-        global_batch_size=2,
-    )
-
-
-def test_each_agent_learns_from_its_own_reward_while_it_acts():
-    batch = prepare_batch(SPEC, sample(), team_reward=False, normalize=False).groups["a"]
-    assert batch.rewards.tolist() == [[1, 2], [3, 0]]
-    torch.testing.assert_close(batch.discounts, torch.tensor([[0.9, 0.9], [0.9, 0.0]]))
-    assert batch.critic_weights.tolist() == batch.actor_weights.tolist() == [[1.0, 1.0], [0.5, 0.0]]
-    assert batch.actions[1, 1].tolist() == [0, 0]
-    assert batch.next_active.squeeze(-1).tolist() == [[1, 1], [1, 0]]
-
-
-def test_a_teams_reward_reaches_the_critics_of_the_dead_but_not_their_actors():
-    batch = prepare_batch(SPEC, sample(), team_reward=True, normalize=False)
-    for name, size in (("a", 2), ("b", 1)):
-        data = batch.groups[name]
-        assert data.rewards.tolist() == [[13.0] * size, [23.0] * size]
-        torch.testing.assert_close(data.discounts, torch.tensor([[0.9] * size, [0.0] * size]))
-        assert data.critic_weights.tolist() == [[1.0] * size, [0.5] * size]
-    assert batch.groups["a"].actor_weights.tolist() == [[1.0, 1.0], [0.5, 0.0]]
-    assert (batch.state.shape, batch.next_state.shape) == ((2, 1, 5), (2, 1, 5))
-
-
-def test_without_a_state_there_is_none_to_read():
-    blind = EnvironmentSpec(groups=SPEC.groups)
-    assert prepare_batch(blind, sample(), team_reward=False, normalize=True).state is None

@@ -31,20 +31,20 @@ def reservoir(rows, envs, *, first=0, count=None, communicator=None, **settings)
     )
 
 
-def fill(store, envs, steps, *, first=0, chosen=None):
-    """Step t of global copy e is observed as ``1000 e + t`` by agent 0, who alone decides."""
+def fill(store, envs, steps, *, first=0, counted=None):
+    """Step t of global environment e is observed as ``1000 e + t`` by agent 0, who alone decides."""
     own = torch.zeros(envs, 2, dtype=torch.bool)
     own[:, 0] = True
     for time in range(steps):
         seen = torch.zeros(envs, 2, 1)
         seen[:, 0, 0] = 1000.0 * (torch.arange(envs) + first) + time
         masks = torch.ones(envs, 2, 3, dtype=torch.bool)
-        store.add(seen, masks, torch.full((envs, 2), time % 3), own if chosen is None else chosen(time, own))
+        store.add(seen, masks, torch.full((envs, 2), time % 3), own if counted is None else counted(time, own))
     return store
 
 
 def everything(store):
-    """The observations that are kept, by copy."""
+    """The observations that are kept, by environment."""
     state = store.env_state_dict()
     kept = store._layout.tensors(state["records"])["observations"][..., 0, 0]
     return [
@@ -62,25 +62,25 @@ def test_afterwards_every_step_is_kept_with_the_same_probability():
     envs, rows, steps = 4000, 5, 20
     store = fill(reservoir(rows, envs), envs, steps)
     counts = np.zeros(steps)
-    for copy, kept in enumerate(everything(store)):
+    for env, kept in enumerate(everything(store)):
         assert len(kept) == rows
         for value in kept:
-            counts[int(value) - 1000 * copy] += 1
+            counts[int(value) - 1000 * env] += 1
     # 4,000 draws of probability one quarter: five standard deviations are 0.034.
     np.testing.assert_allclose(counts / envs, rows / steps, atol=0.034)
 
 
 def test_only_steps_with_a_decision_that_counts_are_added():
-    odd = fill(reservoir(8, 2), 2, 6, chosen=lambda time, own: own & torch.tensor([[time % 2 == 1], [False]]))
+    odd = fill(reservoir(8, 2), 2, 6, counted=lambda time, own: own & torch.tensor([[time % 2 == 1], [False]]))
     assert everything(odd) == [{1, 3, 5}, set()]
     assert odd.agree() == 3
     batch = odd.sample(50, 0)
     assert set(batch.observations[:, 0, 0].tolist()) == {1, 3, 5}
     assert batch.actions[:, 0].tolist() == (batch.observations[:, 0, 0] % 3).long().tolist()
-    assert batch.chosen.tolist() == [[True, False]] * 50
+    assert batch.counted.tolist() == [[True, False]] * 50
 
 
-def test_batches_are_uniform_over_all_copies_and_do_not_depend_on_ranks():
+def test_batches_are_uniform_over_all_environments_and_do_not_depend_on_ranks():
     steps, envs = 30, 3
 
     def work(communicator):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, added, tensors_of, with_tensors
+from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, sum_losses, tensors_of, with_tensors
 from marl.distributed.communicators import SerialCommunicator
 from marl.learning.compilation import can_compile
 from marl.replay import GroupTransitions, Transitions
@@ -53,7 +53,7 @@ def step_of(compiled_batch_size: int | None) -> tuple[GradientStep, nn.Linear]:
         weights = data.active * sample.weights.unsqueeze(-1)
         return Losses(
             total=(errors.square() * weights).sum(),
-            figures=torch.stack([(weights > 0).sum(), (errors.detach() * weights).sum()]).unsqueeze(0),
+            metrics=torch.stack([(weights > 0).sum(), (errors.detach() * weights).sum()]).unsqueeze(0),
             td_errors=errors.detach().abs().sum(1),
         )
 
@@ -78,20 +78,20 @@ def test_compiled_steps_agree_with_plain_ones(size):
     for items in (ITEMS, 7, 0):  # a rank's share of a batch differs, and may be nothing
         sample, noise = sample_of(items), {"agent": torch.rand(items, AGENTS, 1)}
         wanted, td_errors = plain(sample, noise)
-        figures, chunk_td_errors = compiled(sample, noise)
-        assert figures == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+        metrics, chunk_td_errors = compiled(sample, noise)
+        assert metrics == pytest.approx(wanted, rel=1e-5, abs=1e-6)
         torch.testing.assert_close(chunk_td_errors, td_errors)
         torch.testing.assert_close(critic.weight, expected.weight)
 
 
-def test_all_groups_losses_are_added_and_an_items_largest_surprise_counts():
+def test_all_groups_losses_are_summed_and_an_items_largest_error_counts():
     parts = [
-        Losses(total=torch.tensor(total), figures=torch.tensor([total, 1.0]), td_errors=torch.tensor(td_errors))
+        Losses(total=torch.tensor(total), metrics=torch.tensor([total, 1.0]), td_errors=torch.tensor(td_errors))
         for total, td_errors in ((2.0, [1.0, 5.0]), (3.0, [4.0, 0.0]))
     ]
-    losses = added(parts)
+    losses = sum_losses(parts)
     assert losses.total.item() == 5.0
-    assert losses.figures.tolist() == [[2.0, 1.0], [3.0, 1.0]]
+    assert losses.metrics.tolist() == [[2.0, 1.0], [3.0, 1.0]]
     assert losses.td_errors.tolist() == [4.0, 5.0]
 
 

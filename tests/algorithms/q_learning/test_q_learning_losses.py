@@ -1,4 +1,4 @@
-"""Samples of replay as Q-learners read them, and losses of temporal differences with known answers."""
+"""Losses of temporal differences with known answers."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,153 +7,38 @@ import pytest
 import torch
 from torch import Tensor
 
-from marl.algorithms.q_learning.losses import TD_FIGURES, TDTerms, ValueBatch, read_batch, td_losses
-from marl.algorithms.q_learning.mixers import SumMixer
-from marl.algorithms.q_learning.networks import QNetwork, QNetworks
-from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
-from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
-
-GROUP = GroupSpec(
-    name="agent",
-    agents=("agent_0", "agent_1"),
-    observation=ArraySpec(shape=(2,)),
-    action=DiscreteActions(num_actions=3),
-    masked=True,
-)
-SPEC = EnvironmentSpec(groups=(GROUP,), state=None)
+from marl.algorithms.q_learning.batches import ValueBatch
+from marl.algorithms.q_learning.config import QLearningConfig
+from marl.algorithms.q_learning.losses import TD_METRICS, TDTerms, td_losses
 
 
-def networks(table: list[float], *, recurrent: bool = False) -> QNetworks:
-    """Networks to which every observation is worth the same values of actions."""
-    network = QNetwork(
-        GROUP, hidden_sizes=(4,), activation="relu", layer_norm=False, recurrent=recurrent, dueling=False
-    )
-    with torch.no_grad():
-        for parameter in network.advantages.parameters():
-            parameter.copy_(torch.tensor(table) if parameter.dim() == 1 else torch.zeros_like(parameter))
-    return QNetworks({"agent": network}, SumMixer())
-
-
-def transitions(weights: list[float], next_masks: list[bool]) -> Transitions:
-    items = len(weights)
-    agents = (items, 2)
-    data = GroupTransitions(
-        observations=torch.ones(*agents, 2),
-        action_masks=torch.ones(*agents, 3, dtype=torch.bool),
-        active=torch.ones(agents, dtype=torch.bool),
-        actions=torch.zeros(agents, dtype=torch.int64),
-        rewards=torch.tensor([1.0, 2.0]).expand(agents),
-        discounts=torch.full(agents, 0.5),
-        next_observations=torch.ones(*agents, 2),
-        next_action_masks=torch.tensor(next_masks).expand(*agents, 3),
-        next_active=torch.ones(agents, dtype=torch.bool),
-    )
-    return Transitions(
-        groups={"agent": data},
-        state=None,
-        next_state=None,
-        discounts=torch.full((items,), 0.5),
-        weights=torch.tensor(weights),
-        indices=torch.zeros((items, 2), dtype=torch.int64),
-        positions=torch.arange(items),
-        global_batch_size=items,
-    )
-
-
-def sequences(lengths: list[int], total: int) -> Sequences:
-    """Sequences of these lengths, padded to the total, whose first step is burn-in."""
-    items = len(lengths)
-    rows, agents = (total, items), (total + 1, items, 2)
-    valid = torch.arange(total).unsqueeze(1) < torch.tensor(lengths)
-    data = GroupSequences(
-        observations=torch.ones(*agents, 2),
-        action_masks=None,
-        active=torch.arange(total + 1).view(-1, 1, 1).expand(agents) < total,
-        actions=torch.zeros(*rows, 2, dtype=torch.int64),
-        rewards=torch.ones(*rows, 2),
-        discounts=torch.ones(*rows, 2),
-    )
-    return Sequences(
-        groups={"agent": data},
-        state=None,
-        discounts=torch.ones(rows),
-        valid=valid,
-        learn=valid & (torch.arange(total) > 0).unsqueeze(1),
-        weights=torch.ones(items),
-        indices=torch.zeros((items, 2), dtype=torch.int64),
-        positions=torch.arange(items),
-        global_batch_size=items,
-    )
-
-
-@pytest.mark.parametrize(("double", "worth"), [(True, 20.0), (False, 30.0)])
-def test_what_is_next_is_chosen_by_the_learning_network_only_with_double(double, worth):
-    learning, target = networks([9.0, 2.0, 1.0]), networks([10.0, 20.0, 30.0])
-    batch = read_batch(SPEC, transitions([1.0], [False, True, True]), learning, target, double=double, normalize=False)
-    best = batch.groups["agent"].best
-    assert best.values.tolist() == [[[-torch.inf, 20.0, 30.0]] * 2]
-    assert best.chosen().tolist() == [[worth] * 2]
-    assert not best.values.requires_grad
-    assert batch.groups["agent"].done.chosen().tolist() == [[9.0, 9.0]]
-    assert batch.rewards.tolist() == [3.0]
-
-
-def test_items_without_a_weight_are_not_learned_from():
-    learning = networks([0.0, 0.0, 0.0])
-    sample = transitions([0.5, 0.0], [True, True, True])
-    batch = read_batch(SPEC, sample, learning, learning, double=False, normalize=False)
-    assert batch.learn.tolist() == [True, False]
-    assert batch.ended is None
-
-
-@pytest.mark.parametrize("double", [True, False])
-def test_a_step_of_a_sequence_leads_to_the_next_one(double):
-    learning, target = networks([3.0, 1.0, 2.0], recurrent=True), networks([4.0, 6.0, 5.0], recurrent=True)
-    batch = read_batch(SPEC, sequences([3, 2], 3), learning, target, double=double, normalize=False)
-    group = batch.groups["agent"]
-    assert group.done.values.shape == group.best.values.shape == (3, 2, 2, 3)
-    assert group.best.chosen().eq(4.0 if double else 6.0).all()
-    assert group.done.active.all()
-    assert group.best.active[:, 0, 0].tolist() == [True, True, False]
-    assert batch.ended is not None
-    assert batch.ended.T.tolist() == [[False, False, True], [False, True, True]]
-
-
-def test_a_mixer_leaves_those_out_who_do_not_act():
-    learning = networks([3.0, 1.0, 2.0])
-    batch = read_batch(SPEC, transitions([1.0], [True, True, True]), learning, learning, double=True, normalize=False)
-    done = batch.groups["agent"].done
-    assert learning.mix([done], None).tolist() == [6.0]
-    assert learning.mix([done._replace(active=torch.tensor([[True, False]]))], None).tolist() == [3.0]
-
-
-def batch_of(like: Tensor, *, ended: Tensor | None, weights: list[float]) -> ValueBatch:
-    learn = torch.ones_like(like, dtype=torch.bool)
+def batch_of(template: Tensor, *, ended: Tensor | None, weights: list[float]) -> ValueBatch:
+    learn = torch.ones_like(template, dtype=torch.bool)
     return ValueBatch(
         groups={},
         state=None,
         next_state=None,
-        rewards=like,
-        discounts=like,
+        rewards=template,
+        discounts=template,
         learn=learn,
         ended=ended,
         weights=torch.tensor(weights),
     )
 
 
-def figures(losses) -> Mapping[str, float]:
-    return dict(zip(TD_FIGURES, losses.figures.tolist(), strict=True))
+def metrics(losses) -> Mapping[str, float]:
+    return dict(zip(TD_METRICS, losses.metrics.tolist(), strict=True))
 
 
-def test_agents_losses_are_weighted_by_item_and_the_largest_error_is_the_surprise():
+def test_agents_losses_are_weighted_by_item_and_the_largest_error_is_the_items():
     learn = torch.tensor([[True, True], [True, False]])
     values = torch.tensor([[1.0, 2.0], [3.0, 9.0]], requires_grad=True)
     terms = TDTerms(values, torch.full((2, 2), 4.0), torch.ones(2, 2), torch.full((2, 2), 0.5), learn)
     batch = batch_of(torch.ones(2), ended=None, weights=[1.0, 0.5])
-    losses = td_losses(terms, batch, n_step=1, huber_delta=None)
+    losses = td_losses(terms, batch, QLearningConfig())
     # The targets are 1 + 0.5 · 4 = 3, and so the errors 2, 1, 0.
     assert losses.total.item() == pytest.approx(0.5 * 4.0 + 0.5 * 1.0)
-    assert figures(losses) == pytest.approx(
+    assert metrics(losses) == pytest.approx(
         {"samples": 3.0, "loss": 2.5, "absolute_error": 3.0, "value": 6.0, "target": 9.0}
     )
     assert losses.td_errors.tolist() == [2.0, 0.0]
@@ -173,8 +58,8 @@ def test_targets_of_sequences_reach_over_n_steps_but_not_over_the_end(of_agents)
         terms = TDTerms(*(term.unsqueeze(-1) for term in terms))
     batch = batch_of(rows, ended=ended, weights=[1.0])
     batch = replace(batch, learn=learn)
-    losses = td_losses(terms, batch, n_step=3, huber_delta=None)
+    losses = td_losses(terms, batch, QLearningConfig(n_step=3))
     # Row 1 is worth 1 + 0.5 · 20 = 11, row 0 1 + 0.5 · 11 = 6.5; row 2 is padding.
-    assert figures(losses)["target"] == pytest.approx(17.5)
+    assert metrics(losses)["target"] == pytest.approx(17.5)
     # Kapturowski et al. 2019, section 2.3, with η = 0.9.
     assert losses.td_errors.tolist() == pytest.approx([0.9 * 11.0 + 0.1 * 17.5 / 2.0])

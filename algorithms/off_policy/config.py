@@ -1,0 +1,37 @@
+"""Configuration of all off-policy algorithms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marl.networks.torso import Activation
+from marl.replay import ReplayConfig
+from marl.specs import Sharing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OffPolicyConfig:
+    """Settings of all off-policy algorithms."""
+
+    sharing: Sharing = "spaces"
+    """Which agents share their networks: spaces, none, all, or a map from agent to group."""
+    team_reward: bool
+    """Learn from the sum of all agents' rewards instead of each agent's own."""
+    replay: ReplayConfig
+    """Capacity, batches, and how much is learned from each step."""
+    n_step: int = 1
+    """Steps whose rewards are summed before the bootstrap."""
+    discount: float
+    """Weight of the next step's value, gamma."""
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon."""
+    max_gradient_norm: float
+    """Norm to which each network's gradient is clipped, after the all-reduce."""
+    tau: float = 0.01
+    """Rate of Polyak averaging: how far target networks move towards the online ones at each update; 1 copies them."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """After each hidden layer."""
+    layer_norm: bool = False
+    """Whether inputs and hidden layers are layer-normalised."""
