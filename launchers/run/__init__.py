@@ -1,1 +1,1 @@
-"""Run."""
+"""Runs: settings, run directories, and what they hold once trained."""

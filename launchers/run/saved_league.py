@@ -40,7 +40,7 @@ class SavedLeague:
     builder: Builder[Any]
     spec: EnvironmentSpec
     payoffs: PayoffTable
-    """All games of players that learned."""
+    """All games of learning players."""
     digests: Mapping[str, str]
     """Of each snapshot, oldest first."""
     env_steps: Mapping[str, int]
@@ -48,13 +48,13 @@ class SavedLeague:
 
     @property
     def mixture(self) -> dict[str, float]:
-        """Share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
+        """The share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
         rows = [self.payoffs.index(name) for name in self.digests]
         shares = nash_averaging(self.payoffs.antisymmetric_payoff()[np.ix_(rows, rows)]).mixture
         return dict(zip(self.digests, shares.tolist(), strict=True))
 
     def policies(self, name: str, *, greedy: bool = True) -> Mapping[str, Policy]:
-        """A snapshot's policies, one a group.
+        """Makes a snapshot's policies, one for each group.
 
         Raises:
             InputError: there is no such snapshot, or its file is missing or damaged.
@@ -66,7 +66,7 @@ class SavedLeague:
 
 
 def load_league(path: Path | str) -> SavedLeague:
-    """The league in a run directory, as its newest checkpoint knows it.
+    """Loads the league in a run directory, from its newest checkpoint.
 
     Raises:
         InputError: there is none.

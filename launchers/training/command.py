@@ -13,7 +13,7 @@ from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
 from marl.launchers.run.recipes import find_recipe
 from marl.launchers.run.run_directory import RunDirectory
-from marl.launchers.run.settings import decided
+from marl.launchers.run.settings import resolve_compile
 from marl.launchers.training.options import Command, Options
 from marl.launchers.training.session import run_training
 
@@ -68,7 +68,7 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     if options.compile == "yes" and not command.compiles:
         raise InputError(f"marl {command.name} does not go through torch's compiler; leave out --compile yes")
     before = "no" if not command.compiles else _compiled_before(options)
-    options = cast("Options[Any]", decided(algorithm, options, before))
+    options = cast("Options[Any]", resolve_compile(algorithm, options, before))
     command.check(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__
 

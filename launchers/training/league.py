@@ -16,7 +16,8 @@ from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Options
-from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
 from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
 from marl.league.roles import (

@@ -9,11 +9,12 @@ from typing import Any, Generic, Literal, Protocol
 
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
-from marl.core import Communicator, Logger
+from marl.core import Communicator
 from marl.counters import Counter
 from marl.experiments.config import Result
 from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions
+from marl.loggers.base import Logger
 
 
 @dataclass(frozen=True, kw_only=True)

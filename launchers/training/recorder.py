@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from marl.checkpoints.checkpoint import list_checkpoints
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
-from marl.core import Communicator, Logger
+from marl.core import Communicator
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiments.config import Result
@@ -21,6 +21,7 @@ from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import make_folder
 from marl.launchers.training.options import Options
 from marl.loggers import JournalLogger, MultiLogger, OnlyNewer, TensorBoardLogger, TerminalLogger, WandbLogger
+from marl.loggers.base import Logger
 from marl.loggers.journal import plain_number
 
 _MAY_DIFFER_ON_RESUME: Final = (

@@ -1,11 +1,21 @@
-"""Loggers that are made of other loggers."""
+"""The interface of loggers, and loggers that are made of other loggers."""
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 
-from marl.core import Logger
+
+class Logger(ABC):
+    """A destination of rows of metrics."""
+
+    @abstractmethod
+    def write(self, row: Mapping[str, float]) -> None:
+        """Writes one row; keys may differ from row to row."""
+
+    def close(self) -> None:
+        """Flushes and frees resources."""
 
 
 class NullLogger(Logger):

@@ -9,6 +9,7 @@ from probes import anything
 
 from marl.algorithms.maddpg import MADDPG
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.algorithms.nfsp import NFSP
 from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
@@ -16,8 +17,9 @@ from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.usage import MACHINE
-from marl.league.experiment import LeagueConfig, LeagueExperiment
-from marl.league.matchmaking import PFSP, QualityScores, Window
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
+from marl.league.matchmaking import PFSP, Matchmaking, QualityScores, Window
 from marl.league.roles import Exploiter, MainPlayer, SelfPlayer
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
@@ -214,6 +216,29 @@ def test_a_league_that_learns_from_replay_goes_on_as_if_it_had_not_stopped(tmp_p
         assert again.league.snapshots == league.league.snapshots
 
 
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("wrap", [lambda builder: builder, lambda builder: NFSP(best_response=builder)])
+def test_a_league_says_if_its_replay_starts_empty(tmp_path, wrap, saved):
+    builder = from_replay()
+    replay = dataclasses.replace(builder.config.replay, checkpoint=saved)
+    builder = wrap(QMIX(config=dataclasses.replace(builder.config, replay=replay)))
+    chosen = config(anything(*PAIR), builder=builder, steps=4 * UPDATE)
+    first, _ = trained(chosen, checkpointer=Checkpointer(tmp_path))
+    assert not first.refills
+    resumed, _ = trained(chosen, resume=load_checkpoint(tmp_path))
+    assert resumed.refills is not saved
+
+
+def test_a_league_shows_its_main_players_spec_and_parameters():
+    league = LeagueExperiment(config(learners=LEAGUE))
+    main = league.players["main"]
+    assert league.spec == main.spec
+    variables = main.learner.get_variables().values()
+    assert league.num_parameters == main.num_parameters == sum(tensor.numel() for tensor in variables) > 0
+    assert not league.refills
+    league.close()
+
+
 def test_a_league_is_refused_where_it_does_not_fit(tmp_path):
     trained(config(steps=UPDATE), checkpointer=Checkpointer(tmp_path))
     saved = load_checkpoint(tmp_path)
@@ -249,7 +274,7 @@ def test_opponents_leave_no_trace_in_the_learners_gradients():
     weights = []
     for factor in (1.0, 1000.0):
         experiment = LeagueExperiment(config(ROLES, {"main": SelfPlayer(matchmaking=AlwaysFirst())}, steps=UPDATE))
-        experiment._begin()
+        experiment.start()
         player = experiment.players["main"]
         dataset = player.dataset
         own = []
@@ -271,7 +296,7 @@ def test_opponents_leave_no_trace_in_the_learners_gradients():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=1e-6)
 
 
-class AlwaysFirst:
+class AlwaysFirst(Matchmaking):
     """The oldest candidate, always."""
 
     def probabilities(self, payoffs, learner, candidates):
@@ -286,6 +311,9 @@ def test_self_play_refuses_what_it_cannot_learn_from():
         LeagueExperiment(config(alone))
     with pytest.raises(InputError, match="team reward"):
         LeagueExperiment(config(anything(*PAIR), builder=QMIX(config=QMIXConfig(mixer="vdn")), steps=100_000))
+    nfsp = NFSP(best_response=QMIX(config=QMIXConfig(mixer="vdn")))
+    with pytest.raises(InputError, match="team reward"):
+        LeagueExperiment(config(anything(*PAIR), builder=nfsp, steps=100_000))
     with pytest.raises(InputError, match="take opponents for its own"):
         LeagueExperiment(config(anything(*PAIR), builder=MADDPG(), steps=100_000))
     with pytest.raises(InputError, match="at least one player"):

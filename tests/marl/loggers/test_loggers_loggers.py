@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import marl.files
-from marl.core import Logger
 from marl.errors import InputError
 from marl.loggers import (
     AtMostEvery,
@@ -27,6 +26,7 @@ from marl.loggers import (
     WandbLogger,
     read_journal,
 )
+from marl.loggers.base import Logger
 
 
 class ListLogger(Logger):
