@@ -62,7 +62,6 @@ class ActingNoise(Saveable):
         return {"steps": torch.tensor(self._steps)}
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._steps = int(state["steps"])
         self._noise = None
 
@@ -112,7 +111,6 @@ class PolicyActor(Actor):
 
     @torch.inference_mode()
     def select_actions(self, timestep: TimeStep) -> Actions:
-        """See Actor."""
         noise = self._noise.next()
         actions: dict[str, Tensor] = {}
         for name, policy in self._policies.items():
@@ -123,12 +121,10 @@ class PolicyActor(Actor):
         return actions
 
     def observe_first(self, timestep: TimeStep) -> None:
-        """See Actor."""
         if self._adder is not None:
             self._adder.add_first(timestep)
 
     def observe(self, actions: Actions, timestep: TimeStep) -> None:
-        """See Actor."""
         if self._adder is not None:
             self._adder.add(actions, self._extras, timestep)
 
@@ -140,7 +136,6 @@ class PolicyActor(Actor):
         return self._noise.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._noise.load_state_dict(state)
 
     def env_state_dict(self) -> State:
@@ -148,7 +143,6 @@ class PolicyActor(Actor):
         return {name: state for name, state in self._states.items() if state is not None}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         for name, present in self._states.items():
             if present is not None:
                 self._states[name] = state[name].to(present)

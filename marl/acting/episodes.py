@@ -70,7 +70,6 @@ class EpisodeTracker(Saveable):
         return {"returns": self._returns, "lengths": self._lengths}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._returns.copy_(state["returns"])
         self._lengths.copy_(state["lengths"])
 
@@ -118,5 +117,4 @@ class EpisodeStatistics(Saveable):
         return {"sums": self._sums}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._sums.copy_(state["sums"])

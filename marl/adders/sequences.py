@@ -99,7 +99,6 @@ class SequenceAdder(ReplayAdder):
         return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         self._staging.records[...] = state["records"].numpy()

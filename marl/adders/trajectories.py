@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from marl.core import Adder, Dataset, State
-from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec
+from marl.specs import ArraySpec, EnvironmentSpec
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupTrajectory, TimeStep, Trajectory, TrajectoryFinals
 
 
@@ -46,7 +46,6 @@ class TrajectoryDataset(Dataset[Trajectory]):
         for group in spec.groups:
             masks = None
             if group.masked:
-                assert not isinstance(group.action, ContinuousActions)
                 masks = empty(length + 1, ArraySpec(shape=(group.action.mask_size,), dtype=torch.bool), group.size)
             groups[group.name] = GroupTrajectory(
                 observations=empty(length + 1, group.observation, group.size),
@@ -158,11 +157,9 @@ class TrajectoryAdder(Adder):
         self._dataset = dataset
 
     def add_first(self, timestep: TimeStep) -> None:
-        """See Adder."""
         self._dataset.write_first(timestep)
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """See Adder."""
         self._dataset.write(actions, extras, timestep)
 
 

@@ -170,7 +170,6 @@ class TransitionAdder(ReplayAdder):
         return {name: torch.from_numpy(array) for name, array in state.items()}
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         windows = [*self._windows, *self._spare]

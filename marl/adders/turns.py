@@ -103,7 +103,6 @@ class TurnAdder(ReplayAdder):
         return state
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         self._begun.records[...] = state["records"].numpy()

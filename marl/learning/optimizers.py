@@ -137,7 +137,6 @@ class ReplicatedAdam(Saveable):
         return {**self._moments, "skipped": torch.tensor(self.skipped)}
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self.skipped = int(state["skipped"])
         moments = {name: tensor for name, tensor in state.items() if name != "skipped"}
         for name in ("exp_avg", "exp_avg_sq"):

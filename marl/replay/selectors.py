@@ -124,7 +124,6 @@ class FifoSelector(Selector):
         return _local(self._replay, envs, numbers)
 
     def clear(self) -> None:
-        """See Selector."""
         self._taken.fill(0)
 
     def state_dict(self) -> State:
@@ -132,7 +131,6 @@ class FifoSelector(Selector):
         return {"taken": torch.from_numpy(self._taken.copy())}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes them back."""
         self._taken = state["taken"].numpy().copy()
 
 
@@ -220,7 +218,6 @@ class PrioritizedSelector(Selector):
         np.maximum.at(self._largest, envs[keep], values[keep])
 
     def clear(self) -> None:
-        """See Selector."""
         self._sums.set_all(np.zeros_like(self._sums.leaves))
         self._minima.set_all(np.full_like(self._minima.leaves, np.inf))
         self._seen.fill(0)
@@ -244,7 +241,6 @@ class PrioritizedSelector(Selector):
         return {"new_priority": torch.tensor(self._new_priority, dtype=torch.float64)}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes it back."""
         self._new_priority = float(state["new_priority"])
 
     def env_state_dict(self) -> State:
@@ -256,7 +252,6 @@ class PrioritizedSelector(Selector):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         leaves = state["priorities"].numpy()
         self._sums.set_all(leaves)
         self._minima.set_all(np.where(leaves > 0, leaves, np.inf))

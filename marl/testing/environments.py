@@ -10,7 +10,7 @@ from torch import Tensor
 
 from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentFactory, EnvironmentRequest
-from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
+from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.types import FinalGroupStep, GroupStep, TimeStep
 
 
@@ -209,8 +209,7 @@ def _check_masks(spec: GroupSpec, masks: Tensor | None, rows: int, name: str) ->
     if masks is None or isinstance(spec.action, ContinuousActions):
         return
     _check_array(masks, (rows, spec.size, spec.action.mask_size), torch.bool, f"{name}.action_masks")
-    nvec = (spec.action.num_actions,) if isinstance(spec.action, DiscreteActions) else spec.action.nvec
-    for part in masks.split(nvec, dim=-1):
+    for part in masks.split(spec.action.nvec, dim=-1):
         _demand(bool(part.any(-1).all()), "an action mask is never all False", f"one of {name} is")
 
 
