@@ -175,4 +175,3 @@ class Trajectory:
 
 def _optional(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
-

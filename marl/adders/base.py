@@ -23,7 +23,7 @@ from torch import Tensor
 from marl.core import Adder, Saveable
 from marl.errors import InputError
 from marl.replay import Replay
-from marl.replay.layout import Ints
+from marl.replay.layout import Integers
 from marl.types import TimeStep
 
 Bools = NDArray[np.bool_]
@@ -36,7 +36,7 @@ class _Arrival:
 
     seen: Mapping[str, Tensor]
     """By field name, as an item's step: observations, masks and active flags (E, A, ...), state (E, ...)."""
-    ended: Ints
+    ended: Integers
     """(K,) copies whose episode ended."""
     remaining: Singles
     """(K,) 1 where some agent's value remains, 0 where all terminated."""

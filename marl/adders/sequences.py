@@ -11,7 +11,7 @@ from torch import Tensor
 from marl.adders.base import ReplayAdder
 from marl.core import State
 from marl.replay import Replay, SequenceItems, Staging
-from marl.replay.layout import Ints, as_array
+from marl.replay.layout import Integers, as_array
 from marl.types import Actions, TimeStep
 
 
@@ -29,25 +29,25 @@ class SequenceAdder(ReplayAdder):
             raise ValueError("this replay does not hold sequences")
         self._items = replay.items
         self._staging = Staging(replay.layout, (replay.num_envs,))
-        self._envs: Ints = np.arange(replay.num_envs)
-        self._times: Ints = np.zeros(replay.num_envs, np.int64)
+        self._envs: Integers = np.arange(replay.num_envs)
+        self._times: Integers = np.zeros(replay.num_envs, np.int64)
         """Steps in every copy's unfinished sequence."""
 
     def _begin(self, seen: Mapping[str, Tensor]) -> None:
         self._open(self._envs, seen)
 
-    def _open(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+    def _open(self, envs: Integers, seen: Mapping[str, Tensor]) -> None:
         self._clear(envs)
         self._times[envs] = 0
         self._see(envs, seen)
 
-    def _clear(self, envs: Ints) -> None:
+    def _clear(self, envs: Integers) -> None:
         self._staging.records[envs] = 0
         for name in self._groups:
             if (masks := f"{name}/action_masks") in self._staging.arrays:
                 self._staging.arrays[masks][envs] = True
 
-    def _see(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+    def _see(self, envs: Integers, seen: Mapping[str, Tensor]) -> None:
         times = self._times[envs]
         for name, tensor in seen.items():
             self._staging.arrays[name][envs, times] = tensor.numpy()[envs]
@@ -81,7 +81,7 @@ class SequenceAdder(ReplayAdder):
         if len(arrival.ended):
             self._open(arrival.ended, seen)
 
-    def _go_on(self, envs: Ints) -> None:
+    def _go_on(self, envs: Integers) -> None:
         """Begins sequences in the middle of an episode, with the last steps of those before."""
         arrays, items = self._staging.arrays, self._items
         kept = {name: array[envs, items.stride :] for name, array in arrays.items()}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from marl.replay.items import Items, TransitionItems
 from marl.specs import ArraySpec, EnvironmentSpec
-
-Ints = NDArray[np.int64]
-Array = NDArray[Any]
+from marl.types import Array, Integers
 
 
 class Layout:
@@ -71,7 +67,7 @@ class Staging:
     """
 
     def __init__(self, layout: Layout, shape: tuple[int, ...]) -> None:
-        self.records: Ints = np.zeros((*shape, layout.words), np.int64)
+        self.records: Integers = np.zeros((*shape, layout.words), np.int64)
         self.tensors = layout.tensors(torch.from_numpy(self.records))
         self.arrays: dict[str, Array] = {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
@@ -82,7 +78,7 @@ class Staging:
 
 
 def item_layout(spec: EnvironmentSpec, items: Items) -> Layout:
-    """The record of one item: fields ``GROUP/NAME`` for the groups, plain names for what is joint."""
+    """The record of one item: fields ``GROUP/NAME`` for the groups, plain names for joint ones."""
     if isinstance(items, TransitionItems):
         fields = _step_fields(spec, (), "") | _step_fields(spec, (), "next_") | _outcome_fields(spec, ())
     else:
