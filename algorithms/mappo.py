@@ -24,7 +24,7 @@ from marl.builders import ConfiguredBuilder, RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Adder, Dataset, Learner, Metrics, State
 from marl.errors import InputError
-from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
+from marl.learning.config_checks import require_above, require_at_least, require_unit_interval, require_widths
 from marl.learning.optimizers import ReplicatedAdam
 from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.networks.torso import Activation, Torso, prepare_input
@@ -349,7 +349,7 @@ class MAPPO(ConfiguredBuilder[Networks]):
         require_at_least(1, config, "rollout_length", "epochs", "minibatches", "chunk_length", "magnet_updates")
         require_at_least(0, config, "learning_rate", "entropy_coef", "value_coefficient")
         require_above(0, config, "adam_epsilon", "clip_epsilon", "max_gradient_norm", "huber_delta")
-        require_share(config, "discount", "gae_lambda", "magnet_uniform_share")
+        require_unit_interval(config, "discount", "gae_lambda", "magnet_uniform_share")
         require_widths(config, "hidden_sizes")
         units = -(-config.rollout_length // config.chunk_length) if config.recurrent else config.rollout_length
         if config.minibatches > units * context.total_envs:

@@ -24,7 +24,7 @@ from marl.builders import RunContext
 from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.errors import InputError
-from marl.learning.config_checks import option, require_above, require_at_least, require_share
+from marl.learning.config_checks import option, require_above, require_at_least, require_unit_interval
 from marl.learning.schedules import LinearSchedule
 from marl.networks.normalizers import RewardNormalizer
 from marl.policy import Policy
@@ -81,7 +81,7 @@ class QMIXConfig(OffPolicyConfig):
 
     def epsilon(self) -> LinearSchedule:
         """Probability of a random action, by environment steps."""
-        return LinearSchedule(initial=self.epsilon_start, final=self.epsilon_end, steps=self.epsilon_decay_steps)
+        return LinearSchedule(start=self.epsilon_start, end=self.epsilon_end, steps=self.epsilon_decay_steps)
 
 
 def _make_mixer(spec: EnvironmentSpec, config: QMIXConfig) -> Mixer | None:
@@ -256,7 +256,7 @@ class QMIX(ReplayBuilder[QNetworks]):
             )
         positive = ("target_period", "sequence_length", "mixer_embedding", "mixer_hidden", "mixer_heads")
         require_at_least(1, config, *positive)
-        require_share(config, "epsilon_start", "epsilon_end")
+        require_unit_interval(config, "epsilon_start", "epsilon_end")
         require_above(0, config, "learning_rate", "huber_delta")
         require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent")
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:

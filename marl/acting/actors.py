@@ -1,4 +1,4 @@
-"""Policies of groups, and the actor that joins them."""
+"""The actor that acts with one policy a group, and its random numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ActingNoise(Saveable):
         group_sizes: agents of each group.
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
-        purpose: what the numbers are for.
+        purpose: of the numbers.
         first_env: global index of this rank's first copy.
-        device: where the numbers are wanted.
+        device: of the numbers.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class PolicyActor(Actor):
     """Acts with one policy a group; the same class trains, evaluates and plays.
 
     Random numbers depend on the seed, the global copy index and the number of the step, not on the rank or on
-    what was drawn before; they are made for several steps at once.
+    earlier draws; they are made for several steps at once.
 
     Args:
         policies: by group name.
         group_sizes: agents of each group.
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
-        purpose: what the random numbers are for ("act", "evaluate", ...).
+        purpose: of the random numbers ("act", "evaluate", ...).
         first_env: global index of this rank's first copy.
-        adder: where experience goes; None for evaluation.
-        device: where the policies compute.
+        adder: receives the experience; None for evaluation.
+        device: of the policies.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sequences."""
+"""Sequences of steps within episodes, padded at their ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from marl.adders.base import ReplayAdder
 from marl.core import State
 from marl.replay import Replay, SequenceItems, Staging
-from marl.replay.layout import Integers, as_array
-from marl.types import Actions, TimeStep
+from marl.replay.layout import as_array
+from marl.types import Actions, Integers, TimeStep
 
 
 class SequenceAdder(ReplayAdder):
     """Makes sequences of up to L steps of one episode, padded with zeros (and all-True masks) after its end.
 
     Args:
-        replay: where the items go.
+        replay: stores the items.
         discount: the discount factor gamma of one step.
     """
 
@@ -53,10 +53,9 @@ class SequenceAdder(ReplayAdder):
             self._staging.arrays[name][envs, times] = tensor.numpy()[envs]
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """Adds what was done at the previous time step, and where it led."""
         arrays, items = self._staging.arrays, self._items
         seen = self._seen(timestep)
-        arrival = self._arrival(timestep, seen)
+        next_step = self._next_step(timestep, seen)
         place = (self._envs, self._times)
         for name in self._groups:
             step, active = timestep.groups[name], arrays[f"{name}/active"][place]
@@ -64,22 +63,22 @@ class SequenceAdder(ReplayAdder):
             arrays[f"{name}/rewards"][place] = as_array(step.rewards) * active
             arrays[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
         team = np.full(self._replay.num_envs, self._discount)
-        team[arrival.ended] *= arrival.remaining
+        team[next_step.ended] *= next_step.remaining
         arrays["discounts"][place] = team
         arrays["valid"][place] = True
         # Burn-in lies within what a sequence has in common with the one before; new steps are always learned from.
         arrays["learn"][place] = True
         self._times += 1
-        self._see(self._envs, arrival.seen)
+        self._see(self._envs, next_step.seen)
         finished = self._times == items.length
-        finished[arrival.ended] = True
+        finished[next_step.ended] = True
         envs = np.flatnonzero(finished)
         self._replay.append(self._staging.records, envs)
-        going = np.setdiff1d(envs, arrival.ended)
+        going = np.setdiff1d(envs, next_step.ended)
         if len(going):
             self._go_on(going)
-        if len(arrival.ended):
-            self._open(arrival.ended, seen)
+        if len(next_step.ended):
+            self._open(next_step.ended, seen)
 
     def _go_on(self, envs: Integers) -> None:
         """Begins sequences in the middle of an episode, with the last steps of those before."""
@@ -92,7 +91,7 @@ class SequenceAdder(ReplayAdder):
         self._times[envs] = items.length - items.stride
 
     def env_state_dict(self) -> State:
-        """The sequences that are being made."""
+        """The unfinished sequences."""
         if not self._replay.saves:
             return {}
         state = {"records": self._staging.records, "times": self._times}

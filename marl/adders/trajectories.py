@@ -1,4 +1,4 @@
-"""On-policy experience: storage for one rollout of all copies, and the adder that fills it."""
+"""On-policy rollouts: storage for T steps of all copies, and the adder that fills it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from marl.types import Actions, FinalGroupStep, FinalStep, GroupTrajectory, Time
 
 
 class TrajectoryDataset(Dataset[Trajectory]):
-    """Room for T steps of E copies, allocated once; ready when it is full, and empty again once sampled.
+    """Storage for T steps of E copies, allocated once; ready when it is full, and empty again once sampled.
 
     Args:
         spec: of the environment.
         length: T.
         num_envs: E, the copies of this rank.
-        extras: specs of what the policy notes for its learner, by group and name, without the agent dimension.
-        device: where the tensors live.
+        extras: specs of the policies' outputs for the learner, by group and name, without the agent dimension.
+        device: of the tensors.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ class ReplicatedAdam(Saveable):
 
     Args:
         segments: parameters by name, one name for each network whose gradient is clipped on its own.
-        communicator: among whose ranks the replicas live.
+        communicator: the ranks that hold replicas.
         learning_rate: step size; ``set_learning_rate`` changes it.
         epsilon: Adam's epsilon.
         max_gradient_norm: Euclidean norm to which each segment's gradient is clipped.
@@ -40,9 +40,9 @@ class ReplicatedAdam(Saveable):
         bookkeeping: int,
     ) -> None:
         self._communicator = communicator
-        # The last element carries the question of an StopVote.
+        # The last element carries a StopVote.
         self._flat = FlatParameters(segments, tail=bookkeeping + 1)
-        self._tail, self._seat = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
+        self._tail, self._vote = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
         self._flat.broadcast(communicator)
         self._names = tuple(segments)
         self._max_norm = max_gradient_norm
@@ -74,9 +74,9 @@ class ReplicatedAdam(Saveable):
         if not isinstance(communicator, StopVote):
             self._flat.all_reduce(communicator)
             return
-        communicator.cast(self._seat)
+        communicator.cast(self._vote)
         self._flat.all_reduce(communicator)
-        communicator.read(self._seat)
+        communicator.read(self._vote)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Changes the step size."""

@@ -1,4 +1,4 @@
-"""An environment made from a spec alone, for tests: random in every number, and the same on any number of ranks."""
+"""A random environment made from a spec alone, the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 
 class FakeVectorEnvironment(VectorEnvironment):
-    """A random environment of any spec, for tests.
+    """A random environment of any spec.
 
     Every number is a function of (seed, purpose, step, global copy), so copies do not depend on each other or on
     ranks. Episodes have random lengths, end for everybody at once or, with ``death_rate``, agent by agent, half of

@@ -8,8 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marl.algorithms.q_learning.mixers import DuplexDuelingMixer, MonotonicMixer, SumMixer
-from marl.errors import InputError
-from marl.learning.schedules import LinearSchedule
 from marl.specs import ArraySpec
 
 STATE = ArraySpec(shape=(5,))
@@ -182,15 +180,3 @@ def test_fresh_mixers_begin_near_the_sum():
             totals = mixer(values, everybody(512), state, values, actions)
         slope = float((totals * values.sum(-1)).sum() / values.sum(-1).square().sum())
         assert 0.3 < slope < 3.0
-
-
-def test_linear_schedules_end_where_they_should():
-    schedule = LinearSchedule(initial=1.0, final=0.2, steps=100)
-    assert [schedule(step) for step in (0, 50, 100, 10**9)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
-    assert LinearSchedule(initial=1.0, final=0.2, steps=0)(0) == 0.2
-
-
-@pytest.mark.parametrize("wrong", [{"steps": -1}, {"initial": float("nan")}, {"final": float("inf")}])
-def test_senseless_schedules_are_refused(wrong):
-    with pytest.raises(InputError):
-        LinearSchedule(**{"initial": 1.0, "final": 0.0, "steps": 10, **wrong})
