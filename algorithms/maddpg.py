@@ -114,7 +114,7 @@ class MADDPGLearner(ActorCriticLearner[Tensor]):
         if config.exploration_noise == 0.0:
             return 1.0
         schedule = LinearSchedule(
-            initial=config.exploration_noise, final=config.final_exploration_noise, steps=config.noise_steps
+            start=config.exploration_noise, end=config.final_exploration_noise, steps=config.noise_steps
         )
         return schedule(self._context.counter.steps_since_began) / config.exploration_noise
 

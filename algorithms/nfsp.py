@@ -133,14 +133,15 @@ class NFSPDataset(Dataset[Any]):
 
     def env_state_dict(self) -> State:
         """Replay, if it is to be saved, and reservoirs, which cannot be gathered anew."""
-        reservoirs = {f"reservoir/{name}": reservoir.env_state_dict() for name, reservoir in self.reservoirs.items()}
-        return flatten_state({"best": self.replay.env_state_dict(), **reservoirs})
+        reservoirs = flatten_state({name: reservoir.env_state_dict() for name, reservoir in self.reservoirs.items()})
+        return flatten_state({"best": self.replay.env_state_dict(), "reservoirs": reservoirs})
 
     def load_env_state_dict(self, state: State) -> None:
         parts = unflatten_state(state)
         self.replay.load_env_state_dict(parts.get("best", {}))
+        reservoirs = unflatten_state(parts["reservoirs"])
         for name, reservoir in self.reservoirs.items():
-            reservoir.load_env_state_dict(parts[f"reservoir/{name}"])
+            reservoir.load_env_state_dict(reservoirs[name])
 
 
 class NFSPLearner(Learner):

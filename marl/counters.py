@@ -1,4 +1,4 @@
-"""What a run has done so far, over all ranks and restarts."""
+"""Counts of environment steps, updates and episodes, over all ranks and restarts of a run."""
 
 from __future__ import annotations
 
@@ -61,8 +61,7 @@ class Counter:
         Raises:
             ValueError: a count is missing, negative or not a number.
         """
-        # Checkpoints of the first versions know of no new beginning.
-        counts = {"began": 0, **{name: state.get(name) for name in _COUNTS if name in state or name != "began"}}
+        counts = {name: state.get(name) for name in _COUNTS}
         seconds = state.get("wall_seconds")
         for name, count in counts.items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for invalid user input, and suggestions for mistyped words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one clear line: the cause, and the way out; commands exit with code 2."""
+    """Raised for invalid user input. The message is one line: the cause, and the way out; commands exit with code 2."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 from marl.errors import InputError
 
 Json = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
-"""What JSON can hold. Numbers that are not finite are kept too, written as Python writes them."""
+"""A JSON value. Numbers that are not finite are kept too, written as Python writes them."""
 
 
 def render_json(value: Json) -> bytes:
-    """The one way in which this project writes a JSON file: sorted keys, one entry a line."""
+    """Renders a JSON file as this project writes them all: sorted keys, one entry a line."""
     return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
@@ -86,7 +86,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def explain(error: OSError) -> str:
-    """What the system said, with the way out where it is known."""
+    """The system's message, with the way out where it is known."""
     reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{reason}; free some space, or choose another place with --out"

@@ -1,4 +1,4 @@
-"""Policy."""
+"""Policies: from the observations of one group's agents to their actions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from marl.types import GroupStep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What a policy decided for the agents of its group in E copies."""
+    """A policy's output for the agents of its group in E environment copies."""
 
     actions: Tensor
     """(E, A, *action shape), canonical as in the action specs."""
@@ -27,12 +27,12 @@ class Decision:
 
 
 class Policy(ABC):
-    """How the agents of one group act. It holds no memory: recurrent state is handed in and out."""
+    """A policy of one group's agents. It holds no memory: recurrent state is handed in and out."""
 
     num_uniforms: int = 0
     """Uniform random numbers that one agent's decision needs."""
     extras: Mapping[str, ArraySpec] = {}
-    """What each decision notes for the learner, an agent."""
+    """Specs of one agent's outputs for the learner, by name: log-probabilities, recurrent states."""
 
     def initial_state(self, num_envs: int) -> Tensor | None:
         """(E, A, H) recurrent state before the first step, or None."""
@@ -43,7 +43,7 @@ class Policy(ABC):
         """Decides for all agents of the group, whether active or not.
 
         Args:
-            step: what the group observes.
+            step: the group's observations.
             first: (E,) bool, where an episode begins.
             state: recurrent state, (E, A, H) or None.
             uniforms: (E, A, num_uniforms) in (0, 1), or None where ``num_uniforms`` is 0.
@@ -52,7 +52,7 @@ class Policy(ABC):
     def probabilities(
         self, step: GroupStep, first: Tensor, state: Tensor | None, num_actions: int
     ) -> tuple[Tensor, Tensor | None]:
-        """How likely each choice of a single discrete action is; for analysis, not for speed.
+        """Probabilities of the choices of a single discrete action; for analysis, not for speed.
 
         Args:
             step: as in ``act``.
@@ -64,7 +64,7 @@ class Policy(ABC):
             (E, A, K) that sum to 1, and the new recurrent state.
 
         Raises:
-            NotImplementedError: the policy draws its actions, and does not tell how.
+            NotImplementedError: the policy samples its actions, and does not define their probabilities.
         """
         if self.num_uniforms:
             raise NotImplementedError(f"{type(self).__name__} does not tell how likely its actions are")

@@ -1,4 +1,4 @@
-"""What an environment looks like to an agent: array, action, agent, group and environment specs."""
+"""Specs of arrays, actions, agents, groups and environments, and the grouping of agents that share a policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Sharing = Literal["spaces", "none", "all"] | Mapping[str, str]
 
 
 class SpecError(InputError):
-    """An environment, or a choice about it, that cannot be described by the specs; says why in one line."""
+    """Raised where an environment, or a choice about it, cannot be described by the specs; says why in one line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,11 @@ class DiscreteActions:
     def array(self) -> ArraySpec:
         """Shape and dtype of one agent's action."""
         return ArraySpec(shape=(), dtype=torch.int64)
+
+    @property
+    def nvec(self) -> tuple[int, ...]:
+        """Number of alternatives of the one choice, as for several."""
+        return (self.num_actions,)
 
     @property
     def mask_size(self) -> int:
@@ -94,13 +99,18 @@ class ContinuousActions:
         """Shape and dtype of one agent's action."""
         return ArraySpec(shape=(self.size,), dtype=torch.float32)
 
+    @property
+    def mask_size(self) -> int:
+        """Length of one agent's action mask: 0, since continuous actions cannot be masked."""
+        return 0
+
 
 ActionSpec = DiscreteActions | MultiDiscreteActions | ContinuousActions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
-    """One agent: its name, what it observes, what it can do, and whether it is given action masks."""
+    """One agent: its name, observation and action specs, and whether it is given action masks."""
 
     name: str
     observation: ArraySpec
@@ -110,13 +120,21 @@ class AgentSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
-    """The agents that share one policy; they have equal specs."""
+    """The agents that share one policy; they have equal specs.
+
+    Raises:
+        SpecError: continuous actions are masked.
+    """
 
     name: str
     agents: tuple[str, ...]
     observation: ArraySpec
     action: ActionSpec
     masked: bool = False
+
+    def __post_init__(self) -> None:
+        if self.masked and isinstance(self.action, ContinuousActions):
+            raise SpecError(f"group {self.name} has continuous actions, which cannot be masked")
 
     @property
     def size(self) -> int:
@@ -126,7 +144,7 @@ class GroupSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentSpec:
-    """All groups in sorted order of their names, and the global state (None where nobody asked for it)."""
+    """All groups in sorted order of their names, and the global state (None where it was not requested)."""
 
     groups: tuple[GroupSpec, ...]
     state: ArraySpec | None = None

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the seed and on what they serve, never on the rank or on history.
+"""Random numbers that depend on the seed and on their purpose, never on the rank or on history.
 
 A stream is a counter-based generator (Philox4x32-10; Salmon et al. 2011, "Parallel random numbers: as easy as
 1, 2, 3"): number k of environment copy e at step t is a pure function of (seed, purpose, t, e, k). So ranks that

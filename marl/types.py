@@ -17,7 +17,8 @@ from torch import Tensor
 
 Array = NDArray[Any]
 Bools = NDArray[np.bool_]
-
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 Actions = Mapping[str, Tensor]
 """One tensor a group: (E, A) int64, (E, A, K) int64 or (E, A, D) float32, as the group's action spec says."""
@@ -25,7 +26,7 @@ Actions = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupStep:
-    """What the agents of one group receive at one step, in E environment copies.
+    """Observations, rewards and endings of one group's agents at one step, in E environment copies.
 
     The rewards and endings are those of the step that led here; after an environment's reset they are zero.
     """
@@ -35,7 +36,7 @@ class GroupStep:
     action_masks: Tensor | None
     """(E, A, mask size) bool, True where legal; None where the group is not masked. Never all False."""
     active: Tensor
-    """(E, A) bool: who must act now. Actions of the others are ignored."""
+    """(E, A) bool: agents that must act now. Actions of the others are ignored."""
     rewards: Tensor
     """(E, A) float32: the agent's own reward for the step that led here."""
     terminated: Tensor
@@ -73,10 +74,10 @@ class FinalGroupStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalStep:
-    """What was seen last in the K ≥ 1 copies whose episodes ended at the step that led here."""
+    """Last observations of the K ≥ 1 copies whose episodes ended at the step that led here."""
 
     envs: Tensor
-    """(K,) int64 on the CPU, ascending: which of the E copies."""
+    """(K,) int64 on the CPU, ascending: indices among the E copies."""
     groups: Mapping[str, FinalGroupStep]
     state: Tensor | None
     """(K, *state shape)."""
@@ -100,7 +101,7 @@ class TimeStep:
 
     groups: Mapping[str, GroupStep]
     state: Tensor | None
-    """(E, *state shape), or None where nobody asked for the state."""
+    """(E, *state shape), or None where the state was not requested."""
     first: Tensor
     """(E,) bool: these observations begin an episode."""
     final: FinalStep | None
@@ -135,7 +136,7 @@ class GroupTrajectory:
     truncated: Tensor
     """(T, E, A) bool: on the way from row t to row t+1."""
     extras: Mapping[str, Tensor]
-    """What the policy left for its learner, (T, E, A, ...): log-probabilities, recurrent states before row t."""
+    """The policy's outputs for its learner, (T, E, A, ...): log-probabilities, recurrent states before row t."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +175,3 @@ class Trajectory:
 
 def _optional(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
-
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]

@@ -24,10 +24,12 @@ def test_examples_run(program, tmp_path, monkeypatch, capsys):
     copy.write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    code = None
     try:
         runpy.run_path(str(copy), run_name="__main__")
-    except SystemExit as error:
-        assert error.code == 0
+    except SystemExit as done:
+        code = done.code
+    assert not code
     assert re.search(SAYS[program.stem], capsys.readouterr().out)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
-from marl.replay.layout import Array, Ints, Layout, Staging, as_array
+from marl.replay.layout import Layout, Staging, as_array
 from marl.replay.selectors import BatchDraws
 from marl.replay.storage import available_memory
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 from marl.streams import Stream
+from marl.types import Array, Integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +82,13 @@ class Reservoir(Saveable):
             )
         self._num_envs, self._first_env, self._global_num_envs = num_envs, first_env, global_num_envs
         self._communicator = communicator
-        self._records: Ints = np.zeros((self.rows, num_envs, self._layout.words), np.int64)
+        self._records: Integers = np.zeros((self.rows, num_envs, self._layout.words), np.int64)
         self._staging = Staging(self._layout, (num_envs,))
-        self._added: Ints = np.zeros(num_envs, np.int64)
+        self._added: Integers = np.zeros(num_envs, np.int64)
         """(E,): steps that each environment has ever added."""
         self._stream = Stream(seed, f"reservoir/{group.name}", first_env=first_env, num_envs=num_envs)
         self._draw = BatchDraws(seed, f"reservoir/{group.name}/batches")
-        self._stored: Ints = np.zeros(global_num_envs, np.int64)
+        self._stored: Integers = np.zeros(global_num_envs, np.int64)
 
     def add(self, observations: Tensor, action_masks: Tensor | None, actions: Tensor, counted: Tensor) -> None:
         """Adds a step of each environment in which a decision counts; fields (E, A, ...) as in Decisions."""

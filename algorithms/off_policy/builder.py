@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from marl.adders.factory import make_replay_adder
-from marl.adders.turns import TurnAdder
 from marl.algorithms.off_policy.config import OffPolicyConfig
 from marl.builders import ConfiguredBuilder, NetworksT, RunContext
 from marl.core import Adder, Communicator, Dataset
 from marl.errors import InputError
-from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
+from marl.learning.config_checks import require_above, require_at_least, require_unit_interval, require_widths
 from marl.policy import Policy
 from marl.replay import Items, ReplayDataset, Sequences, TransitionItems, Transitions
 from marl.specs import EnvironmentSpec
@@ -57,7 +56,7 @@ class OffPolicyBuilder(ConfiguredBuilder[NetworksT]):
         if spec.turn_based and (reason := self.no_turns()) is not None:
             raise InputError(f"this game is turn-based, but {reason}")
         require_at_least(1, self.config, "n_step")
-        require_share(self.config, "discount", "tau")
+        require_unit_interval(self.config, "discount", "tau")
         # A rate of 0 would leave targets where they were for ever.
         require_above(0, self.config, "tau", "max_gradient_norm", "adam_epsilon")
         require_widths(self.config, "hidden_sizes")
@@ -77,5 +76,4 @@ class OffPolicyBuilder(ConfiguredBuilder[NetworksT]):
 
     def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
         assert isinstance(dataset, ReplayDataset)
-        make = TurnAdder if spec.turn_based else make_replay_adder
-        return make(dataset.replay, discount=self.config.discount)
+        return make_replay_adder(dataset.replay, discount=self.config.discount)

@@ -21,7 +21,7 @@ from marl.builders import ConfiguredBuilder, RunContext
 from marl.checkpoints.state import unflatten_state
 from marl.core import Adder, Dataset, State
 from marl.errors import InputError
-from marl.learning.config_checks import require_above, require_at_least, require_share, require_widths
+from marl.learning.config_checks import require_above, require_at_least, require_unit_interval, require_widths
 from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.networks.torso import Activation, Torso, prepare_input
 from marl.policy import Policy
@@ -120,7 +120,7 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
         require_at_least(1, config, "rollout_length", "chunk_length")
         require_at_least(0, config, "learning_rate")
         require_above(0, config, "adam_epsilon", "max_gradient_norm")
-        require_share(config, "discount", "gae_lambda")
+        require_unit_interval(config, "discount", "gae_lambda")
         require_widths(config, "hidden_sizes")
         for group in spec.groups:
             if config.normalize_observations and not group.observation.dtype.is_floating_point:

@@ -20,7 +20,7 @@ from marl.algorithms.on_policy.networks import PolicyNetwork
 from marl.algorithms.on_policy.rollouts import Rollout
 from marl.core import Saveable, State
 from marl.errors import InputError
-from marl.learning.config_checks import require_at_least, require_share
+from marl.learning.config_checks import require_at_least, require_unit_interval
 from marl.networks.categorical import MaskedCategorical
 from marl.specs import DiscreteActions, EnvironmentSpec
 
@@ -39,7 +39,7 @@ class MagnetConfig:
 def check_magnet(config: MagnetConfig, spec: EnvironmentSpec, *, recurrent: bool) -> None:
     """InputError where the policies cannot be held by a magnet."""
     require_at_least(1, config, "magnet_updates")
-    require_share(config, "magnet_uniform_share")
+    require_unit_interval(config, "magnet_uniform_share")
     if config.magnet_updates is None:
         return
     if recurrent or not all(isinstance(group.action, DiscreteActions) for group in spec.groups):

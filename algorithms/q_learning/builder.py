@@ -16,7 +16,7 @@ from marl.builders import RunContext
 from marl.checkpoints.state import unflatten_state
 from marl.core import Dataset, State
 from marl.errors import InputError
-from marl.learning.config_checks import option, require_above, require_at_least, require_share
+from marl.learning.config_checks import option, require_above, require_at_least, require_unit_interval
 from marl.policy import Policy
 from marl.replay import Items, ReplayDataset, SequenceItems
 from marl.specs import EnvironmentSpec
@@ -43,7 +43,7 @@ class QLearningBuilder(OffPolicyBuilder[QNetworks]):
         super().check(spec, context)
         require_discrete_actions(spec)
         require_at_least(1, config, "target_period", "sequence_length")
-        require_share(config, "epsilon_start", "epsilon_end")
+        require_unit_interval(config, "epsilon_start", "epsilon_end")
         require_above(0, config, "learning_rate", "huber_delta")
         require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent")
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:

@@ -50,4 +50,4 @@ class QLearningConfig(OffPolicyConfig):
 
     def epsilon(self) -> LinearSchedule:
         """Probability of a random action, by environment steps."""
-        return LinearSchedule(initial=self.epsilon_start, final=self.epsilon_end, steps=self.epsilon_decay_steps)
+        return LinearSchedule(start=self.epsilon_start, end=self.epsilon_end, steps=self.epsilon_decay_steps)

@@ -1,1 +1,1 @@
-"""Acting."""
+"""Acting: actors, the environment loop, statistics of episodes, evaluation, random actions."""

@@ -1,4 +1,4 @@
-"""Policies of groups, and the actor that joins them."""
+"""The actor that acts with one policy a group, and its random numbers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class ActingNoise(Saveable):
         group_sizes: agents of each group.
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
-        purpose: what the numbers are for.
+        purpose: of the numbers.
         first_env: global index of this rank's first copy.
-        device: where the numbers are wanted.
+        device: of the numbers.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class ActingNoise(Saveable):
         return {"steps": torch.tensor(self._steps)}
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._steps = int(state["steps"])
         self._noise = None
 
@@ -71,17 +70,17 @@ class PolicyActor(Actor):
     """Acts with one policy a group; the same class trains, evaluates and plays.
 
     Random numbers depend on the seed, the global copy index and the number of the step, not on the rank or on
-    what was drawn before; they are made for several steps at once.
+    earlier draws; they are made for several steps at once.
 
     Args:
         policies: by group name.
         group_sizes: agents of each group.
         num_envs: E, copies of this rank.
         seed: the experiment's seed.
-        purpose: what the random numbers are for ("act", "evaluate", ...).
+        purpose: of the random numbers ("act", "evaluate", ...).
         first_env: global index of this rank's first copy.
-        adder: where experience goes; None for evaluation.
-        device: where the policies compute.
+        adder: receives the experience; None for evaluation.
+        device: of the policies.
     """
 
     def __init__(
@@ -112,7 +111,6 @@ class PolicyActor(Actor):
 
     @torch.inference_mode()
     def select_actions(self, timestep: TimeStep) -> Actions:
-        """See Actor."""
         noise = self._noise.next()
         actions: dict[str, Tensor] = {}
         for name, policy in self._policies.items():
@@ -123,12 +121,10 @@ class PolicyActor(Actor):
         return actions
 
     def observe_first(self, timestep: TimeStep) -> None:
-        """See Actor."""
         if self._adder is not None:
             self._adder.add_first(timestep)
 
     def observe(self, actions: Actions, timestep: TimeStep) -> None:
-        """See Actor."""
         if self._adder is not None:
             self._adder.add(actions, self._extras, timestep)
 
@@ -140,7 +136,6 @@ class PolicyActor(Actor):
         return self._noise.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._noise.load_state_dict(state)
 
     def env_state_dict(self) -> State:
@@ -148,7 +143,6 @@ class PolicyActor(Actor):
         return {name: state for name, state in self._states.items() if state is not None}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         for name, present in self._states.items():
             if present is not None:
                 self._states[name] = state[name].to(present)

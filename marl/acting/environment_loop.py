@@ -1,4 +1,4 @@
-"""Actors meet environments here; episodes are counted on the way."""
+"""The loop of an actor and its environments, with statistics of episodes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class EnvironmentLoop:
 
     Args:
         environment: the copies.
-        actor: who acts, and whom to tell.
-        statistics: counts episodes; None to leave that.
+        actor: selects actions, and observes their results.
+        statistics: of episodes; None for none.
     """
 
     def __init__(self, environment: VectorEnvironment, actor: Actor, statistics: EpisodeStatistics | None = None):

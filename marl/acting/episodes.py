@@ -1,4 +1,4 @@
-"""Episodes."""
+"""Returns and lengths of episodes, and their means over ranks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class EndedEpisodes:
     """The K episodes that ended at one step."""
 
     envs: Tensor
-    """(K,) int64: in which copies."""
+    """(K,) int64: indices of their copies."""
     returns: Tensor
     """(K, agents) float64: undiscounted sum of each agent's rewards, in the order of ``EpisodeTracker.agents``."""
     lengths: Tensor
@@ -30,7 +30,7 @@ class EpisodeTracker(Saveable):
     Args:
         spec: of the environment.
         num_envs: E, copies of this rank.
-        device: where time steps are; sums are kept there, so that no step waits for them.
+        device: of time steps; sums are kept there, so that no step waits for them.
     """
 
     def __init__(self, spec: EnvironmentSpec, num_envs: int, *, device: torch.device | str = "cpu") -> None:
@@ -41,11 +41,11 @@ class EpisodeTracker(Saveable):
 
     @property
     def device(self) -> torch.device:
-        """Where the sums are."""
+        """Device of the sums."""
         return self._returns.device
 
     def track(self, timestep: TimeStep) -> EndedEpisodes | None:
-        """Takes in one step; returns the episodes that it ended, if any. Those that were dropped are forgotten."""
+        """Adds one step; returns the episodes that it ended, if any. Those that were dropped are forgotten."""
         self._returns += torch.cat([step.rewards for step in timestep.groups.values()], dim=1).to(self._returns)
         self._lengths += 1
         if timestep.final is None:
@@ -55,7 +55,7 @@ class EpisodeTracker(Saveable):
         return self._end(envs.to(self._returns.device), over.to(self._returns.device))
 
     def cut(self, max_steps: int) -> EndedEpisodes:
-        """Ends, for the count, the episodes that have lasted ``max_steps``; their copies play on."""
+        """Counts the episodes that have lasted ``max_steps`` as ended; their copies play on."""
         envs = (self._lengths >= max_steps).nonzero().squeeze(1)
         return self._end(envs, envs)
 
@@ -70,15 +70,14 @@ class EpisodeTracker(Saveable):
         return {"returns": self._returns, "lengths": self._lengths}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._returns.copy_(state["returns"])
         self._lengths.copy_(state["lengths"])
 
 
 class EpisodeStatistics(Saveable):
-    """Means over the episodes that ended since they were last asked for, on all ranks.
+    """Means over the episodes that ended since the last ``reduce``, on all ranks.
 
-    Sums are kept a copy, so that a resumed run adds them up in the same order as one that was never interrupted.
+    Every copy has sums of its own, so that a resumed run adds them up in the same order as an uninterrupted one.
     """
 
     def __init__(self, tracker: EpisodeTracker, num_envs: int) -> None:
@@ -87,7 +86,7 @@ class EpisodeStatistics(Saveable):
         self._sums = torch.zeros(num_envs, len(tracker.agents) + 3, dtype=torch.float64, device=tracker.device)
 
     def observe(self, timestep: TimeStep) -> None:
-        """Takes in one step."""
+        """Adds one step."""
         ended = self._tracker.track(timestep)
         if ended is not None:
             self._sums[ended.envs, 0] += 1
@@ -114,9 +113,8 @@ class EpisodeStatistics(Saveable):
         return int(count), metrics
 
     def env_state_dict(self) -> State:
-        """The sums of episodes that no row has told yet."""
+        """The sums of episodes since the last ``reduce``."""
         return {"sums": self._sums}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._sums.copy_(state["sums"])

@@ -19,7 +19,7 @@ from marl.policy import Policy
 from marl.specs import EnvironmentSpec, Sharing
 
 MAX_STEPS: Final = 10_000
-"""Of an episode or a game that is only watched; policies may come to play one that never ends."""
+"""Step limit of an episode or game without learning; policies may come to play one that never ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Evaluation:
     lengths: Tensor
     """(N,) int64."""
     stopped: int = 0
-    """How many of them reached the step limit, and count with their returns up to there."""
+    """Number of those that reached the step limit, and count with their returns up to there."""
 
     @property
     def totals(self) -> Tensor:
@@ -80,7 +80,7 @@ def evaluate(
     """
     total = min(num_envs, episodes)
     first, count = split(total, communicator.size, communicator.rank)
-    rows: list[list[float]] = []
+    tally = _Tally(episodes, total, first, count)
     if count:
         request = EnvironmentRequest(
             num_envs=count, first_env=first, seed=seed, purpose="evaluate", sharing=sharing, with_state=with_state
@@ -96,36 +96,62 @@ def evaluate(
             first_env=first,
             device=device,
         )
-        wanted = [len(range(first + copy, episodes, total)) for copy in range(count)]
-        missing = sum(wanted)
-        done = [0] * count
-
-        def take(ended: EndedEpisodes, *, stopped: bool) -> None:
-            nonlocal missing
-            for copy, length, returns in zip(
-                ended.envs.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True
-            ):
-                if done[copy] < wanted[copy]:
-                    rows.append([done[copy] * total + first + copy, float(stopped), length, *returns])
-                    done[copy] += 1
-                    missing -= 1
-                    if stopped:
-                        missing -= wanted[copy] - done[copy]
-                        done[copy] = wanted[copy]
-
         timestep = envs.reset()
         for step in itertools.count(1):
             timestep = envs.step(actor.select_actions(timestep))
             ended = tracker.track(timestep)
             if ended is not None:
-                take(ended, stopped=False)
+                tally.add(ended)
             if step >= max_steps:
-                take(tracker.cut(max_steps), stopped=True)
-            if not missing:
+                tally.add_stopped(tracker.cut(max_steps))
+            if not tally.missing:
                 break
         envs.close()
     agents = tuple(agent for group in spec.groups for agent in group.agents)
-    table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
+    table = torch.tensor(tally.rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
     table = communicator.gather_rows(table)
     table = table[table[:, 0].argsort()]
     return Evaluation(agents=agents, returns=table[:, 3:], lengths=table[:, 2].long(), stopped=int(table[:, 1].sum()))
+
+
+class _Tally:
+    """The episodes of this rank that count, and those still to be played.
+
+    Args:
+        episodes: over all ranks.
+        total_envs: copies over all ranks.
+        first_env: global index of this rank's first copy.
+        num_envs: copies of this rank.
+    """
+
+    def __init__(self, episodes: int, total_envs: int, first_env: int, num_envs: int) -> None:
+        self._total_envs, self._first_env = total_envs, first_env
+        self._wanted = [len(range(first_env + env, episodes, total_envs)) for env in range(num_envs)]
+        self._played = [0] * num_envs
+        self.missing = sum(self._wanted)
+        """Episodes still to be played."""
+        self.rows: list[list[float]] = []
+        """Number of the episode, 1 if it reached the step limit, length, and each agent's return."""
+
+    def add(self, ended: EndedEpisodes) -> None:
+        """Counts episodes that ended."""
+        self._add(ended, stopped=False)
+
+    def add_stopped(self, ended: EndedEpisodes) -> None:
+        """Counts episodes that reached the step limit; their copies play no further ones."""
+        for env in self._add(ended, stopped=True):
+            self.missing -= self._wanted[env] - self._played[env]
+            self._played[env] = self._wanted[env]
+
+    def _add(self, ended: EndedEpisodes, *, stopped: bool) -> list[int]:
+        """Returns the copies whose episodes count."""
+        counted = []
+        episodes = zip(ended.envs.tolist(), ended.lengths.tolist(), ended.returns.tolist(), strict=True)
+        for env, length, returns in episodes:
+            if self._played[env] < self._wanted[env]:
+                number = self._played[env] * self._total_envs + self._first_env + env
+                self.rows.append([number, float(stopped), length, *returns])
+                self._played[env] += 1
+                self.missing -= 1
+                counted.append(env)
+        return counted

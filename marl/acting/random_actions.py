@@ -1,4 +1,4 @@
-"""Uniformly random legal actions: who plays before anything is learned, and against whom learners are measured."""
+"""Uniformly random legal actions: for warm-up, as a baseline, and for checks of environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RandomActions:
 
     Args:
         spec: the environment's spec.
-        num_envs: copies, E.
+        num_envs: environment copies, E.
         first_env: global index of the first of them.
         seed: of the actions.
     """
@@ -33,9 +33,9 @@ class RandomActions:
         """Actions for every group, (E, A, *action shape)."""
         actions = {}
         for group in self._spec.groups:
-            width = group.size * max(1, group.action.array.size)
-            uniforms = self._streams[group.name].uniforms(self.steps, width)[0]
-            uniforms = uniforms.view(-1, group.size, max(1, group.action.array.size))
+            numbers = group.action.array.size
+            uniforms = self._streams[group.name].uniforms(self.steps, group.size * numbers)[0]
+            uniforms = uniforms.view(-1, group.size, numbers)
             masks = timestep.groups[group.name].action_masks
             device = timestep.groups[group.name].active.device
             actions[group.name] = random_actions(group.action, uniforms.to(device), masks)
@@ -44,10 +44,10 @@ class RandomActions:
 
 
 def random_actions(spec: ActionSpec, uniforms: Tensor, masks: Tensor | None) -> Tensor:
-    """Legal actions from uniform numbers.
+    """Uniformly random legal actions from uniform numbers.
 
     Args:
-        spec: the agents' action spec.
+        spec: of one agent's actions.
         uniforms: (..., K) in (0, 1), one number for each of the K choices or dimensions.
         masks: (..., mask size) bool, or None.
 
@@ -56,11 +56,10 @@ def random_actions(spec: ActionSpec, uniforms: Tensor, masks: Tensor | None) -> 
     """
     if isinstance(spec, ContinuousActions):
         return 2 * uniforms - 1
-    nvec = (spec.num_actions,) if isinstance(spec, DiscreteActions) else spec.nvec
     if masks is None:
-        masks = torch.ones((*uniforms.shape[:-1], sum(nvec)), dtype=torch.bool, device=uniforms.device)
+        masks = torch.ones((*uniforms.shape[:-1], spec.mask_size), dtype=torch.bool, device=uniforms.device)
     choices = []
-    for index, legal in enumerate(masks.split(nvec, dim=-1)):
+    for index, legal in enumerate(masks.split(spec.nvec, dim=-1)):
         rank = legal.cumsum(-1)
         # The k-th legal action, k uniform in 1 … number of legal ones.
         wanted = (uniforms[..., index] * rank[..., -1]).long() + 1
@@ -69,12 +68,20 @@ def random_actions(spec: ActionSpec, uniforms: Tensor, masks: Tensor | None) -> 
 
 
 def legal_actions(spec: ActionSpec, actions: Tensor, masks: Tensor | None) -> Tensor:
-    """Whether actions are within bounds and legal: (...) bool from (..., *action shape) and (..., mask size)."""
+    """Returns whether actions are legal and within bounds.
+
+    Args:
+        spec: of one agent's actions.
+        actions: (..., *action shape).
+        masks: (..., mask size) bool, or None.
+
+    Returns:
+        (...) bool.
+    """
     if isinstance(spec, ContinuousActions):
         return torch.isfinite(actions).all(-1)
-    nvec = (spec.num_actions,) if isinstance(spec, DiscreteActions) else spec.nvec
     choices = actions[..., None] if isinstance(spec, DiscreteActions) else actions
-    limits = torch.tensor(nvec, device=actions.device)
+    limits = torch.tensor(spec.nvec, device=actions.device)
     legal = ((choices >= 0) & (choices < limits)).all(-1)
     if masks is not None:
         offsets = limits.cumsum(0) - limits
@@ -83,13 +90,12 @@ def legal_actions(spec: ActionSpec, actions: Tensor, masks: Tensor | None) -> Te
 
 
 class RandomPolicy(Policy):
-    """Uniformly random legal actions."""
+    """A policy of uniformly random legal actions."""
 
     def __init__(self, group: GroupSpec) -> None:
         self._action = group.action
-        self.num_uniforms = max(1, group.action.array.size)
+        self.num_uniforms = group.action.array.size
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
-        """See Policy."""
         assert uniforms is not None
         return Decision(actions=random_actions(self._action, uniforms, step.action_masks), extras={}, state=state)

@@ -1,1 +1,1 @@
-"""Adders."""
+"""Adders: from time steps to the items of replay, or to rollouts."""

@@ -1,6 +1,6 @@
-"""Adders of replay: they make transitions and sequences of time steps, and alone interpret how episodes end.
+"""The base of the adders of replay, which alone interpret how episodes end.
 
-What a value counts for (the ``discounts`` of items) is decided here:
+The weight of a next value (the ``discounts`` of items) is decided here:
 
 - where an agent terminated, nothing remains: 0;
 - where its episode was truncated, its value is bootstrapped from the true last observation, not from the first one
@@ -23,27 +23,25 @@ from torch import Tensor
 from marl.core import Adder, Saveable
 from marl.errors import InputError
 from marl.replay import Replay
-from marl.replay.layout import Ints
-from marl.types import TimeStep
+from marl.types import Integers, TimeStep
 
-Bools = NDArray[np.bool_]
 Singles = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Arrival:
-    """Where a step led, within the episode: in copies whose episode ended, the last observations of the old one."""
+class NextStep:
+    """The step after an action, within its episode: where the episode ended, its last observations."""
 
     seen: Mapping[str, Tensor]
-    """By field name, as an item's step: observations, masks and active flags (E, A, ...), state (E, ...)."""
-    ended: Ints
-    """(K,) copies whose episode ended."""
+    """Observations, masks and active flags (E, A, ...) and the state (E, ...), by the field names of items."""
+    ended: Integers
+    """(K,) indices of copies whose episode ended."""
     remaining: Singles
     """(K,) 1 where some agent's value remains, 0 where all terminated."""
 
 
 class ReplayAdder(Adder, Saveable):
-    """What the adders of replay have in common.
+    """The base of the adders of replay.
 
     Checkpoints hold unfinished items only where they hold replay's records; otherwise these items are dropped and
     a resumed run begins new ones. After ``load_env_state_dict`` the next ``add_first`` is taken for the saved
@@ -83,10 +81,10 @@ class ReplayAdder(Adder, Saveable):
             seen["state"] = timestep.state
         return {name: tensor.cpu() for name, tensor in seen.items()}
 
-    def _arrival(self, timestep: TimeStep, seen: Mapping[str, Tensor]) -> _Arrival:
+    def _next_step(self, timestep: TimeStep, seen: Mapping[str, Tensor]) -> NextStep:
         final = timestep.final
         if final is None:
-            return _Arrival(seen=seen, ended=np.zeros(0, np.int64), remaining=np.zeros(0, np.float32))
+            return NextStep(seen=seen, ended=np.zeros(0, np.int64), remaining=np.zeros(0, np.float32))
         ended = final.envs
         last = {name: tensor.clone() for name, tensor in seen.items()}
         remaining = torch.zeros(len(ended), dtype=torch.bool)
@@ -102,4 +100,4 @@ class ReplayAdder(Adder, Saveable):
             if final.state is None:
                 raise ValueError("replay's spec has a state, but an episode's last step has none")
             last["state"][ended] = final.state.cpu()
-        return _Arrival(seen=last, ended=ended.numpy(), remaining=remaining.numpy().astype(np.float32))
+        return NextStep(seen=last, ended=ended.numpy(), remaining=remaining.numpy().astype(np.float32))

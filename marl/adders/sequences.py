@@ -1,4 +1,4 @@
-"""Sequences."""
+"""Sequences of steps within episodes, padded at their ends."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from marl.adders.base import ReplayAdder
 from marl.core import State
 from marl.replay import Replay, SequenceItems, Staging
-from marl.replay.layout import Ints, as_array
-from marl.types import Actions, TimeStep
+from marl.replay.layout import as_array
+from marl.types import Actions, Integers, TimeStep
 
 
 class SequenceAdder(ReplayAdder):
     """Makes sequences of up to L steps of one episode, padded with zeros (and all-True masks) after its end.
 
     Args:
-        replay: where the items go.
+        replay: stores the items.
         discount: the discount factor gamma of one step.
     """
 
@@ -29,34 +29,33 @@ class SequenceAdder(ReplayAdder):
             raise ValueError("this replay does not hold sequences")
         self._items = replay.items
         self._staging = Staging(replay.layout, (replay.num_envs,))
-        self._envs: Ints = np.arange(replay.num_envs)
-        self._times: Ints = np.zeros(replay.num_envs, np.int64)
+        self._envs: Integers = np.arange(replay.num_envs)
+        self._times: Integers = np.zeros(replay.num_envs, np.int64)
         """Steps in every copy's unfinished sequence."""
 
     def _begin(self, seen: Mapping[str, Tensor]) -> None:
         self._open(self._envs, seen)
 
-    def _open(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+    def _open(self, envs: Integers, seen: Mapping[str, Tensor]) -> None:
         self._clear(envs)
         self._times[envs] = 0
         self._see(envs, seen)
 
-    def _clear(self, envs: Ints) -> None:
+    def _clear(self, envs: Integers) -> None:
         self._staging.records[envs] = 0
         for name in self._groups:
             if (masks := f"{name}/action_masks") in self._staging.arrays:
                 self._staging.arrays[masks][envs] = True
 
-    def _see(self, envs: Ints, seen: Mapping[str, Tensor]) -> None:
+    def _see(self, envs: Integers, seen: Mapping[str, Tensor]) -> None:
         times = self._times[envs]
         for name, tensor in seen.items():
             self._staging.arrays[name][envs, times] = tensor.numpy()[envs]
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """Adds what was done at the previous time step, and where it led."""
         arrays, items = self._staging.arrays, self._items
         seen = self._seen(timestep)
-        arrival = self._arrival(timestep, seen)
+        next_step = self._next_step(timestep, seen)
         place = (self._envs, self._times)
         for name in self._groups:
             step, active = timestep.groups[name], arrays[f"{name}/active"][place]
@@ -64,24 +63,24 @@ class SequenceAdder(ReplayAdder):
             arrays[f"{name}/rewards"][place] = as_array(step.rewards) * active
             arrays[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
         team = np.full(self._replay.num_envs, self._discount)
-        team[arrival.ended] *= arrival.remaining
+        team[next_step.ended] *= next_step.remaining
         arrays["discounts"][place] = team
         arrays["valid"][place] = True
         # Burn-in lies within what a sequence has in common with the one before; new steps are always learned from.
         arrays["learn"][place] = True
         self._times += 1
-        self._see(self._envs, arrival.seen)
+        self._see(self._envs, next_step.seen)
         finished = self._times == items.length
-        finished[arrival.ended] = True
+        finished[next_step.ended] = True
         envs = np.flatnonzero(finished)
         self._replay.append(self._staging.records, envs)
-        going = np.setdiff1d(envs, arrival.ended)
+        going = np.setdiff1d(envs, next_step.ended)
         if len(going):
             self._go_on(going)
-        if len(arrival.ended):
-            self._open(arrival.ended, seen)
+        if len(next_step.ended):
+            self._open(next_step.ended, seen)
 
-    def _go_on(self, envs: Ints) -> None:
+    def _go_on(self, envs: Integers) -> None:
         """Begins sequences in the middle of an episode, with the last steps of those before."""
         arrays, items = self._staging.arrays, self._items
         kept = {name: array[envs, items.stride :] for name, array in arrays.items()}
@@ -92,14 +91,13 @@ class SequenceAdder(ReplayAdder):
         self._times[envs] = items.length - items.stride
 
     def env_state_dict(self) -> State:
-        """The sequences that are being made."""
+        """The unfinished sequences."""
         if not self._replay.saves:
             return {}
         state = {"records": self._staging.records, "times": self._times}
         return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         self._staging.records[...] = state["records"].numpy()

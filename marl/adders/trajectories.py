@@ -1,4 +1,4 @@
-"""On-policy experience: storage for one rollout of all copies, and the adder that fills it."""
+"""On-policy rollouts: storage for T steps of all copies, and the adder that fills it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from marl.core import Adder, Dataset, State
-from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec
+from marl.specs import ArraySpec, EnvironmentSpec
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupTrajectory, TimeStep, Trajectory, TrajectoryFinals
 
 
 class TrajectoryDataset(Dataset[Trajectory]):
-    """Room for T steps of E copies, allocated once; ready when it is full, and empty again once sampled.
+    """Storage for T steps of E copies, allocated once; ready when it is full, and empty again once sampled.
 
     Args:
         spec: of the environment.
         length: T.
         num_envs: E, the copies of this rank.
-        extras: specs of what the policy notes for its learner, by group and name, without the agent dimension.
-        device: where the tensors live.
+        extras: specs of the policies' outputs for the learner, by group and name, without the agent dimension.
+        device: of the tensors.
     """
 
     def __init__(
@@ -46,7 +46,6 @@ class TrajectoryDataset(Dataset[Trajectory]):
         for group in spec.groups:
             masks = None
             if group.masked:
-                assert not isinstance(group.action, ContinuousActions)
                 masks = empty(length + 1, ArraySpec(shape=(group.action.mask_size,), dtype=torch.bool), group.size)
             groups[group.name] = GroupTrajectory(
                 observations=empty(length + 1, group.observation, group.size),
@@ -158,11 +157,9 @@ class TrajectoryAdder(Adder):
         self._dataset = dataset
 
     def add_first(self, timestep: TimeStep) -> None:
-        """See Adder."""
         self._dataset.write_first(timestep)
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """See Adder."""
         self._dataset.write(actions, extras, timestep)
 
 

@@ -1,4 +1,4 @@
-"""Transitions."""
+"""n-step transitions of all agents, of which every step begins one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.adders.base import Bools, ReplayAdder, Singles, _Arrival
+from marl.adders.base import NextStep, ReplayAdder, Singles
 from marl.core import State
 from marl.replay import Replay, Staging, TransitionItems
 from marl.replay.layout import as_array
-from marl.types import Actions, GroupStep, TimeStep
+from marl.types import Actions, Bools, GroupStep, TimeStep
 
 
 class _Window:
-    """The transitions of all copies that began at one step and are being made."""
+    """Unfinished transitions of all copies that began at one step."""
 
     def __init__(self, replay: Replay) -> None:
         envs = replay.num_envs
@@ -29,10 +29,10 @@ class _Window:
         """Agents whose n steps have not come to an early end."""
         self.team_running: Bools = np.zeros(envs, np.bool_)
         self.untouched = False
-        """Whether all of them are known to run: mostly so, and then masks can be left out."""
+        """Whether all of them still run: mostly so, and then masks can be left out."""
 
     def open(self, seen: Mapping[str, Tensor]) -> None:
-        """Begins with what is seen now."""
+        """Begins with the present observations."""
         self.staging.write(seen)
         arrays = self.staging.arrays
         for name, running in self.running.items():
@@ -65,7 +65,7 @@ class TransitionAdder(ReplayAdder):
     counts. Windows of fewer than n steps stand only at the end of episodes, and no step is lost there.
 
     Args:
-        replay: where the items go.
+        replay: stores the items.
         discount: the discount factor gamma of one step.
     """
 
@@ -96,24 +96,23 @@ class TransitionAdder(ReplayAdder):
         self._windows.append(window)
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """Adds what was done at the previous time step, and where it led."""
         seen = self._seen(timestep)
-        arrival = self._arrival(timestep, seen)
+        next_step = self._next_step(timestep, seen)
         for name in self._groups:
             self._windows[-1].staging.arrays[f"{name}/actions"][...] = as_array(actions[name])
-            self._add_group(name, timestep.groups[name], arrival)
+            self._add_group(name, timestep.groups[name], next_step)
         for window in self._windows:
             window.accumulate_team(self._discount)
-            if len(arrival.ended):
-                self._end_team(window, arrival)
+            if len(next_step.ended):
+                self._end_team(window, next_step)
         if len(self._windows) == self._n:
-            self._finish(arrival)
+            self._finish(next_step)
         self._open(seen)
 
-    def _add_group(self, name: str, step: GroupStep, arrival: _Arrival) -> None:
+    def _add_group(self, name: str, step: GroupStep, next_step: NextStep) -> None:
         rewards, terminated = as_array(step.rewards), as_array(step.terminated)
         over = terminated | as_array(step.truncated)
-        over[arrival.ended] = True
+        over[next_step.ended] = True
         if not over.any():
             for window in self._windows:
                 window.accumulate(name, rewards, self._discount)
@@ -124,20 +123,20 @@ class TransitionAdder(ReplayAdder):
             running = window.running[name]
             envs, agents = np.nonzero(running & over)
             for part, following in self._parts[name]:
-                window.staging.arrays[following][envs, agents] = arrival.seen[part].numpy()[envs, agents]
+                window.staging.arrays[following][envs, agents] = next_step.seen[part].numpy()[envs, agents]
             running &= ~over
             window.untouched = False
 
-    def _end_team(self, window: _Window, arrival: _Arrival) -> None:
-        now = window.team_running[arrival.ended]
-        envs = arrival.ended[now]
-        window.staging.arrays["discounts"][envs] *= arrival.remaining[now]
+    def _end_team(self, window: _Window, next_step: NextStep) -> None:
+        now = window.team_running[next_step.ended]
+        envs = next_step.ended[now]
+        window.staging.arrays["discounts"][envs] *= next_step.remaining[now]
         if self._has_state:
-            window.staging.arrays["next_state"][envs] = arrival.seen["state"].numpy()[envs]
+            window.staging.arrays["next_state"][envs] = next_step.seen["state"].numpy()[envs]
         window.team_running[envs] = False
         window.untouched = False
 
-    def _finish(self, arrival: _Arrival) -> None:
+    def _finish(self, next_step: NextStep) -> None:
         """Bootstraps the oldest window where it still runs, and hands it to replay."""
         window = self._windows.popleft()
         pairs = [
@@ -146,17 +145,17 @@ class TransitionAdder(ReplayAdder):
         if self._has_state:
             pairs.append(("state", "next_state", window.team_running))
         if window.untouched:
-            window.staging.write({following: arrival.seen[part] for part, following, _ in pairs})
+            window.staging.write({following: next_step.seen[part] for part, following, _ in pairs})
         else:
             for part, following, running in pairs:
                 field = window.staging.arrays[following]
                 where = running.reshape(running.shape + (1,) * (field.ndim - running.ndim))
-                np.copyto(field, arrival.seen[part].numpy(), where=where)
+                np.copyto(field, next_step.seen[part].numpy(), where=where)
         self._replay.append(window.staging.records)
         self._spare.append(window)
 
     def env_state_dict(self) -> State:
-        """The items that are being made."""
+        """The unfinished items."""
         if not self._replay.saves:
             return {}
         windows = [*self._windows, *self._spare]
@@ -170,7 +169,6 @@ class TransitionAdder(ReplayAdder):
         return {name: torch.from_numpy(array) for name, array in state.items()}
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         windows = [*self._windows, *self._spare]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from marl.adders.base import Bools, ReplayAdder
+from marl.adders.base import ReplayAdder
 from marl.core import State
 from marl.replay import Replay, Staging
 from marl.replay.layout import as_array
-from marl.types import Actions, TimeStep
+from marl.types import Actions, Bools, TimeStep
 
 
 class TurnAdder(ReplayAdder):
@@ -24,11 +24,11 @@ class TurnAdder(ReplayAdder):
     while all make their first move.
 
     Args:
-        replay: where the items go; of transitions of one step.
+        replay: stores the items, transitions of one step.
         discount: the discount factor gamma from one turn of an agent to its next.
 
     Raises:
-        ValueError: replay holds something else, or joint states, which belong to no one's turn.
+        ValueError: replay holds other items, or joint states, which belong to no single agent's turn.
     """
 
     def __init__(self, replay: Replay, *, discount: float) -> None:
@@ -37,12 +37,12 @@ class TurnAdder(ReplayAdder):
             raise ValueError("turns make transitions of single agents, without a joint state")
         envs = replay.num_envs
         self._begun = Staging(replay.layout, (envs,))
-        """Of each agent, the turn whose end has not come."""
+        """The unfinished turn of each agent."""
         self._done = Staging(replay.layout, (envs,))
         self._open: dict[str, Bools] = {
             group.name: np.zeros((envs, group.size), np.bool_) for group in replay.spec.groups
         }
-        """Agents that have moved and wait for what comes of it."""
+        """Agents that have moved, and whose transition is not finished."""
         self._moves = {name: np.zeros_like(flags) for name, flags in self._open.items()}
         """Agents that are to move now."""
         self._parts = {
@@ -56,7 +56,7 @@ class TurnAdder(ReplayAdder):
         self._see(seen)
 
     def _see(self, seen: Mapping[str, Tensor]) -> None:
-        """Notes what those see who are to move now."""
+        """Writes down the observations of the agents that move now."""
         for name in self._groups:
             moves = as_array(seen[f"{name}/active"]).copy()
             for part in self._parts[name]:
@@ -64,9 +64,8 @@ class TurnAdder(ReplayAdder):
             self._moves[name] = moves
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """Adds what was done at the previous time step, and where it led."""
         seen = self._seen(timestep)
-        arrival = self._arrival(timestep, seen)
+        next_step = self._next_step(timestep, seen)
         begun, done = self._begun.arrays, self._done.arrays
         for name in self._groups:
             step, opened, moved = timestep.groups[name], self._open[name], self._moves[name]
@@ -76,24 +75,24 @@ class TurnAdder(ReplayAdder):
             begun[f"{name}/rewards"][...] += np.where(opened, as_array(step.rewards), np.float32(0.0))
             terminated = as_array(step.terminated)
             over = terminated | as_array(step.truncated) | as_array(seen[f"{name}/active"])
-            over[arrival.ended] = True
+            over[next_step.ended] = True
             finished = opened & over
             for part in (*self._parts[name], "actions"):
                 done[f"{name}/{part}"][...] = begun[f"{name}/{part}"]
             for part in self._parts[name]:
-                done[f"{name}/next_{part}"][...] = as_array(arrival.seen[f"{name}/{part}"])
+                done[f"{name}/next_{part}"][...] = as_array(next_step.seen[f"{name}/{part}"])
             done[f"{name}/active"][...] = finished
             done[f"{name}/next_active"][...] = finished & ~terminated
             done[f"{name}/rewards"][...] = np.where(finished, begun[f"{name}/rewards"], np.float32(0.0))
             done[f"{name}/discounts"][...] = self._discount * (finished & ~terminated)
             opened &= ~finished
         done["discounts"].fill(self._discount)
-        done["discounts"][arrival.ended] *= arrival.remaining
+        done["discounts"][next_step.ended] *= next_step.remaining
         self._replay.append(self._done.records)
         self._see(seen)
 
     def env_state_dict(self) -> State:
-        """The turns whose end has not come."""
+        """The unfinished turns."""
         if not self._replay.saves:
             return {}
         state = {"records": torch.from_numpy(self._begun.records.copy())}
@@ -103,7 +102,6 @@ class TurnAdder(ReplayAdder):
         return state
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         if not state:
             return
         self._begun.records[...] = state["records"].numpy()

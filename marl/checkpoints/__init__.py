@@ -1,1 +1,1 @@
-"""Checkpoints."""
+"""Checkpoints of runs, frozen policies by their hash, and the names of nested states."""

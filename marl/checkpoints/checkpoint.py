@@ -4,7 +4,7 @@ A folder of checkpoints holds one folder for each, named after its environment s
 
     checkpoints/000000123456/
         tensors.safetensors    every tensor, by dotted name
-        metadata.json          counters, configuration: whatever is not a tensor
+        metadata.json          counters, configuration: everything that is not a tensor
         manifest.json          size and SHA-256 of the two; written last
 
 A checkpoint is written under a temporary name, flushed to the disk, renamed, and the folder flushed: a process may
@@ -62,7 +62,7 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """What was saved, read back and verified."""
+    """A checkpoint, read back and verified."""
 
     step: int
     """Environment steps, over all copies and ranks."""
@@ -70,7 +70,7 @@ class Checkpoint:
     """On the CPU."""
     metadata: dict[str, Any]
     path: Path
-    """Where it was read."""
+    """Its folder."""
 
 
 def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Json]) -> Path:
@@ -82,7 +82,7 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], m
         directory: the folder of checkpoints; made if it is not there.
         step: environment steps so far, over all copies and ranks.
         tensors: any shapes and devices.
-        metadata: whatever else is needed, as JSON.
+        metadata: everything else that is needed, as JSON.
 
     Returns:
         The checkpoint's own folder.
@@ -106,7 +106,7 @@ def load_checkpoint(path: Path, *, warn: Callable[[str], None] | None = None) ->
 
     Args:
         path: one checkpoint, which must be whole; or a folder of them, of which the newest whole one is taken.
-        warn: told in one line of each damaged one that was passed over; by default they go to stderr.
+        warn: called with one line for each damaged one that was passed over; by default they go to stderr.
 
     Raises:
         InputError: nothing usable; names the file and what is wrong with it.
@@ -136,10 +136,11 @@ def list_checkpoints(directory: Path) -> list[Path]:
         entries = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [Path(directory, name) for name in sorted((n for n in entries if _NAME.fullmatch(n)), key=_order)]
+    return [Path(directory, name) for name in sorted((n for n in entries if _NAME.fullmatch(n)), key=checkpoint_order)]
 
 
-def _order(name: str) -> tuple[int, int]:
+def checkpoint_order(name: str) -> tuple[int, int]:
+    """The step and the revision of a checkpoint's name, by which checkpoints are sorted."""
     match = _NAME.fullmatch(name)
     assert match is not None
     return int(match[1]), int(match[2] or 0)
@@ -150,7 +151,7 @@ def _save(directory: Path, step: int, tensors: Mapping[str, Tensor], metadata: b
     for leftover in directory.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     existing = list_checkpoints(directory)
-    revisions = [revision for path in existing for at, revision in [_order(path.name)] if at == step]
+    revisions = [revision for path in existing for at, revision in [checkpoint_order(path.name)] if at == step]
     final = directory / (f"{step:012d}" + (f"-{max(revisions) + 1}" if revisions else ""))
     temporary = directory / f"{_TEMPORARY}{final.name}-{os.getpid()}"
     try:
@@ -183,11 +184,11 @@ def _make_directory(directory: Path) -> None:
 
 
 def _next_number(existing: list[Path], step: int) -> int:
-    """How many checkpoints came before, pruned ones included, plus one."""
+    """Number of checkpoints before, pruned ones included, plus one."""
     for path in reversed(existing):
-        if _order(path.name)[0] < step:
+        if checkpoint_order(path.name)[0] < step:
             with contextlib.suppress(InputError):
-                return int(_read_manifest(path)["number"]) + 1
+                return int(read_manifest(path)["number"]) + 1
     return 1
 
 
@@ -218,7 +219,12 @@ def _seal(manifest: Mapping[str, Json]) -> bytes:
     return render_json({**manifest, "sha256": hashlib.sha256(render_json(manifest)).hexdigest()})
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Reads and verifies the manifest of a checkpoint.
+
+    Raises:
+        InputError: it is missing, damaged or of another format.
+    """
     file = path / _MANIFEST
     try:
         data = file.read_bytes()
@@ -260,8 +266,8 @@ def _read_verified(file: Path, expected: Mapping[str, Any]) -> bytes:
 
 
 def _load(path: Path) -> Checkpoint:
-    manifest = _read_manifest(path)
-    if _NAME.fullmatch(path.name) and _order(path.name)[0] != manifest["step"]:
+    manifest = read_manifest(path)
+    if _NAME.fullmatch(path.name) and checkpoint_order(path.name)[0] != manifest["step"]:
         raise InputError(f"{path} is not what its name says: its manifest is of step {manifest['step']}")
     files = manifest["files"]
     if set(files) != {_TENSORS, _METADATA}:
@@ -274,7 +280,7 @@ def _load(path: Path) -> Checkpoint:
     return Checkpoint(step=manifest["step"], tensors=tensors, metadata=metadata, path=path)
 
 
-def _remove(path: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
     """Removes a checkpoint so that a half-removed one never carries its name."""
     doomed = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}-old")
     os.rename(path, doomed)

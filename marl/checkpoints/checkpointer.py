@@ -1,4 +1,4 @@
-"""Checkpointer."""
+"""Periodic checkpoints: old ones are removed once a new one is safe, and writing may go on in a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from marl.checkpoints.checkpoint import _order, _read_manifest, _remove, list_checkpoints, save_checkpoint
+from marl.checkpoints.checkpoint import (
+    checkpoint_order,
+    list_checkpoints,
+    read_manifest,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from marl.core import State
 from marl.errors import InputError
 from marl.files import Json, render_json
@@ -22,7 +28,7 @@ class Checkpointer:
 
     Args:
         directory: the folder of checkpoints.
-        keep: how many of the newest stay.
+        keep: number of newest checkpoints that stay.
         keep_every: every so many-th checkpoint stays for good; None for none.
         before: called before each is written. A journal's ``sync`` here makes its rows as safe as the checkpoint that
             stands for them.
@@ -51,7 +57,7 @@ class Checkpointer:
         return next(reversed(list_checkpoints(self.directory)), None)
 
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Json]) -> None:
-        """As ``save_checkpoint``; then removes what need not stay.
+        """Saves as ``save_checkpoint``, then removes checkpoints that need not stay.
 
         Checkpoints of later steps go too: they belong to a future that a resume from an earlier one gave up.
         """
@@ -62,25 +68,25 @@ class Checkpointer:
             self._prune(saved)
 
     def wait(self) -> None:
-        """Returns when everything is on the disk, which it is."""
+        """Returns when everything is on the disk, as it is after ``save``."""
 
     def close(self) -> None:
         """Nothing to free."""
 
     def _prune(self, newest: Path) -> None:
-        step, _ = _order(newest.name)
+        step, _ = checkpoint_order(newest.name)
         others = [path for path in list_checkpoints(self.directory) if path != newest]
-        earlier = [path for path in others if _order(path.name)[0] < step]
+        earlier = [path for path in others if checkpoint_order(path.name)[0] < step]
         recent = earlier[max(0, len(earlier) - self._keep + 1) :]
         for path in others:
             if path not in recent and not (path in earlier and self._stays(path)):
-                _remove(path)
+                remove_checkpoint(path)
 
     def _stays(self, path: Path) -> bool:
         if self._keep_every is None:
             return False
         try:
-            number = _read_manifest(path)["number"]
+            number = read_manifest(path)["number"]
         except InputError:
             return False
         return bool(number % self._keep_every == 0)
@@ -89,16 +95,16 @@ class Checkpointer:
 class AsyncCheckpointer:
     """Writes checkpoints in a thread: ``save`` returns once the tensors are copied in memory.
 
-    At most one is being written; the next ``save`` waits for it. What goes wrong is raised by the next ``save``,
-    ``wait`` or ``close``.
+    At most one is being written; the next ``save`` waits for it. An error is raised by the next ``save``, ``wait`` or
+    ``close``.
 
     Args:
-        checkpointer: writes; nobody else may use it meanwhile.
+        checkpointer: writes the checkpoints, and is used by nothing else.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self._checkpointer = checkpointer
-        self._copies: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -116,18 +122,18 @@ class AsyncCheckpointer:
         """Copies everything and begins to write it; arguments as in ``save_checkpoint``."""
         self.wait()
         frozen: dict[str, Json] = json.loads(render_json(metadata))
-        copies: dict[str, Tensor] = {}
+        buffers: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            copy = self._copies.get(name)  # last time's memory serves again
-            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-                copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            copies[name] = copy.copy_(tensor.detach())
-        self._copies = copies
-        self._thread = threading.Thread(target=self._write, args=(step, copies, frozen), name="checkpoint")
+            buffer = self._buffers.get(name)  # last time's memory serves again
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype)
+            buffers[name] = buffer.copy_(tensor.detach())
+        self._buffers = buffers
+        self._thread = threading.Thread(target=self._write, args=(step, buffers, frozen), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on the disk, or raises why it is not."""
+        """Returns when the last checkpoint is on the disk; raises the error if it could not be written."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -140,7 +146,7 @@ class AsyncCheckpointer:
         try:
             self.wait()
         finally:
-            self._copies = {}
+            self._buffers = {}
 
     def _write(self, step: int, tensors: State, metadata: Mapping[str, Json]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Snapshots: parameters that never change, by the hash of their content."""
+"""Snapshots: frozen policies' parameters, stored by the hash of their content."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from marl.files import write_atomically
 
 
 class SnapshotStore(Saveable):
-    """Parameters by the SHA-256 of their bytes: what was put in can be had again, whole, or not at all.
+    """A store of frozen parameters by the SHA-256 of their bytes: ``get`` gives them whole, or not at all.
 
     Args:
         directory: a file a snapshot, written by rank 0 and never removed; None to keep them in memory and in
             checkpoints.
         writes: whether this process writes the files.
-        at_hand: how many are kept in memory where there are files.
+        cache_size: number of snapshots kept in memory where there are files.
     """
 
-    def __init__(self, directory: Path | None = None, *, writes: bool = True, at_hand: int = 64) -> None:
+    def __init__(self, directory: Path | None = None, *, writes: bool = True, cache_size: int = 64) -> None:
         self.directory = directory
         self._writes = writes
-        self._at_hand = at_hand
+        self._cache_size = cache_size
         self._memory: OrderedDict[str, State] = OrderedDict()
 
     def put(self, state: State) -> str:
-        """Stores named tensors and returns their digest; what is there already is not written again.
+        """Stores named tensors and returns their digest; equal ones are written once.
 
         Raises:
             InputError: the disk is full, or the like.
         """
-        envs = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-        data = safetensors.torch.save(envs)
+        frozen = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        data = safetensors.torch.save(frozen)
         digest = hashlib.sha256(data).hexdigest()
         if self.directory is not None and self._writes and not self._path(digest).exists():
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self._path(digest), data)
-        self._keep(digest, envs)
+        self._keep(digest, frozen)
         return digest
 
     def get(self, digest: str) -> State:
@@ -72,7 +72,6 @@ class SnapshotStore(Saveable):
         return {} if self.directory is not None else flatten_state(self._memory)
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         if self.directory is None:
             self._memory = OrderedDict(unflatten_state(state))
 
@@ -83,7 +82,7 @@ class SnapshotStore(Saveable):
     def _keep(self, digest: str, state: State) -> None:
         self._memory[digest] = state
         self._memory.move_to_end(digest)
-        while self.directory is not None and len(self._memory) > self._at_hand:
+        while self.directory is not None and len(self._memory) > self._cache_size:
             self._memory.popitem(last=False)
 
 
@@ -91,7 +90,7 @@ def read_snapshot(path: Path) -> State:
     """The tensors of a snapshot's file, whose name is the SHA-256 of its content.
 
     Raises:
-        InputError: the file is missing, or it is not what its name says.
+        InputError: the file is missing, or its content does not fit its name.
     """
     try:
         data = path.read_bytes()
@@ -105,11 +104,11 @@ def read_snapshot(path: Path) -> State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """A past player."""
+    """A frozen policy of a learner."""
 
     name: str
     learner: str
-    """Whose past self it is."""
+    """The learner that it was taken of."""
     digest: str
     """SHA-256 of its parameters."""
     env_steps: int

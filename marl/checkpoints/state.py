@@ -1,4 +1,4 @@
-"""State."""
+"""Named tensors of nested parts: a part's name, a dot, and the name within the part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def flatten_state(parts: Mapping[str, Mapping[str, Any] | Tensor]) -> State:
     """Joins the states of parts, ``{"learner": {"policy.bias": …}}`` to ``{"learner.policy.bias": …}``, any depth.
 
     Raises:
-        ValueError: a part's name has a dot or is empty, so that ``unflatten_state`` could not undo this.
+        ValueError: a part's name has a dot or is empty, so that ``unflatten_state`` could not invert this.
     """
     state: State = {}
     for part, value in parts.items():
@@ -28,7 +28,7 @@ def flatten_state(parts: Mapping[str, Mapping[str, Any] | Tensor]) -> State:
 
 
 def unflatten_state(state: Mapping[str, Tensor]) -> dict[str, State]:
-    """Splits names at their first dot: the states of the parts. A part without tensors is not there.
+    """Splits names at their first dot: the states of the parts, without those that have no tensors.
 
     Raises:
         ValueError: a name without a dot.
@@ -37,7 +37,7 @@ def unflatten_state(state: Mapping[str, Tensor]) -> dict[str, State]:
     for name, tensor in state.items():
         part, dot, rest = name.partition(".")
         if not dot:
-            raise ValueError(f"{name!r} does not say whose it is: a name is PART.REST")
+            raise ValueError(f"{name!r} has no part: a name is PART.REST")
         parts.setdefault(part, {})[rest] = tensor
     return parts
 

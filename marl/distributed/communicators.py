@@ -1,12 +1,10 @@
-"""What ranks do together, seen from the library: the serial communicator, flat gradients, replica checks.
+"""The communicator of a single process, the base of those that wrap another one, and the split of work over ranks.
 
 The communicator over MPI is in ``marl.launchers.mpi``; nothing here knows about it.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -19,8 +17,8 @@ def check_collective(tensor: Tensor, operation: Literal["sum", "min", "max"] | N
     """Raises ValueError where a tensor cannot take part in a collective, whatever the number of ranks.
 
     Args:
-        tensor: what is to be sent; it must be contiguous.
-        operation: how it is to be reduced; sums of bool are refused, since True + True has no meaning as a bool.
+        tensor: to be sent; it must be contiguous.
+        operation: of the reduction; sums of bool are refused, since True + True has no meaning as a bool.
     """
     if not tensor.is_contiguous():
         raise ValueError(f"collectives need contiguous tensors, got strides {tensor.stride()} for {tensor.shape}")
@@ -41,15 +39,12 @@ class DelegatingCommunicator(Communicator):
         self.size = communicator.size
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
         self._inner.all_reduce(tensor, operation)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
         self._inner.broadcast(tensor, root)
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """See Communicator."""
         return self._inner.gather_rows(tensor)
 
     def cast_vote(self, element: Tensor) -> None:
@@ -59,7 +54,6 @@ class DelegatingCommunicator(Communicator):
         self._inner.read_vote(element)
 
     def abort(self, code: int) -> None:
-        """See Communicator."""
         self._inner.abort(code)
 
 
@@ -104,28 +98,3 @@ def split(total: int, size: int, rank: int) -> tuple[int, int]:
         raise ValueError(f"cannot give rank {rank} of {size} its share of {total}")
     share, rest = divmod(total, size)
     return share * rank + min(rank, rest), share + (rank < rest)
-
-
-def reduce_sums(communicator: Communicator, values: Mapping[str, float]) -> dict[str, float]:
-    """Sums named figures over ranks, in float64 and one all-reduce.
-
-    Args:
-        communicator: the ranks that sum; all must call.
-        values: the same names on all ranks, in any order.
-
-    Returns:
-        The sums, in the order of ``values``.
-
-    Raises:
-        RuntimeError: where ranks brought different names (as many of them; a different number fails in MPI).
-    """
-    names = sorted(values)
-    # A checksum of the names travels along: sums of different things would otherwise go unnoticed.
-    checksum = float(zlib.crc32("\n".join(names).encode()))
-    buffer = torch.tensor([checksum, *(float(values[name]) for name in names)], dtype=torch.float64)
-    communicator.all_reduce(buffer)
-    total, *sums = buffer.tolist()
-    if total != checksum * communicator.size:
-        raise RuntimeError(f"ranks reduce figures of different names; rank {communicator.rank} has {names}")
-    reduced = dict(zip(names, sums, strict=True))
-    return {name: reduced[name] for name in values}

@@ -1,4 +1,4 @@
-"""Flat parameters."""
+"""Parameters and their gradients in one flat buffer each, so that one all-reduce serves a whole update."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Segment:
     """One named part of FlatParameters."""
 
     slice: slice
-    """Where it lies in the flat tensors, padding included."""
+    """Its place in the flat tensors, padding included."""
     parameters: Tensor
     """View of the flat parameters."""
     gradients: Tensor
@@ -102,7 +102,7 @@ class FlatParameters:
         return tuple(self._segments)
 
     def segment(self, name: str) -> Segment:
-        """Where one segment lies, and its views; KeyError for an unknown name."""
+        """One segment's place and views; KeyError for an unknown name."""
         return self._segments[name]
 
     def flat_parameter(self, name: str | None = None) -> nn.Parameter:

@@ -1,4 +1,4 @@
-"""Replicas."""
+"""Checks that replicas are equal on all ranks, bit by bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from marl.core import Communicator
 
 
 class ReplicaError(RuntimeError):
-    """Replicas that must be equal are not; ``ranks`` are those that differ from the majority."""
+    """Raised where replicas that must be equal are not; ``ranks`` are those that differ from the majority."""
 
     def __init__(self, what: str, ranks: list[int]) -> None:
         self.ranks = ranks
@@ -46,15 +46,15 @@ def replica_difference(communicator: Communicator, tensor: Tensor) -> list[int]:
     communicator.all_reduce(extremes, "min")
     if torch.equal(extremes[:2], ~extremes[2:]):
         return []
-    guilty = torch.zeros(communicator.size, dtype=torch.int64)
+    differing = torch.zeros(communicator.size, dtype=torch.int64)
     rows = communicator.gather_rows(words.view(1, 2))
     if communicator.rank == 0:
         contents = [tuple(row) for row in rows.tolist()]
         # most_common keeps the order of first appearance among equals.
         right = Counter(contents).most_common(1)[0][0]
-        guilty.copy_(torch.tensor([content != right for content in contents]))
-    communicator.broadcast(guilty)
-    return [rank for rank, flag in enumerate(guilty.tolist()) if flag]
+        differing.copy_(torch.tensor([content != right for content in contents]))
+    communicator.broadcast(differing)
+    return [rank for rank, flag in enumerate(differing.tolist()) if flag]
 
 
 def assert_replicas_equal(communicator: Communicator, tensor: Tensor, what: str = "parameters") -> None:

@@ -165,8 +165,7 @@ class LeagueExperiment(TrainingTask):
         main, *others = self.players
         state = self.players[main].gather_state() | {"league": self.league.state_dict()}
         state["results"] = {name: r.sides.clone() for name, r in self._results.items()}
-        for name in others:
-            state[f"player/{name}"] = flatten_state(self.players[name].gather_state())
+        state["players"] = flatten_state({name: self.players[name].gather_state() for name in others})
         if self.communicator.rank == 0:
             assert checkpointer is not None, "rank 0 needs to know where to save"
             counters: dict[str, Json] = {name: player.counter.state_dict() for name, player in self.players.items()}
@@ -189,8 +188,9 @@ class LeagueExperiment(TrainingTask):
                 raise ValueError(f"its players are {', '.join(counters)}, not {', '.join(sorted(self.players))}")
             self.league.load_state_dict(parts["league"])
             self._resize_results()
+            players = unflatten_state(parts.get("players", {}))
             for name, player in self.players.items():
-                own = parts if name == self.main else unflatten_state(parts[f"player/{name}"])
+                own = parts if name == self.main else unflatten_state(players[name])
                 player.restore(own, counters[name])
                 self._results[name].sides.copy_(parts["results"][name])
             counts = checkpoint.metadata["counter"]

@@ -1,4 +1,4 @@
-"""Functions of tensors through torch's compiler, without what ``torch.compile`` checks at every call."""
+"""Functions of tensors through torch's compiler, without the checks of ``torch.compile`` at every call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TensorFunction = Callable[..., Sequence[Tensor]]
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch's compiler finds what it needs: a C++ compiler, or Triton for a GPU."""
+    """True if torch's compiler can work: with a C++ compiler, or Triton for a GPU."""
     if device.type == "cpu":
         compilers = (os.environ.get("CXX"), "g++", "clang++")
         return any(shutil.which(compiler) for compiler in compilers if compiler)
@@ -28,7 +28,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 def compile_function(function: Callable[..., Any], examples: Sequence[Tensor], *, threads: int | None = None) -> Any:
-    """A function of tensors as few kernels; what it closes over must never change.
+    """Compiles a function of tensors into few kernels; values that it closes over must never change.
 
     The function is traced once, at the shapes and dtypes of the examples, and the result is for these alone and does
     not check that. Traced branches are those that the examples took.
@@ -36,12 +36,12 @@ def compile_function(function: Callable[..., Any], examples: Sequence[Tensor], *
     Args:
         function: of tensors, to one tensor or a sequence of them; it may write into its arguments.
         examples: arguments as they will be.
-        threads: over how many threads its own kernels spread; torch's number if not given.
+        threads: number of threads of its own kernels; torch's number if not given.
 
     Returns:
         A function of the same arguments.
     """
-    # Compiling in this process: a pool of helpers would be forked, which MPI does not bear.
+    # Compiling in this process: a pool of helpers would be forked, which breaks MPI.
     options: dict[str, Any] = {"compile_threads": 1}
     if threads is not None:
         options["cpp.threads"] = threads
@@ -71,7 +71,7 @@ def _one_at_a_time() -> Iterator[None]:
         folder = Path(cache_dir())
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "marl.lock").open("w")
-    except OSError:  # then everybody compiles
+    except OSError:  # then every rank compiles
         yield
         return
     with lock:
@@ -114,7 +114,7 @@ class Compiled:
 def call_with(module: nn.Module, names: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Calls a module with the first tensors as its parameters of these names, and the others as arguments.
 
-    Parameters must be arguments of what is compiled: the compiler takes what is closed over for constants.
+    Parameters must be arguments of what is compiled: the compiler treats values that are closed over as constants.
     """
     return functional_call(module, dict(zip(names, tensors, strict=False)), tuple(tensors[len(names) :]))
 
@@ -144,12 +144,12 @@ def compiled_gradients(
     """Adds the gradient of a module's loss to its parameters' ``grad``, in one compiled function.
 
     Args:
-        loss: whose forward takes tensors and returns the loss, a scalar, and tensors of figures.
+        loss: whose forward takes tensors and returns the loss, a scalar, and tensors of metrics.
         parameters: those of the module whose gradients are wanted; all if not given. Each has a ``grad``.
         threads: see ``compile_function``.
 
     Returns:
-        A function of the module's arguments that returns the figures.
+        A function of the module's arguments that returns the metrics.
     """
     names, everything = _parameters(loss)
     wanted = {id(parameter) for parameter in (everything if parameters is None else parameters)}
@@ -162,9 +162,9 @@ def compiled_gradients(
         for index in chosen:
             given[index].requires_grad_()
         with torch.enable_grad():
-            value, *figures = call_with(loss, names, [*given, *tensors[len(data) :]])
+            value, *metrics = call_with(loss, names, [*given, *tensors[len(data) :]])
             result = torch.autograd.grad(value, [given[index] for index in chosen])
-        return [*result, *(figure.detach() for figure in figures)]
+        return [*result, *(metric.detach() for metric in metrics)]
 
     compiled = Compiled(gradients, threads=threads)
 

@@ -14,7 +14,7 @@ def option(field: str) -> str:
 
 
 def require_at_least(minimum: float, config: Any, *fields: str) -> None:
-    """InputError where a field is below the minimum or not a finite number; None is fine."""
+    """Raises InputError where a field is below the minimum or not a finite number; None passes."""
     for field in fields:
         value = getattr(config, field)
         if value is not None and not (math.isfinite(value) and value >= minimum):
@@ -22,22 +22,22 @@ def require_at_least(minimum: float, config: Any, *fields: str) -> None:
 
 
 def require_above(limit: float, config: Any, *fields: str) -> None:
-    """InputError where a field is not above the limit or not a finite number; None is fine."""
+    """Raises InputError where a field is not above the limit or not a finite number; None passes."""
     for field in fields:
         value = getattr(config, field)
         if value is not None and not (math.isfinite(value) and value > limit):
             raise InputError(f"{option(field)} must be a number above {limit:g}, not {value}")
 
 
-def require_share(config: Any, *fields: str) -> None:
-    """InputError where a field does not lie between 0 and 1."""
+def require_unit_interval(config: Any, *fields: str) -> None:
+    """Raises InputError where a field does not lie between 0 and 1."""
     for field in fields:
         if not 0.0 <= (value := getattr(config, field)) <= 1.0:
             raise InputError(f"{option(field)} lies between 0 and 1, unlike {value}")
 
 
 def require_widths(config: Any, *fields: str) -> None:
-    """InputError where a field of layers' widths is empty or has one below 1."""
+    """Raises InputError where a field of layers' widths is empty or has one below 1."""
     for field in fields:
         widths = getattr(config, field)
         if not widths or min(widths) < 1:

@@ -11,7 +11,7 @@ from marl.learning.shape_checks import check_equal_shapes
 
 
 class PolicyLoss(NamedTuple):
-    """What ``ppo_policy_loss`` computes, each of the samples' shape."""
+    """Results of ``ppo_policy_loss``, each of the samples' shape."""
 
     loss: Tensor
     """To be minimised."""
@@ -21,7 +21,7 @@ class PolicyLoss(NamedTuple):
     """1 where the ratio is outside of the clip range, else 0; without gradient."""
 
 
-def ppo_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip: float) -> PolicyLoss:
+def ppo_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_epsilon: float) -> PolicyLoss:
     """PPO's clipped surrogate objective, negated.
 
     -min(ρ A, clip(ρ, 1-ε, 1+ε) A) with ρ = π(a)/π_old(a) (Schulman et al. 2017, "Proximal policy optimization
@@ -32,7 +32,7 @@ def ppo_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor
         log_probs: (...) float, log-probabilities of the actions under the policy that learns.
         old_log_probs: (...) float, under the policy that acted.
         advantages: (...) float.
-        clip: ε.
+        clip_epsilon: ε.
 
     Returns:
         Loss, divergence estimate and clip indicator, each (...).
@@ -43,11 +43,11 @@ def ppo_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor
     check_equal_shapes(log_probs=log_probs, old_log_probs=old_log_probs, advantages=advantages)
     log_ratio = log_probs - old_log_probs
     ratio = log_ratio.exp()
-    loss = -torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
+    loss = -torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip_epsilon, 1.0 + clip_epsilon) * advantages)
     with torch.no_grad():
         # expm1 keeps the digits that ratio - 1 loses while the policies are still close.
         approx_kl = torch.expm1(log_ratio) - log_ratio
-        clipped = ((ratio - 1.0).abs() > clip).to(loss.dtype)
+        clipped = ((ratio - 1.0).abs() > clip_epsilon).to(loss.dtype)
     return PolicyLoss(loss, approx_kl, clipped)
 
 

@@ -21,7 +21,7 @@ class ReplicatedAdam(Saveable):
 
     Args:
         segments: parameters by name, one name for each network whose gradient is clipped on its own.
-        communicator: among whose ranks the replicas live.
+        communicator: the ranks that hold replicas.
         learning_rate: step size; ``set_learning_rate`` changes it.
         epsilon: Adam's epsilon.
         max_gradient_norm: Euclidean norm to which each segment's gradient is clipped.
@@ -133,7 +133,6 @@ class ReplicatedAdam(Saveable):
         return {**self._moments, "skipped": torch.tensor(self.skipped)}
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self.skipped = int(state["skipped"])
         moments = {name: tensor for name, tensor in state.items() if name != "skipped"}
         for name in ("exp_avg", "exp_avg_sq"):

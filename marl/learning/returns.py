@@ -11,14 +11,14 @@ from marl.learning.shape_checks import check_equal_shapes
 
 
 class GAEOutput(NamedTuple):
-    """What ``gae`` computes, each (T, E, A)."""
+    """Results of ``gae``, each (T, E, A)."""
 
     advantages: Tensor
     """Zero where not valid."""
     returns: Tensor
     """Advantages plus values, the critic's targets; zero where not valid."""
     valid: Tensor
-    """bool: the agent acted at this row, and what its action led to is known."""
+    """bool: the agent acted at this row, and the outcome of its action is known."""
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def gae(
         values: (T, E, A) float, V(row t). Read only at active rows.
         next_values: (T, E, A) float, V(row t+1), or V(last observation) where the agent's episode ended on the way.
             Read only at the last row and where ``ended``.
-        active: (T+1, E, A) bool, who acted; None where everybody always does, which saves a look at the device.
+        active: (T+1, E, A) bool, agents that acted; None where all always do, which saves a read from the device.
         terminated: (T, E, A) bool, no value remains. Counts only where ``ended``.
         ended: (T, E, A) bool, the agent's episode ended on the way from row t to row t+1, for whatever reason.
         discount: γ, a step of the agent.

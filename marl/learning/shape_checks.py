@@ -1,4 +1,4 @@
-"""Shape checks of the pure functions."""
+"""Checks of tensors' shapes for pure functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def check_equal_shapes(**tensors: Tensor | None) -> None:
-    """Raises ValueError, naming the guilty one, unless all given tensors have one shape; None is left out."""
+    """Raises ValueError, naming the first that differs, unless all tensors have one shape; None is left out."""
     present = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
     first_name, first = present[0]
     for name, tensor in present[1:]:

@@ -1,4 +1,4 @@
-"""Action encodings."""
+"""Encodings of actions as inputs of networks: one-hot choices, continuous numbers as they are."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
 
 
 def action_features(action_spec: ActionSpec) -> int:
-    """How many numbers an action is for a network: its dimensions, or the sum of its choices' alternatives."""
+    """Size of an encoded action: its dimensions, or the sum of its choices' alternatives."""
     return action_spec.size if isinstance(action_spec, ContinuousActions) else action_spec.mask_size
 
 
 def encode_actions(action_spec: ActionSpec, actions: Tensor) -> Tensor:
-    """Actions as a network reads them.
+    """Encodes actions for a network.
 
     Args:
-        action_spec: what an agent can do.
+        action_spec: of one agent.
         actions: (..., *action shape).
 
     Returns:
@@ -33,5 +33,5 @@ def encode_actions(action_spec: ActionSpec, actions: Tensor) -> Tensor:
 
 
 def one_hot(choices: Tensor, size: int) -> Tensor:
-    """(...) int64 choices to (..., size) bool; torch's own looks at the values, which no compiler can."""
+    """One-hot encodings (..., size) bool of choices (...) int64; torch's own reads values, which no compiler can."""
     return choices.unsqueeze(-1) == torch.arange(size, device=choices.device)

@@ -1,21 +1,21 @@
-"""Action heads."""
+"""Action heads: from a network's outputs to a distribution over actions, or to relaxed one-hot samples."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from marl.networks.categorical import MaskedCategorical, MultiCategorical, _impossible, _log_softmax
+from marl.networks.categorical import MaskedCategorical, MultiCategorical, fast_log_softmax, illegal_logit
 from marl.networks.distributions import Distribution
 from marl.networks.gaussian import LOG_STD_RANGE, DiagonalGaussian, SquashedGaussian
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
 
 def num_outputs(action_spec: ActionSpec, *, state_dependent_std: bool = False) -> int:
-    """How many numbers a network must put out for ``make_distribution``.
+    """Number of network outputs that ``make_distribution`` reads.
 
     Args:
-        action_spec: what an agent can do.
+        action_spec: of one agent.
         state_dependent_std: for continuous actions, whether log standard deviations come from the network too.
     """
     if isinstance(action_spec, ContinuousActions):
@@ -24,7 +24,7 @@ def num_outputs(action_spec: ActionSpec, *, state_dependent_std: bool = False) -
 
 
 def num_uniforms(action_spec: ActionSpec) -> int:
-    """How many uniform numbers a sample takes."""
+    """Number of uniform numbers that one sample takes."""
     return action_spec.array.size
 
 
@@ -36,10 +36,10 @@ def make_distribution(
     log_std: Tensor | None = None,
     squashed: bool = False,
 ) -> Distribution:
-    """The distribution over actions that network outputs stand for.
+    """Makes the distribution over actions from network outputs.
 
     Args:
-        action_spec: what an agent can do.
+        action_spec: of one agent.
         outputs: (..., num_outputs) float: logits, or means, or means and then log standard deviations.
         mask: (..., mask size) bool, True where legal; None for all legal, and for continuous actions.
         log_std: (..., D) or (D,) float, where log standard deviations of continuous actions do not come from the
@@ -93,13 +93,12 @@ def relaxed_sample(
     for name, tensor in (("logits", logits), ("mask", mask), ("uniforms", uniforms)):
         if tensor is not None and (tensor.shape[-1] != action_spec.mask_size or tensor.shape != logits.shape):
             raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which does not fit {action_spec}")
-    nvec = (action_spec.num_actions,) if isinstance(action_spec, DiscreteActions) else action_spec.nvec
     perturbed = (logits - torch.log(-torch.log(uniforms))) / temperature
     if mask is not None:
-        perturbed = perturbed.masked_fill(~mask, _impossible(logits))
+        perturbed = perturbed.masked_fill(~mask, illegal_logit(logits))
     parts = []
-    for scores in perturbed.split(nvec, dim=-1):
-        soft = _log_softmax(scores).exp()
+    for scores in perturbed.split(action_spec.nvec, dim=-1):
+        soft = fast_log_softmax(scores).exp()
         # Not scatter, which torch's compiler gets wrong among other kernels (torch 2.13).
         hard = (scores.argmax(dim=-1, keepdim=True) == torch.arange(scores.shape[-1], device=scores.device)).to(soft)
         # In this order the sum is exactly 0 or 1.

@@ -1,4 +1,4 @@
-"""Categorical."""
+"""Distributions over discrete choices, with action masks: one choice, or several independent ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn.functional import log_softmax, pad
 from marl.networks.distributions import Distribution
 
 
-def _impossible(logits: Tensor) -> float:
+def illegal_logit(logits: Tensor) -> float:
     """A logit of no probability: half of the least number, not -inf, so that its product with 0 is 0."""
     return 0.5 * torch.finfo(logits.dtype).min
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
-    """log_softmax over the last dimension, also fast where that is small: the usual case here."""
+def fast_log_softmax(logits: Tensor) -> Tensor:
+    """Log-softmax over the last dimension, also fast where that is small: the usual case here."""
     if logits.shape[-1] < 16 and logits.device.type == "cpu":
         # Torch's kernel takes rows shorter than a vector register one number at a time, 6 × slower (2.13, K = 5).
         return log_softmax(logits.movedim(-1, 0), dim=0).movedim(0, -1)
@@ -47,8 +47,8 @@ class MaskedCategorical(Distribution):
         if mask is not None:
             if mask.shape != logits.shape:
                 raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
-            logits = logits.masked_fill(~mask, _impossible(logits))
-        self.log_probs = _log_softmax(logits)
+            logits = logits.masked_fill(~mask, illegal_logit(logits))
+        self.log_probs = fast_log_softmax(logits)
 
     @property
     def probs(self) -> Tensor:
@@ -56,7 +56,6 @@ class MaskedCategorical(Distribution):
         return self.log_probs.exp()
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """Actions by the inverse of the cumulative distribution; see Distribution."""
         with torch.no_grad():
             probs = self.probs
             cumulative = probs.cumsum(dim=-1)
@@ -71,20 +70,17 @@ class MaskedCategorical(Distribution):
             return actions
 
     def mode(self) -> Tensor:
-        """The most probable choices; see Distribution."""
         return self.log_probs.argmax(dim=-1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probabilities; see Distribution."""
         return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """Entropies; see Distribution."""
         return -(self.probs * self.log_probs).sum(dim=-1)
 
 
 def _padded(choices: Tensor, nvec: tuple[int, ...], filling: float) -> Tensor:
-    """Choices of different sizes (..., sum of nvec), side by side: (..., K, max), filled up."""
+    """Pads choices of different sizes, (..., sum of nvec), to one size: (..., K, max)."""
     widest = max(nvec)
     parts = choices.split(nvec, dim=-1)
     return torch.stack(
@@ -117,22 +113,18 @@ class MultiCategorical(Distribution):
             logits, mask = logits.view(shape), None if mask is None else mask.view(shape)
         else:
             # Padded to equal sizes, with choices of no probability, all of them go through one kernel.
-            logits = _padded(logits, nvec, _impossible(logits))
+            logits = _padded(logits, nvec, illegal_logit(logits))
             mask = None if mask is None else _padded(mask, nvec, False)
         self._choices = MaskedCategorical(logits, mask)
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """Actions by the inverses of the cumulative distributions; see Distribution."""
         return self._choices.sample(uniforms.unsqueeze(-1))
 
     def mode(self) -> Tensor:
-        """The most probable choices; see Distribution."""
         return self._choices.mode()
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-probabilities; see Distribution."""
         return self._choices.log_prob(actions).sum(dim=-1)
 
     def entropy(self) -> Tensor:
-        """Entropies; see Distribution."""
         return self._choices.entropy().sum(dim=-1)

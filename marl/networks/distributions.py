@@ -1,4 +1,4 @@
-"""Distributions over one agent's action, built from raw network outputs.
+"""The interface of distributions over one agent's action; ``make_distribution`` builds them from network outputs.
 
 Samples are pure functions of uniform numbers (from ``marl.streams``), so that they depend on neither the rank nor
 a global generator. Leading dimensions, written (...), are those of the network outputs without the last.

@@ -1,4 +1,4 @@
-"""Gaussian."""
+"""Normal distributions over continuous actions: unbounded, or squashed into [-1, 1]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 from marl.networks.distributions import Distribution
 
 LOG_STD_RANGE: Final = (-20.0, 2.0)
-"""Where log standard deviations that a network puts out are kept (Haarnoja et al. 2018, the authors' code)."""
+"""Bounds of log standard deviations that a network puts out (Haarnoja et al. 2018, the authors' code)."""
 
 _HALF_LOG_TWO_PI: Final = 0.5 * math.log(2.0 * math.pi)
 
@@ -39,23 +39,18 @@ class DiagonalGaussian(Distribution):
         self.log_std = log_std.expand_as(mean)
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """Actions by the inverse of the cumulative distribution; see Distribution."""
         return self.mean + self.log_std.exp() * standard_normal(uniforms)
 
     def mode(self) -> Tensor:
-        """The means; see Distribution."""
         return self.mean
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-densities; see Distribution."""
         return self._log_density((actions - self.mean) * torch.exp(-self.log_std))
 
     def entropy(self) -> Tensor:
-        """Differential entropies; see Distribution."""
         return (self.log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(dim=-1)
 
     def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-densities; see Distribution."""
         noise = standard_normal(uniforms)
         return self.mean + self.log_std.exp() * noise, self._log_density(noise)
 
@@ -67,12 +62,12 @@ _POINTS, _WEIGHTS = (numbers.tolist() for numbers in np.polynomial.hermite_e.her
 _gauss_hermite_cache: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
 
-def _gauss_hermite(like: Tensor) -> tuple[Tensor, Tensor]:
+def _gauss_hermite(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Points, and weights that sum to sqrt(2 pi), of integrals against exp(-x²/2); kept on each device."""
-    key = (like.dtype, like.device)
-    if key not in _gauss_hermite_cache:
-        _gauss_hermite_cache[key] = (like.new_tensor(_POINTS), like.new_tensor(_WEIGHTS))
-    return _gauss_hermite_cache[key]
+    if (dtype, device) not in _gauss_hermite_cache:
+        points, weights = (torch.tensor(numbers, dtype=dtype, device=device) for numbers in (_POINTS, _WEIGHTS))
+        _gauss_hermite_cache[dtype, device] = (points, weights)
+    return _gauss_hermite_cache[dtype, device]
 
 
 @final
@@ -92,15 +87,13 @@ class SquashedGaussian(Distribution):
         self._gaussian = DiagonalGaussian(mean, log_std)
 
     def sample(self, uniforms: Tensor) -> Tensor:
-        """Actions by the inverse of the cumulative distribution; see Distribution."""
         return torch.tanh(self._gaussian.sample(uniforms))
 
     def mode(self) -> Tensor:
-        """The tangents of the means (the medians): what soft actor-critic plays greedily; see Distribution."""
-        return torch.tanh(self._gaussian.mean)
+        return torch.tanh(self._gaussian.mean)  # the medians, which soft actor-critic plays greedily
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-densities; see Distribution.
+        """Log-densities of actions (..., D): (...).
 
         Actions that were rounded to -1 or 1 are taken for their neighbours inside. Where the sample is at hand,
         ``sample_and_log_prob`` needs no inverse and is exact there too.
@@ -110,18 +103,17 @@ class SquashedGaussian(Distribution):
         return self._gaussian.log_prob(raw) - _log_tanh_slope(raw).sum(dim=-1)
 
     def entropy(self) -> Tensor:
-        """Differential entropies: the normal's plus E[log(1 - tanh² x)]; see Distribution.
+        """Differential entropies: the normal's plus E[log(1 - tanh² x)].
 
         There is no closed form. The expectation is a sum over Gauss-Hermite points, without randomness and with
         gradients; it is off by less than 0.004 nats a dimension for standard deviations up to 2, by 0.23 at e².
         """
-        points, weights = _gauss_hermite(self._gaussian.mean)
+        points, weights = _gauss_hermite(self._gaussian.mean.dtype, self._gaussian.mean.device)
         raw = self._gaussian.mean.unsqueeze(-1) + self._gaussian.log_std.exp().unsqueeze(-1) * points
         expectations = (_log_tanh_slope(raw) @ weights) / math.sqrt(2.0 * math.pi)
         return self._gaussian.entropy() + expectations.sum(dim=-1)
 
     def sample_and_log_prob(self, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-densities; see Distribution."""
         raw, log_density = self._gaussian.sample_and_log_prob(uniforms)
         return torch.tanh(raw), log_density - _log_tanh_slope(raw).sum(dim=-1)
 

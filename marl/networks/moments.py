@@ -1,4 +1,4 @@
-"""Moments."""
+"""Running mean and variance, equal on all ranks: over all samples, or exponentially forgetting."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Moments(Saveable, ABC):
 
     @torch.no_grad()
     def batch_moments(self, samples: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What ``update`` needs to know of a batch. Adding the results of two batches gives that of both together.
+        """Sums over a batch for ``update``. Those of two batches add up to those of both together.
 
         Args:
             samples: (..., *shape) float.
@@ -94,7 +94,6 @@ class RunningMoments(Moments):
 
     @torch.no_grad()
     def update(self, sums: Tensor) -> None:
-        """Takes in a batch; see Moments."""
         count, deviations, squares = self._split(sums)
         self.count += count
         step = deviations / self.count.clamp_min(1.0)
@@ -108,7 +107,6 @@ class RunningMoments(Moments):
         return {"count": self.count.clone(), "mean": self.mean.clone(), "squares": self._squares.clone()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back what ``state_dict`` gave."""
         _load(state, {"count": self.count, "mean": self.mean, "squares": self._squares})
 
 
@@ -141,7 +139,6 @@ class ExponentialMoments(Moments):
 
     @torch.no_grad()
     def update(self, sums: Tensor) -> None:
-        """Takes in a batch; see Moments."""
         count, deviations, squares = self._split(sums)
         share = torch.where(count > 0, 1.0 - self.beta, 0.0)
         self._weight += share * (1.0 - self._weight)
@@ -157,7 +154,6 @@ class ExponentialMoments(Moments):
         return {"weight": self._weight.clone(), "mean": self.mean.clone(), "variance": self._variance.clone()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back what ``state_dict`` gave."""
         _load(state, {"weight": self._weight, "mean": self.mean, "variance": self._variance})
 
 

@@ -1,4 +1,4 @@
-"""Running means and variances, equal on all ranks, and what is normalised with them.
+"""Normalisation of observations, rewards and values by running moments, equal on all ranks.
 
 An update has two halves, so that ranks can add up their shares in between:
 
@@ -21,10 +21,10 @@ from marl.networks.moments import ExponentialMoments, Moments, RunningMoments
 
 
 class Normalizer(Saveable, ABC):
-    """Shifts and scales by moments; its subclasses say which moments, and how small a scale may be.
+    """Shifts and scales by moments; subclasses choose the moments, and bound the scale from below.
 
     Args:
-        moments: where mean and variance come from.
+        moments: the source of mean and variance.
     """
 
     def __init__(self, moments: Moments) -> None:
@@ -52,7 +52,7 @@ class Normalizer(Saveable, ABC):
         self._casts.clear()
 
     def batch_moments(self, samples: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Sums to add up over ranks; see Moments."""
+        """Sums to add up over ranks before ``update``, as ``Moments.batch_moments``."""
         return self.moments.batch_moments(samples, mask)
 
     def update(self, sums: Tensor) -> None:
@@ -75,13 +75,12 @@ class Normalizer(Saveable, ABC):
         return self.moments.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back what ``state_dict`` gave."""
         self.moments.load_state_dict(state)
         self._refresh()
 
     def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if dtype not in self._casts:
-            # Acting asks first, in inference mode, whose tensors could not be refreshed later.
+            # Acting comes first, in inference mode, whose tensors could not be refreshed later.
             with torch.inference_mode(False):
                 self._casts[dtype] = (self.mean.to(dtype, copy=True), self._std().to(dtype, copy=True))
         return self._casts[dtype]

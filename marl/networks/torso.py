@@ -1,4 +1,4 @@
-"""Networks: from specs to torsos, with orthogonal initialisation.
+"""Torsos and heads, made from specs, with orthogonal initialisation.
 
 A network reads one or several inputs (an observation, the global state) of the agents of one group. Its first
 layer is the sum of one linear map an input and of one bias vector an agent: the same numbers as a linear layer
@@ -61,12 +61,12 @@ def orthogonal(layer: LayerT, gain: float) -> LayerT:
 
 
 def is_image(spec: ArraySpec) -> bool:
-    """Whether an input is read with convolutions: (height, width, channels) with sides of 5 pixels or more."""
+    """True if an input is read with convolutions: (height, width, channels) with sides of 5 pixels or more."""
     return spec.is_image and min(spec.shape[:2]) >= _SMALLEST_IMAGE
 
 
 def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolve: bool = True) -> Tensor:
-    """What a torso reads of an input: once for all passes of an update, since no parameter takes part.
+    """Prepares an input for a torso: once for all passes of an update, since no parameter takes part.
 
     Args:
         spec: of the input.

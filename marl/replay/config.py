@@ -1,4 +1,4 @@
-"""The usual choices about replay."""
+"""Options of replay: from a configuration to the dataset of this rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from marl.specs import EnvironmentSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayConfig:
-    """The usual choices about replay, for the configs of off-policy algorithms. Counts are global."""
+    """Options of replay, for the configs of off-policy algorithms. Counts are global."""
 
     capacity: int = 1_000_000
     """Items stored, over all copies and ranks."""
@@ -28,7 +28,7 @@ class ReplayConfig:
     min_size: int = 5_000
     """Items inserted before learning begins."""
     tolerance: float | None = None
-    """How far sampling and inserting may part, in samples; see ``SamplesPerInsert``."""
+    """Half width of the window of samples per insert, in samples; see ``SamplesPerInsert``."""
     priorities: Priorities | None = None
     """Prioritised instead of uniform sampling."""
     checkpoint: bool = False

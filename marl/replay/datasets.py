@@ -1,4 +1,4 @@
-"""Samples of replay, let through by a rate limiter."""
+"""Batches of transitions or sequences from replay, let through by a rate limiter."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from torch import Tensor
 from marl.core import Dataset, State
 from marl.errors import InputError
 from marl.replay.items import GroupSequences, GroupTransitions, Sequences, Transitions
-from marl.replay.layout import Ints, as_array
+from marl.replay.layout import as_array
 from marl.replay.rate_limiter import SamplesPerInsert
-from marl.replay.selectors import FifoSelector, Selection, Selector
+from marl.replay.selectors import Selection, Selector
 from marl.replay.storage import Replay
+from marl.types import Integers
 
 ReplaySample = TypeVar("ReplaySample")
 
 
 class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
-    """Samples of replay, let through by a rate limiter; ``TransitionDataset`` and ``SequenceDataset`` say of what.
+    """Batches from replay, let through by a rate limiter; subclasses assemble transitions or sequences.
 
     Args:
-        replay: where the items are.
+        replay: holds the items.
         selector: draws them.
-        limiter: says when; None only for first-in-first-out, which is limited by what was inserted.
+        limiter: decides when; None only for selectors without replacement, which inserts alone limit.
         batch_size: items a sample, over all ranks.
-        device: where samples are wanted.
+        device: of the samples.
 
     Raises:
         InputError: replay can never hold one batch, or the limiter never lets one through.
@@ -53,7 +54,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
                 f"a batch of {batch_size:,} never fits into a replay capacity of {replay.capacity:,}; "
                 "lower the batch size or raise the capacity"
             )
-        if isinstance(selector, FifoSelector):
+        if selector.without_replacement:
             if limiter is not None:
                 raise InputError("first-in-first-out replay samples every item once; leave samples per insert out")
             if batch_size + replay.global_num_envs > replay.capacity:
@@ -78,7 +79,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         self._buffer = torch.empty(
             (batch_size, replay.layout.words), dtype=torch.int64, pin_memory=self._device.type == "cuda"
         )
-        self._out: Ints = self._buffer.numpy()
+        self._out: Integers = self._buffer.numpy()
         self._ones = torch.ones(batch_size, device=self._device)
         self._whole = replay.layout.tensors(self._buffer)
 
@@ -88,8 +89,8 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         return self._samples
 
     def ready(self) -> bool:
-        """Whether a whole batch is there and the limiter lets it through. Collective: call it on all ranks."""
-        self.replay.agree()
+        """True if a whole batch is stored and the limiter lets it through. Collective: call it on all ranks."""
+        self.replay.sync_counts()
         if self.selector.available() < self.batch_size:
             return False
         return self.limiter is None or self.limiter.can_sample(self.replay.inserted, self._samples)
@@ -100,9 +101,9 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         Raises:
             ValueError: fewer items are stored than one batch.
         """
-        self.replay.agree()
+        self.replay.sync_counts()
         if (available := self.selector.available()) < self.batch_size:
-            raise ValueError(f"a batch of {self.batch_size} was asked of {available} items; ask ready() first")
+            raise ValueError(f"a batch of {self.batch_size} was asked of {available} items; call ready() first")
         selection = self.selector.select(self.batch_size, self._draws)
         self._draws += 1
         self._samples += self.batch_size
@@ -148,28 +149,28 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         return torch.from_numpy(selection.positions).to(self._device)
 
     def state_dict(self) -> State:
-        """The number of batches drawn; and, if the records are saved, what is known of them on all ranks."""
+        """The number of batches drawn; and, if the records are saved, of samples, and the selector's state."""
         if not self.replay.saves:
             return {"draws": torch.tensor(self._draws)}
         counts = {"draws": torch.tensor(self._draws), "samples": torch.tensor(self._samples)}
         return counts | _dotted("selector", self.selector.state_dict())
 
     def load_state_dict(self, state: State) -> None:
-        """Takes them back. Without saved records replay is filled anew, so its limiter begins anew too."""
+        """Loads the counts. Without saved records replay is filled anew, so its limiter begins anew too."""
         self._draws = int(state["draws"])
         if "samples" in state:
             self._samples = int(state["samples"])
             self.selector.load_state_dict(_under("selector", state))
 
     def env_state_dict(self) -> State:
-        """Replay's records, and what the selector knows of them, if they are to be saved."""
+        """Replay's records, and the selector's state of them, if they are to be saved."""
         if not self.replay.saves:
             return {}
         selector = self.selector.env_state_dict()
         return _dotted("replay", self.replay.env_state_dict()) | _dotted("selector", selector)
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes the records back; an empty dictionary leaves replay empty."""
+        """Loads the records; an empty dictionary leaves replay empty."""
         self.refills = not state
         if state:
             self.replay.load_env_state_dict(_under("replay", state))
@@ -177,7 +178,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
 
 
 class TransitionDataset(ReplayDataset[Transitions]):
-    """Batches of transitions; see ``ReplayDataset``."""
+    """Batches of transitions; arguments as of ``ReplayDataset``."""
 
     def _assemble(self, fields: Mapping[str, Tensor], selection: Selection) -> Transitions:
         groups = {
@@ -207,7 +208,7 @@ class TransitionDataset(ReplayDataset[Transitions]):
 
 
 class SequenceDataset(ReplayDataset[Sequences]):
-    """Batches of sequences; see ``ReplayDataset``."""
+    """Batches of sequences; arguments as of ``ReplayDataset``."""
 
     def _assemble(self, fields: Mapping[str, Tensor], selection: Selection) -> Sequences:
         fields = {name: field.transpose(0, 1) for name, field in fields.items()}

@@ -1,4 +1,4 @@
-"""What replay holds, and what learners get of it: transitions and sequences of joint steps."""
+"""Items of replay and batches of them: transitions and sequences of joint steps."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ class GroupTransitions:
     action_masks: Tensor | None
     """(B, A, mask size) bool."""
     active: Tensor
-    """(B, A) bool: who acted."""
+    """(B, A) bool: agents that acted."""
     actions: Tensor
     """(B, A, *action shape)."""
     rewards: Tensor
     """(B, A) float32: discounted sum of the agent's rewards over its steps of the window; 0 where not active."""
     discounts: Tensor
-    """(B, A) float32: what the agent's value at the next observation counts for; 0 where it terminated."""
+    """(B, A) float32: weight of the agent's value at the next observation; 0 where it terminated."""
     next_observations: Tensor
     """(B, A, *observation shape): at the end of the window, or the agent's last one if its life ended before."""
     next_action_masks: Tensor | None
     """(B, A, mask size) bool."""
     next_active: Tensor
-    """(B, A) bool: who acts at the next joint step, or would have acted had the episode not been truncated."""
+    """(B, A) bool: agents that act at the next joint step, or would have acted had the episode not been truncated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ class Transitions:
     next_state: Tensor | None
     """(B, *state shape)."""
     discounts: Tensor
-    """(B,) float32: what the team's value at the next step counts for; 0 where all agents terminated."""
+    """(B,) float32: weight of the team's value at the next step; 0 where all agents terminated."""
     weights: Tensor
     """(B,) float32 importance weights, at most 1; all 1 in uniform replay."""
     indices: Tensor
@@ -106,13 +106,13 @@ class GroupSequences:
     action_masks: Tensor | None
     """(L+1, B, A, mask size) bool; padding is all True."""
     active: Tensor
-    """(L+1, B, A) bool; after a truncated episode's last step, who would have acted."""
+    """(L+1, B, A) bool; after a truncated episode's last step, agents that would have acted."""
     actions: Tensor
     """(L, B, A, *action shape)."""
     rewards: Tensor
     """(L, B, A) float32."""
     discounts: Tensor
-    """(L, B, A) float32: what the agent's value at row t + 1 counts for; 0 where it terminated."""
+    """(L, B, A) float32: weight of the agent's value at row t + 1; 0 where it terminated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +123,7 @@ class Sequences:
     state: Tensor | None
     """(L+1, B, *state shape)."""
     discounts: Tensor
-    """(L, B) float32: what the team's value at row t + 1 counts for; 0 where all agents terminated."""
+    """(L, B) float32: weight of the team's value at row t + 1; 0 where all agents terminated."""
     valid: Tensor
     """(L, B) bool: False in the padding after the episode's end."""
     learn: Tensor

@@ -1,25 +1,20 @@
-"""Packed records: where the fields of an item lie, and records that are being written."""
+"""Packed records: the layout of an item's fields, and records that are being written."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from marl.errors import InputError
 from marl.replay.items import Items, TransitionItems
-from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec
-
-Ints = NDArray[np.int64]
-Array = NDArray[Any]
+from marl.specs import ArraySpec, EnvironmentSpec
+from marl.types import Array, Integers
 
 
 class Layout:
-    """Where the fields of one record lie.
+    """Places of the fields of one record.
 
     Args:
         fields: shape and dtype of every field.
@@ -62,7 +57,7 @@ class Staging:
     """Records that are being written, and their fields.
 
     Args:
-        layout: where the fields lie.
+        layout: places of the fields.
         shape: leading dimensions.
 
     Attributes:
@@ -72,7 +67,7 @@ class Staging:
     """
 
     def __init__(self, layout: Layout, shape: tuple[int, ...]) -> None:
-        self.records: Ints = np.zeros((*shape, layout.words), np.int64)
+        self.records: Integers = np.zeros((*shape, layout.words), np.int64)
         self.tensors = layout.tensors(torch.from_numpy(self.records))
         self.arrays: dict[str, Array] = {name: tensor.numpy() for name, tensor in self.tensors.items()}
 
@@ -83,7 +78,7 @@ class Staging:
 
 
 def item_layout(spec: EnvironmentSpec, items: Items) -> Layout:
-    """The record of one item: fields ``GROUP/NAME`` for the groups, plain names for what is joint."""
+    """The record of one item: fields ``GROUP/NAME`` for the groups, plain names for joint ones."""
     if isinstance(items, TransitionItems):
         fields = _step_fields(spec, (), "") | _step_fields(spec, (), "next_") | _outcome_fields(spec, ())
     else:
@@ -101,7 +96,7 @@ def _step_fields(spec: EnvironmentSpec, time: tuple[int, ...], prefix: str) -> d
         fields[f"{name}observations"] = ArraySpec(shape=(*rows, *observation.shape), dtype=observation.dtype)
         fields[f"{name}active"] = ArraySpec(shape=rows, dtype=torch.bool)
         if group.masked:
-            fields[f"{name}action_masks"] = ArraySpec(shape=(*rows, _mask_size(group)), dtype=torch.bool)
+            fields[f"{name}action_masks"] = ArraySpec(shape=(*rows, group.action.mask_size), dtype=torch.bool)
     if spec.state is not None:
         fields[f"{prefix}state"] = ArraySpec(shape=(*time, *spec.state.shape), dtype=spec.state.dtype)
     return fields
@@ -116,12 +111,6 @@ def _outcome_fields(spec: EnvironmentSpec, time: tuple[int, ...]) -> dict[str, A
         fields[f"{group.name}/discounts"] = ArraySpec(shape=rows)
     fields["discounts"] = ArraySpec(shape=time)
     return fields
-
-
-def _mask_size(group: GroupSpec) -> int:
-    if isinstance(group.action, ContinuousActions):
-        raise InputError(f"group {group.name} has continuous actions, which cannot be masked")
-    return group.action.mask_size
 
 
 def as_array(values: Array | Tensor) -> Array:

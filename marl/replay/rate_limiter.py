@@ -1,4 +1,4 @@
-"""How much learning goes with how much acting: the samples-per-insert rate limiter.
+"""The rate limiter of replay, which holds the number of samples per insert.
 
 After Reverb's ``SampleToInsertRatio`` (Cassirer et al. 2021, "Reverb: a framework for experience replay", section
 3.3). The limiter keeps no counts of its own: it is arithmetic on global counts, which all ranks know alike, so all
@@ -15,11 +15,11 @@ from marl.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplesPerInsert:
-    """Holds ``samples / inserts`` within a window, blocking whichever side is ahead.
+    """Holds ``samples / inserts`` within a window, by making learning wait where it is ahead of acting.
 
     With ``lead = ratio * (inserts - min_size) - samples``, that is how many samples learning lags behind acting
-    since the first ``min_size`` inserts, the limiter keeps ``-tolerance <= lead <= tolerance``: sampling waits at
-    the lower end, inserting at the upper. The two can never wait for each other, because the window is wide enough
+    since the first ``min_size`` inserts, a batch is let through where ``lead >= -tolerance`` after it. A loop that
+    learns whenever it may, and acts otherwise, also keeps ``lead <= tolerance``, because the window is wide enough
     for one batch and one insert together.
 
     Args:
@@ -30,7 +30,7 @@ class SamplesPerInsert:
         tolerance: half width of the window, in samples; the default lets learning begin at ``min_size`` at once.
 
     Raises:
-        InputError: the numbers cannot be held.
+        InputError: a number is out of range, or the window is too narrow for the ratio.
     """
 
     ratio: float
@@ -58,16 +58,9 @@ class SamplesPerInsert:
         return self.tolerance if self.tolerance is not None else max(self.batch_size, self.ratio * self.insert_size)
 
     def lead(self, inserts: int, samples: int) -> float:
-        """How many samples learning lags behind acting; negative when it is ahead."""
+        """Samples by which learning lags behind acting; negative when it is ahead."""
         return self.ratio * (inserts - self.min_size) - samples
 
     def can_sample(self, inserts: int, samples: int) -> bool:
-        """Whether one more batch may be sampled after so many inserts and samples."""
+        """True if one more batch may be sampled after so many inserts and samples."""
         return inserts >= self.min_size and self.lead(inserts, samples) - self.batch_size >= -self.window
-
-    def can_insert(self, inserts: int, samples: int, count: int | None = None) -> bool:
-        """Whether ``count`` ≤ ``insert_size`` more items (by default that many) may be inserted."""
-        after = inserts + (self.insert_size if count is None else count)
-        # Where sampling is blocked the window has room for an insert, but for rounding; and before learning begins
-        # there is no window.
-        return self.lead(after, samples) <= self.window or not self.can_sample(inserts, samples)

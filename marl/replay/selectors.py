@@ -1,4 +1,4 @@
-"""Which items make a batch: uniform, prioritised, or first in, first out. All ranks draw alike."""
+"""Selection of a batch's items: uniform, prioritised, or first in, first out. All ranks draw alike."""
 
 from __future__ import annotations
 
@@ -8,27 +8,24 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from marl.core import Saveable, State
 from marl.errors import InputError
-from marl.replay.layout import Ints
 from marl.replay.storage import Replay
 from marl.replay.sum_tree import SegmentTrees
 from marl.streams import Stream
-
-Floats = NDArray[np.float64]
+from marl.types import Floats, Integers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """This rank's b items of a global batch."""
 
-    envs: Ints
+    envs: Integers
     """(b,): copies on this rank."""
-    numbers: Ints
+    numbers: Integers
     """(b,): items of these copies."""
-    positions: Ints
+    positions: Integers
     """(b,): places in the global batch, ascending."""
     weights: Floats | None
     """(b,) importance weights; None where all are 1."""
@@ -36,6 +33,9 @@ class Selection:
 
 class Selector(Saveable, ABC):
     """Draws the items of a global batch; all ranks draw the same."""
+
+    without_replacement: bool = False
+    """Whether every item is drawn once, so that inserts alone limit sampling."""
 
     @abstractmethod
     def available(self) -> int:
@@ -45,11 +45,11 @@ class Selector(Saveable, ABC):
     def select(self, batch_size: int, step: int) -> Selection:
         """Draws this rank's share of global batch number ``step``."""
 
-    def update(self, indices: Ints, priorities: Floats) -> None:
-        """Takes new priorities of items, where the selector knows priorities; see ``PrioritizedSelector``."""
+    def update(self, indices: Integers, priorities: Floats) -> None:
+        """Updates priorities of items, where the selector has any; see ``PrioritizedSelector``."""
 
     def clear(self) -> None:
-        """Is told that replay forgot all items."""
+        """Forgets all items, when replay does."""
 
 
 class BatchDraws:
@@ -57,7 +57,7 @@ class BatchDraws:
 
     Args:
         seed: the experiment's.
-        purpose: what the batches are for.
+        purpose: of the batches.
     """
 
     _ROWS: Final = 32
@@ -67,13 +67,13 @@ class BatchDraws:
         self._words = np.empty((0, 0), np.int64)
         self._first = 0
 
-    def __call__(self, step: int, count: int) -> Ints:
+    def __call__(self, step: int, count: int) -> Integers:
         """(count,) words in [0, 2³²) for one batch."""
         row = step - self._first
         if not 0 <= row < len(self._words) or self._words.shape[1] != count:
             self._words = self._stream.words(step, count, rows=self._ROWS)[:, 0].numpy()
             self._first, row = step, 0
-        words: Ints = self._words[row]
+        words: Integers = self._words[row]
         return words
 
 
@@ -95,19 +95,21 @@ class UniformSelector(Selector):
         places = self._draw(step, batch_size) * ends[-1] >> 32
         envs = np.searchsorted(ends, places, side="right")
         numbers = places - ends[envs] + self._replay.counts[envs]
-        return _local(self._replay, envs, numbers)
+        return _local_selection(self._replay, envs, numbers)
 
 
 class FifoSelector(Selector):
     """Every item once, oldest first; among items of one age, by copy."""
 
+    without_replacement = True
+
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
-        self._taken: Ints = np.zeros(replay.global_num_envs, np.int64)
+        self._taken: Integers = np.zeros(replay.global_num_envs, np.int64)
 
-    def _next(self) -> Ints:
-        # Items that were overwritten unread are gone; a dataset that is asked before every step reads them in time.
-        first: Ints = np.maximum(self._taken, self._replay.counts - self._replay.stored_of_envs)
+    def _next(self) -> Integers:
+        # Items that were overwritten unread are gone; a dataset that is sampled at every step reads them in time.
+        first: Integers = np.maximum(self._taken, self._replay.counts - self._replay.stored_of_envs)
         return first
 
     def available(self) -> int:
@@ -115,36 +117,35 @@ class FifoSelector(Selector):
         return int((self._replay.counts - self._next()).sum())
 
     def select(self, batch_size: int, step: int) -> Selection:
-        """Takes the oldest items that were not drawn yet."""
+        """Draws the oldest items that were not drawn yet."""
         first = self._next()
         envs, numbers = ranges(first, np.minimum(self._replay.counts, first + batch_size))
         order = np.lexsort((envs, numbers))[:batch_size]
         envs, numbers = envs[order], numbers[order]
         self._taken = first + np.bincount(envs, minlength=len(first))
-        return _local(self._replay, envs, numbers)
+        return _local_selection(self._replay, envs, numbers)
 
     def clear(self) -> None:
-        """See Selector."""
         self._taken.fill(0)
 
     def state_dict(self) -> State:
-        """How many items of every copy were drawn."""
+        """The numbers of items drawn from each copy."""
         return {"taken": torch.from_numpy(self._taken.copy())}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes them back."""
         self._taken = state["taken"].numpy().copy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priorities:
-    """How priorities shape sampling (Schaul et al. 2016, "Prioritized experience replay", equations 1 and 2)."""
+    """Options of prioritised sampling (Schaul et al. 2016, "Prioritized experience replay", equations 1 and 2)."""
 
     alpha: float = 0.6
     """Items are drawn with probability proportional to priority ** alpha; 0 is uniform."""
     beta: float = 0.4
     """Importance weights are the inverse probability ** beta, at first."""
     final_beta: float = 1.0
+    """Exponent of importance weights after ``anneal_batches``."""
     anneal_batches: int = 100_000
     """Batches over which beta goes from its first to its final value."""
     epsilon: float = 1e-6
@@ -171,7 +172,7 @@ class PrioritizedSelector(Selector):
         self._draw = BatchDraws(seed)
         self._sums = SegmentTrees(replay.num_envs, replay.rows, "sum")
         self._minima = SegmentTrees(replay.num_envs, replay.rows, "min")
-        self._seen: Ints = np.zeros(replay.num_envs, np.int64)
+        self._seen: Integers = np.zeros(replay.num_envs, np.int64)
         self._largest: Floats = np.ones(replay.num_envs)
         self._new_priority = 1.0
 
@@ -182,7 +183,7 @@ class PrioritizedSelector(Selector):
     def select(self, batch_size: int, step: int) -> Selection:
         """Draws one item from each of ``batch_size`` equal parts of the sum of priorities."""
         replay, config = self._replay, self._config
-        self._absorb()
+        self._add_new_items()
         shared = replay.share(np.stack((self._sums.roots, self._minima.roots, self._largest))).numpy()
         totals, minimum = shared[0], shared[1].min()
         self._new_priority = float(shared[2].max())
@@ -192,7 +193,7 @@ class PrioritizedSelector(Selector):
         # Rounding may carry a value to the very end: then it belongs to the last copy that has a total.
         envs = np.minimum(np.searchsorted(ends, values, side="right"), np.flatnonzero(totals)[-1])
         values -= (ends - totals)[envs]
-        positions = _mine(replay, envs)
+        positions = _local_positions(replay, envs)
         envs = envs[positions] - replay.first_env
         leaves = self._sums.find(envs, np.maximum(values[positions], 0.0))
         oldest = replay.local_counts[envs] - np.minimum(replay.local_counts[envs], replay.rows)
@@ -204,8 +205,8 @@ class PrioritizedSelector(Selector):
             weights=(minimum / self._sums.leaves[envs, leaves]) ** beta,
         )
 
-    def update(self, indices: Ints, priorities: Floats) -> None:
-        """Takes new priorities of items of this rank.
+    def update(self, indices: Integers, priorities: Floats) -> None:
+        """Updates priorities of items of this rank.
 
         Items that were overwritten in the meantime, and priorities that are not finite, are left out.
 
@@ -220,20 +221,19 @@ class PrioritizedSelector(Selector):
         np.maximum.at(self._largest, envs[keep], values[keep])
 
     def clear(self) -> None:
-        """See Selector."""
         self._sums.set_all(np.zeros_like(self._sums.leaves))
         self._minima.set_all(np.full_like(self._minima.leaves, np.inf))
         self._seen.fill(0)
         self._largest.fill(1.0)
         self._new_priority = 1.0
 
-    def _absorb(self) -> None:
+    def _add_new_items(self) -> None:
         counts = self._replay.local_counts
         envs, numbers = ranges(np.maximum(self._seen, counts - self._replay.rows), counts)
         self._set(envs, numbers, np.full(len(envs), self._new_priority))
         self._seen[:] = counts
 
-    def _set(self, envs: Ints, numbers: Ints, values: Floats) -> None:
+    def _set(self, envs: Integers, numbers: Integers, values: Floats) -> None:
         # Number k replaces number k - rows, which has just left the store.
         leaves = numbers % self._replay.rows
         self._sums.set(envs, leaves, values)
@@ -244,11 +244,10 @@ class PrioritizedSelector(Selector):
         return {"new_priority": torch.tensor(self._new_priority, dtype=torch.float64)}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes it back."""
         self._new_priority = float(state["new_priority"])
 
     def env_state_dict(self) -> State:
-        """The copies' priorities, (E, rows) float64, and what is known of each."""
+        """The copies' priorities, (E, rows) float64; numbers of items seen, and largest priorities, (E,)."""
         return {
             "priorities": torch.from_numpy(self._sums.leaves.copy()),
             "seen": torch.from_numpy(self._seen.copy()),
@@ -256,7 +255,6 @@ class PrioritizedSelector(Selector):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes them back."""
         leaves = state["priorities"].numpy()
         self._sums.set_all(leaves)
         self._minima.set_all(np.where(leaves > 0, leaves, np.inf))
@@ -264,22 +262,22 @@ class PrioritizedSelector(Selector):
         self._largest[:] = state["largest"].numpy()
 
 
-def ranges(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """The integers of several ranges, and to which range each belongs: two (K,) int64 arrays (owner, integer)."""
+def ranges(starts: Integers, stops: Integers) -> tuple[Integers, Integers]:
+    """The integers of several ranges, with the range of each: two (K,) int64 arrays (range, integer)."""
     lengths = np.maximum(stops - starts, 0)
     owners = np.repeat(np.arange(len(lengths)), lengths)
     return owners, np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths - starts, lengths)
 
 
-def _mine(replay: Replay, envs: Ints) -> Ints:
+def _local_positions(replay: Replay, envs: Integers) -> Integers:
     """Positions in a global batch that belong to this rank's copies."""
     if replay.num_envs == replay.global_num_envs:
         return np.arange(len(envs))
     return np.flatnonzero((envs >= replay.first_env) & (envs < replay.first_env + replay.num_envs))
 
 
-def _local(replay: Replay, envs: Ints, numbers: Ints) -> Selection:
-    positions = _mine(replay, envs)
+def _local_selection(replay: Replay, envs: Integers, numbers: Integers) -> Selection:
+    positions = _local_positions(replay, envs)
     return Selection(
         envs=envs[positions] - replay.first_env, numbers=numbers[positions], positions=positions, weights=None
     )

@@ -1,4 +1,4 @@
-"""Where the records of a rank's environment copies lie."""
+"""The records of a rank's environment copies, in preallocated rings, and the counts that all ranks share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import Tensor
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
 from marl.replay.items import Items, TransitionItems
-from marl.replay.layout import Array, Ints, Staging, item_layout
+from marl.replay.layout import Staging, item_layout
 from marl.specs import EnvironmentSpec
+from marl.types import Array, Integers
 
 
 class Replay(Saveable):
@@ -25,7 +26,7 @@ class Replay(Saveable):
 
     Args:
         spec: the environment's; states are stored if it has them.
-        items: what an item is.
+        items: transitions or sequences.
         capacity: items over all copies and ranks; every copy gets an equal share, rounded down.
         num_envs: copies on this rank, E.
         first_env: global index of the first of them.
@@ -78,22 +79,22 @@ class Replay(Saveable):
         self._records = np.zeros((self.rows, num_envs, self.layout.words), np.int64)
         self._flat = self._records.reshape(-1, self.layout.words)
         self._staging: Staging | None = None
-        self.local_counts: Ints = np.zeros(num_envs, np.int64)
+        self.local_counts: Integers = np.zeros(num_envs, np.int64)
         """(E,): items that each copy of this rank has ever committed."""
-        self.counts: Ints = np.zeros(self.global_num_envs, np.int64)
-        """(global copies,): the same for all copies of all ranks, as of the last ``agree``."""
-        self._agreed = True
+        self.counts: Integers = np.zeros(self.global_num_envs, np.int64)
+        """(global copies,): the same for all copies of all ranks, as of the last ``sync_counts``."""
+        self._synced = True
 
     @property
     def in_step(self) -> bool:
-        """Whether every copy commits one item a step, so that ranks know each other's counts."""
+        """True if every copy commits one item a step, so that ranks know each other's counts."""
         return isinstance(self.items, TransitionItems)
 
     def clear(self) -> None:
         """Forgets all items."""
         self.local_counts.fill(0)
         self.counts.fill(0)
-        self._agreed = True
+        self._synced = True
 
     @property
     def nbytes(self) -> int:
@@ -102,16 +103,16 @@ class Replay(Saveable):
 
     @property
     def inserted(self) -> int:
-        """Items ever committed over all ranks, as of the last ``agree``."""
+        """Items ever committed over all ranks, as of the last ``sync_counts``."""
         return int(self.counts.sum())
 
     @property
     def stored(self) -> int:
-        """Items stored over all ranks, as of the last ``agree``."""
+        """Items stored over all ranks, as of the last ``sync_counts``."""
         return int(self.stored_of_envs.sum())
 
     @property
-    def stored_of_envs(self) -> Ints:
+    def stored_of_envs(self) -> Integers:
         """(global copies,) int64: items stored of every copy."""
         return np.minimum(self.counts, self.rows)
 
@@ -126,8 +127,8 @@ class Replay(Saveable):
         self._staging.write(item)
         self.append(self._staging.records)
 
-    def append(self, records: Ints, envs: Ints | None = None) -> None:
-        """Takes finished items; called at every step, on all ranks, also where nothing is finished.
+    def append(self, records: Integers, envs: Integers | None = None) -> None:
+        """Appends finished items; called at every step, on all ranks, also where nothing is finished.
 
         Args:
             records: (E, words) int64, the copies' records.
@@ -142,11 +143,11 @@ class Replay(Saveable):
                 envs = np.arange(self.num_envs)
             self._records[self.local_counts[envs] % self.rows, envs] = records[envs]
             self.local_counts[envs] += 1
-        self._agreed = False
+        self._synced = False
 
-    def agree(self) -> None:
-        """Learns the other ranks' counts: by arithmetic where copies are in step, else by one small all-reduce."""
-        if self._agreed:
+    def sync_counts(self) -> None:
+        """Brings all ranks' counts up to date: by arithmetic where copies are in step, else by one small all-reduce."""
+        if self._synced:
             return
         if self._communicator is None:
             self.counts[:] = self.local_counts
@@ -156,17 +157,17 @@ class Replay(Saveable):
             self.counts.fill(0)
             self.counts[self.first_env : self.first_env + self.num_envs] = self.local_counts
             self._communicator.all_reduce(torch.from_numpy(self.counts))
-        self._agreed = True
+        self._synced = True
 
-    def gather(self, envs: Ints, numbers: Ints, out: Ints) -> None:
+    def gather(self, envs: Integers, numbers: Integers, out: Integers) -> None:
         """Copies the records of items (copy on this rank, number), (B,) each, into ``out``, (B, words)."""
         np.take(self._flat, numbers % self.rows * self.num_envs + envs, axis=0, out=out, mode="clip")
 
     def share(self, of_envs: Array) -> Tensor:
-        """Joins figures of copies over ranks.
+        """Joins numbers of copies over ranks.
 
         Args:
-            of_envs: (K, E) float64 figures of this rank's copies.
+            of_envs: (K, E) float64 numbers of this rank's copies.
 
         Returns:
             (K, global copies) float64, equal on all ranks bit by bit.
@@ -175,7 +176,7 @@ class Replay(Saveable):
             return torch.from_numpy(of_envs)
         joined = torch.zeros((of_envs.shape[0], self.global_num_envs), dtype=torch.float64)
         joined[:, self.first_env : self.first_env + self.num_envs] = torch.from_numpy(of_envs)
-        # Zeros are all that is added to a figure, so the sum is exact whatever the number of ranks.
+        # Only zeros are added to a number, so the sum is exact whatever the number of ranks.
         self._communicator.all_reduce(joined)
         return joined
 
@@ -192,7 +193,7 @@ class Replay(Saveable):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes back what ``env_state_dict`` gave; an empty dictionary leaves the replay empty."""
+        """Loads what ``env_state_dict`` gave; an empty dictionary leaves the replay empty."""
         if not state:
             return
         records, rows = state["records"], int(state["rows"][0])
@@ -203,11 +204,11 @@ class Replay(Saveable):
             )
         torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
         self.local_counts[:] = state["counts"].numpy()
-        self._agreed = False
+        self._synced = False
 
 
 def _memory(needed: int, communicator: Communicator | None) -> tuple[int, int]:
-    """What all ranks of one machine need together, and what it has free; of the machine that has least to spare.
+    """Memory that all ranks of one machine need, and that it has free, of the machine that has least to spare.
 
     Collective, and before anything is allocated: ranks of one machine see the same free memory, each of them alone
     may fit into it, and all must come to the same decision.

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from marl.types import Floats, Integers
 
 
 class SegmentTrees:
@@ -41,7 +39,7 @@ class SegmentTrees:
         """(E, leaves) float64, a view."""
         return self._nodes[:, self._base : self._base + self._leaves]
 
-    def set(self, trees: Ints, leaves: Ints, values: Floats) -> None:
+    def set(self, trees: Integers, leaves: Integers, values: Floats) -> None:
         """Sets leaves; of several values for one leaf the last counts.
 
         Args:
@@ -64,7 +62,7 @@ class SegmentTrees:
             children = self._nodes[:, 2 * width : 4 * width]
             self._nodes[:, width : 2 * width] = self._combine(children[:, ::2], children[:, 1::2])
 
-    def find(self, trees: Ints, values: Floats) -> Ints:
+    def find(self, trees: Integers, values: Floats) -> Integers:
         """In trees of sums: the first leaf at which the running sum exceeds the value.
 
         A leaf of value 0 is never found unless its whole tree is 0, however the sums were rounded.
@@ -77,13 +75,13 @@ class SegmentTrees:
             (K,) int64 leaves.
         """
         found = self._descend(trees, values)
-        # Rounding may lead past the last leaf that holds something; that is rare, so it is mended afterwards.
+        # Rounding may lead past the last leaf that holds something; that is rare, so it is corrected afterwards.
         empty = np.flatnonzero(self._nodes[trees, found + self._base] <= 0)
         if len(empty):
             found[empty] = self._descend(trees[empty], values[empty], careful=True)
         return found
 
-    def _descend(self, trees: Ints, values: Floats, *, careful: bool = False) -> Ints:
+    def _descend(self, trees: Integers, values: Floats, *, careful: bool = False) -> Integers:
         flat, roots = self._nodes.reshape(-1), trees * (2 * self._base)
         nodes, values = np.ones(len(trees), np.int64), values.copy()
         for _ in range(self._depth):

@@ -1,1 +1,1 @@
-"""Testing."""
+"""Conformance checks of environments and algorithms, with fakes to run them on."""

@@ -1,4 +1,4 @@
-"""Conformance check of algorithms: shipped, and run on every builder there is."""
+"""Conformance checks of algorithms, for users' own ones too; the tests run them on every builder here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _agents(count: int, name: str, action: Any, *, shape: tuple[int, ...] = (6,)
 
 
 def algorithm_specs() -> dict[str, EnvironmentSpec]:
-    """Environments of all kinds, by name: what ``check_algorithm`` tries out.
+    """Specs of environments of all kinds, by name, for ``check_algorithm``.
 
     ``discrete``, ``masked``, ``alone`` (one agent), ``groups`` (of different spaces), ``bytes`` (small boards),
     ``multi-discrete``, ``continuous``, ``mixed`` (a continuous and a discrete group), ``turns``.
@@ -70,7 +70,7 @@ def algorithm_specs() -> dict[str, EnvironmentSpec]:
 
 
 def fake_factory(spec: EnvironmentSpec) -> EnvironmentFactory:
-    """A factory of random environments of this spec, whose agents are grouped as is asked for, and die at times."""
+    """Makes a factory of random environments of this spec, whose agents are grouped as requested, and die at times."""
 
     def agents(group: GroupSpec) -> list[AgentSpec]:
         return [
@@ -128,7 +128,7 @@ def check_algorithm(
     resumes_exactly: bool = True,
     seed: int = 0,
 ) -> None:
-    """Checks all that builders promise, on random environments.
+    """Checks all promises of builders, on random environments.
 
     On every claimed spec: parts are built, actions are legal, updates change parameters and everything stays
     finite; the same seed gives the same run; a checkpoint, written and read, gives the same policies and goes on;
@@ -138,7 +138,7 @@ def check_algorithm(
         builder: the algorithm, with settings that let it learn within some thousand environment steps.
         claims: specs that it can learn on, by name; ``algorithm_specs`` has some of all kinds.
         refuses: specs that it must refuse, by name.
-        updates: how many updates each run takes.
+        updates: number of updates of each run.
         num_envs: environment copies.
         ranks: numbers of ranks to compare with one.
         resumes_exactly: whether a run that goes on from a checkpoint ends as if it had not been stopped; replay
@@ -174,7 +174,7 @@ def check_algorithm(
 
 
 def check_refusal(builder: Builder[Any], spec: EnvironmentSpec, name: str) -> None:
-    """The builder says in one line why it cannot learn on this spec."""
+    """Checks that the builder refuses this spec, with the reason in one line."""
     rule = "what an algorithm cannot learn on is refused with a reason"
     config = ExperimentConfig(builder=builder, environment=fake_factory(spec), num_envs=2)
     try:
@@ -189,7 +189,7 @@ def check_refusal(builder: Builder[Any], spec: EnvironmentSpec, name: str) -> No
 
 
 def check_update(config: ExperimentConfig, updates: int) -> _Finished:
-    """Updates change parameters, everything stays finite, and the same seed gives the same run."""
+    """Checks that updates change parameters, everything stays finite, and the same seed gives the same run."""
     finished = _train(config, updates)
     _check_finite(finished.experiment.learner.state_dict(), "the learner's state")
     for row in finished.rows:
@@ -206,16 +206,16 @@ def check_update(config: ExperimentConfig, updates: int) -> _Finished:
 
 
 def check_checkpoint(config: ExperimentConfig, updates: int, *, exactly: bool) -> None:
-    """What was saved is what is loaded: parameters, actions, and where the run goes on."""
+    """Checks that a loaded checkpoint gives the saved parameters and actions, and that the run goes on from it."""
     rule = "a checkpoint holds everything"
     with tempfile.TemporaryDirectory() as folder:
         saved = _train(config, updates, checkpointer=Checkpointer(Path(folder))).experiment
         resumed = Experiment(config)
         resumed.load(load_checkpoint(Path(folder)))
-    for part in ("learner", "dataset", "adder", "actor"):
-        one, other = getattr(saved, part), getattr(resumed, part)
-        if part in ("dataset", "adder") and not exactly:
-            continue
+    pairs = [(saved.learner, resumed.learner), (saved.actor, resumed.actor)]
+    if exactly:
+        pairs += [(saved.dataset, resumed.dataset), (saved.adder, resumed.adder)]
+    for one, other in pairs:
         _compare(one.state_dict(), other.state_dict(), rule)
         _compare(one.env_state_dict(), other.env_state_dict(), rule)
     networks = config.builder.make_networks(saved.spec)
@@ -239,7 +239,7 @@ def check_checkpoint(config: ExperimentConfig, updates: int, *, exactly: bool) -
 
 
 def check_ranks(config: ExperimentConfig, updates: int, expected: State, size: int) -> None:
-    """So many ranks end with the same parameters, bit by bit, and with those of one rank up to summation."""
+    """Checks that ranks end with equal parameters, bit by bit, and with those of one rank up to summation."""
     after = [finished.after for finished in run_on_threads(size, lambda ranks: _train(config, updates, ranks))]
     for rank, state in enumerate(after[1:], 1):
         _compare(after[0], state, f"replicas are equal: rank {rank} of {size}")

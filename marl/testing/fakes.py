@@ -1,4 +1,4 @@
-"""An environment made from a spec alone, for tests: random in every number, and the same on any number of ranks."""
+"""A random environment made from a spec alone, the same on any number of ranks."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from marl.acting.random_actions import legal_actions
 from marl.core import State, VectorEnvironment
-from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
+from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.streams import Stream
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 
 class FakeVectorEnvironment(VectorEnvironment):
-    """A random environment of any spec, for tests.
+    """A random environment of any spec.
 
     Every number is a function of (seed, purpose, step, global copy), so copies do not depend on each other or on
     ranks. Episodes have random lengths, end for everybody at once or, with ``death_rate``, agent by agent, half of
     the time by truncation. Where the spec is turn-based one agent acts at a time, in the order of agents.
 
     Args:
-        spec: what it looks like.
-        num_envs: copies, E.
+        spec: of the environment.
+        num_envs: environment copies, E.
         first_env: global index of the first of them.
         seed: of everything.
         purpose: part of the seed.
@@ -137,7 +137,7 @@ class FakeVectorEnvironment(VectorEnvironment):
         return self._timestep
 
     def env_state_dict(self) -> State:
-        """Everything, one row a copy."""
+        """The whole state, one row a copy."""
         timestep = self.current()
         state = {
             "clock": torch.full((self.num_envs,), self._clock),
@@ -155,7 +155,6 @@ class FakeVectorEnvironment(VectorEnvironment):
         return state
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes back what ``env_state_dict`` gave."""
         self._clock = int(state["clock"][0])
         self._age, self._length, self._alive = (state[name].clone() for name in ("age", "length", "alive"))
         self._timestep = TimeStep(
@@ -216,10 +215,8 @@ class FakeVectorEnvironment(VectorEnvironment):
         return _draw(streams[group.name], self._clock, group.size, group.observation)
 
     def _masks(self, group: GroupSpec, streams: dict[str, Stream]) -> Tensor:
-        if isinstance(group.action, ContinuousActions):
-            raise ValueError(f"{group.name} is masked, but its actions are continuous")
-        size = group.action.mask_size
-        nvec = (group.action.num_actions,) if isinstance(group.action, DiscreteActions) else group.action.nvec
+        assert not isinstance(group.action, ContinuousActions)
+        size, nvec = group.action.mask_size, group.action.nvec
         words = streams[group.name].words(self._clock, group.size * (size + len(nvec)))[0]
         words = words.view(self.num_envs, group.size, size + len(nvec))
         legal = (words[..., :size] & 64).bool()
@@ -243,9 +240,9 @@ class FakeVectorEnvironment(VectorEnvironment):
             active = before.groups[group.name].active
             legal = legal_actions(group.action, tensor, before.groups[group.name].action_masks)
             if (active & ~legal).any():
-                copy, agent = (active & ~legal).nonzero()[0].tolist()
+                env, agent = (active & ~legal).nonzero()[0].tolist()
                 raise ValueError(
-                    f"{group.agents[agent]} took an illegal action in copy {copy}: {tensor[copy, agent].tolist()}"
+                    f"{group.agents[agent]} took an illegal action in copy {env}: {tensor[env, agent].tolist()}"
                 )
 
 
@@ -263,5 +260,6 @@ def _draw(stream: Stream, step: int, agents: int | None, spec: ArraySpec) -> Ten
     return (stream.words(step, count)[0] & 127).to(spec.dtype).view(shape)
 
 
-def _expand(flags: Tensor, like: Tensor) -> Tensor:
-    return flags.view(*flags.shape, *(1,) * (like.dim() - flags.dim()))
+def _expand(flags: Tensor, target: Tensor) -> Tensor:
+    """Adds dimensions of size 1 until the flags broadcast with the target."""
+    return flags.view(*flags.shape, *(1,) * (target.dim() - flags.dim()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.core import Communicator
-from marl.distributed.communicators import reduce_sums, split
+from marl.distributed.communicators import split
 from marl.distributed.flat_parameters import FlatParameters
 from marl.distributed.replicas import ReplicaError, assert_replicas_equal, replica_difference
 from marl.errors import InputError
@@ -82,19 +82,6 @@ def check_rows_of_different_sizes_are_refused_everywhere(c: Communicator) -> Non
     if c.size > 1:
         with pytest.raises(ValueError, match="different sizes"):
             c.gather_rows(torch.zeros(1, 2 + (c.rank == 1)))
-
-
-def check_sums_of_named_figures_do_not_depend_on_the_order_of_names(c: Communicator) -> None:
-    pairs = [("a", float(c.rank)), ("b", 1.0), ("loss/c", 0.5)]
-    if c.rank % 2:
-        pairs.reverse()
-    assert reduce_sums(c, dict(pairs)) == {"a": c.size * (c.size - 1) / 2, "b": c.size, "loss/c": c.size / 2}
-
-
-def check_figures_of_different_names_are_refused(c: Communicator) -> None:
-    if c.size > 1:
-        with pytest.raises(RuntimeError, match="different names"):
-            reduce_sums(c, {"b" if c.rank == 1 else "a": 1.0})
 
 
 def _networks(seed: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:

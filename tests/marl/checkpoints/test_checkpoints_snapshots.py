@@ -32,7 +32,7 @@ def test_a_snapshot_does_not_change_with_the_learner():
 
 
 def test_few_snapshots_are_kept_in_memory_where_there_are_files(tmp_path):
-    store = SnapshotStore(tmp_path, at_hand=2)
+    store = SnapshotStore(tmp_path, cache_size=2)
     digests = [store.put(parameters(number)) for number in range(5)]
     assert len(store._memory) == 2
     for number, digest in enumerate(digests):

@@ -194,7 +194,7 @@ def dataset_of(replay, *, batch_size, ratio=1.0, min_size=1, seed=0, priorities=
 
 def everything(replay):
     """All stored items, oldest first, copy by copy: fields by name, and the copies."""
-    replay.agree()
+    replay.sync_counts()
     stored, counts = replay.stored_of_envs, replay.counts
     envs, numbers = ranges(counts - stored, counts)
     out = torch.empty((len(envs), replay.layout.words), dtype=torch.int64)

@@ -164,10 +164,7 @@ def test_an_environment_that_saves_nothing_is_let_pass():
     check_resume(factory_of(SIMPLE, Fleeting))
 
 
-def test_fakes_need_a_reset_and_maskable_actions():
+def test_fakes_need_a_reset():
     with pytest.raises(ValueError, match="reset"):
         FakeVectorEnvironment(SIMPLE).current()
-    continuous = group("x", ContinuousActions(low=(0.0,), high=(1.0,)), masked=True)
-    with pytest.raises(ValueError, match="masked"):
-        FakeVectorEnvironment(EnvironmentSpec(groups=(continuous,))).reset()
     assert FakeVectorEnvironment(SIMPLE, num_envs=3).reset().first.shape == (3,)
