@@ -50,6 +50,11 @@ class DiscreteActions:
         return ArraySpec(shape=(), dtype=torch.int64)
 
     @property
+    def nvec(self) -> tuple[int, ...]:
+        """Number of alternatives of the one choice, as for several."""
+        return (self.num_actions,)
+
+    @property
     def mask_size(self) -> int:
         """Length of one agent's action mask."""
         return self.num_actions
@@ -93,6 +98,11 @@ class ContinuousActions:
     def array(self) -> ArraySpec:
         """Shape and dtype of one agent's action."""
         return ArraySpec(shape=(self.size,), dtype=torch.float32)
+
+    @property
+    def mask_size(self) -> int:
+        """Length of one agent's action mask: 0, since continuous actions cannot be masked."""
+        return 0
 
 
 ActionSpec = DiscreteActions | MultiDiscreteActions | ContinuousActions
