@@ -319,7 +319,7 @@ def test_one_copy_repeats_its_episodes_from_a_seed():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("mpe2.simple_spred_v3", {}, "did you mean mpe2.simple_spread_v3"),
+        ("mpe2.simple_spred_v3", {}, "did you mean 'mpe2.simple_spread_v3'"),
         ("mpe2.simple_formation_v1", {}, "there are mpe2.simple_adversary_v3, "),
         ("mpe2.simple_spread_v3", {"n": 3}, "takes no argument n; it takes max_cycles, .* N, "),
         ("mpe2.simple_spread_v3", {"N": 0}, "N is a whole number of at least 1, not 0"),
