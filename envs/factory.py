@@ -44,7 +44,7 @@ def make_factory(
     """
     arguments = dict(env_kwargs or {})
     if backend == "batched":
-        if not preprocessing.nothing:
+        if not preprocessing.is_identity:
             raise InputError("the batched backend has no images, so there is nothing to preprocess")
         found = split_name(name)
         if found is not None and found[0] is OPENSPIEL:

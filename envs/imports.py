@@ -1,4 +1,4 @@
-"""Imports of modules that users name: where they are found, and one clear line where they are not."""
+"""Imports of the modules that users name, with one clear line where a module or a package is missing."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _is_within(module: str, package: str | None) -> bool:
 
 
 def missing_package(env: str, error: ImportError, install: str | None) -> InputError:
-    """The error that says which package an environment needs, and how it is installed."""
+    """The error that names the package that an environment needs, and the command that installs it."""
     missing = install or (error.name or "").partition(".")[0]
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -1,4 +1,4 @@
-"""Environments by name: which callable makes them, and the arguments that it takes."""
+"""Environments by name: the callable that makes them, and the arguments that it takes."""
 
 from __future__ import annotations
 

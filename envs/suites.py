@@ -22,7 +22,7 @@ class Suite:
     modules: str | None = None
     """The package whose modules are its environments."""
     gymnasium_ids: str | None = None
-    """What its ids in gymnasium's registry begin with, in lower case."""
+    """The beginning of its ids in gymnasium's registry, in lower case."""
     time_limit: str = ""
     """The attribute of its gymnasium environments that holds their step limit."""
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, Layout
+from marl.envs.mpe.physics import AgentBody, WorldLayout
 from marl.envs.mpe.task import one_hot
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, GroupSpec
 
@@ -37,7 +37,7 @@ class Controls:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: WorldLayout,
         groups: Sequence[GroupSpec],
         *,
         continuous: bool,

@@ -1,4 +1,4 @@
-"""Many copies of one MPE task, stepped together: the batched ``VectorEnvironment``."""
+"""E copies of one MPE task, stepped together: the batched ``VectorEnvironment``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from marl.streams import Stream
 from marl.types import Actions, TimeStep
 
 Compile = bool | Literal["auto"]
-"""Whether to compile the step; "auto": where a compiler is there and copies are many."""
+"""True compiles the step, False does not, "auto" does where there is a compiler and there are many copies."""
 
 _COMPILE_FROM: Final = 64
 """Copies from which compiling pays in a run of minutes."""
@@ -40,7 +40,7 @@ class BatchedMPE(VectorEnvironment):
     copies are split over ranks. ``state`` is mpe2's ``state()``: all observations, in ``possible_agents`` order.
 
     Args:
-        task: what to play.
+        task: the task.
         request: number and place of the copies, seed, sharing.
         device: where everything lives.
         dtype: of the physics; observations and rewards are float32 as in mpe2.
@@ -124,7 +124,6 @@ class BatchedMPE(VectorEnvironment):
 
     @torch.no_grad()
     def reset(self) -> TimeStep:
-        """Begins a new episode in every copy."""
         self._begin_all()
         self._steps.rewards.zero_()
         self._current = self._steps.begun
@@ -132,7 +131,6 @@ class BatchedMPE(VectorEnvironment):
 
     @torch.no_grad()
     def step(self, actions: Actions) -> TimeStep:
-        """Takes one step in every copy."""
         if self._function is None:
             self._function = self._compiled() if self._wants_compiling else self._advance
         self._function(*[self._checked(group, actions[group.name]) for group in self.spec.groups], *self._written)
@@ -154,7 +152,7 @@ class BatchedMPE(VectorEnvironment):
         return self._current
 
     def _advance(self, *tensors: Tensor) -> None:
-        """Physics, rewards and observations of one step: the groups' actions, then what is written over."""
+        """Physics, rewards and observations of one step: the groups' actions, then the tensors that are overwritten."""
         num_groups = len(self.spec.groups)
         actions, (*fields, observations, rewards) = tensors[:num_groups], tensors[num_groups:]
         state = WorldState(*fields)

@@ -1,4 +1,4 @@
-"""What an environment does not declare, found by playing it: its masks, its state, its kind."""
+"""A probe that plays an environment for a few steps, to find its specs, its masks and the source of its state."""
 
 from __future__ import annotations
 

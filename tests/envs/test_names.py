@@ -1,4 +1,4 @@
-"""Whose module a name means: a user's own ``envs`` package comes before the shipped one, module by module."""
+"""The module that a name means: a user's own ``envs`` package comes before the shipped one, module by module."""
 
 import os
 import subprocess
