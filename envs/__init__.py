@@ -1,1 +1,1 @@
-"""Environments: how they are made by name, adapted and batched."""
+"""Environments, made by name, adapted and batched."""

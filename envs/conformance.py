@@ -1,4 +1,4 @@
-"""What ``marl doctor ENV`` finds out: PettingZoo's own tests and our conformance check, in plain words."""
+"""Checks for ``marl doctor ENV``: PettingZoo's own tests and our conformance checks, reported in plain words."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.envs.factory import make_constructor, vectorize
 from marl.envs.pettingzoo.rows import ApiError
+from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.envs.preprocessing import Preprocessing, preprocessed
 from marl.errors import InputError
 from marl.testing import environments as testing
@@ -27,9 +28,9 @@ class Finding:
     rule: str
     ok: bool
     message: str
-    """What was found, in one line."""
+    """The finding in one line."""
     agent: str | None = None
-    """Which agent breaks it, where that is known."""
+    """The agent that breaks it, where that is known."""
     fatal: bool = True
     """Whether training is impossible without it; the others are worth knowing."""
 
@@ -114,7 +115,8 @@ def _check_forgetting(factory: EnvironmentFactory, steps: int) -> None:
             if later == 0:
                 break
         fresh.load_env_state_dict(played.env_state_dict())
-        if getattr(fresh, "not_reproduced", 0):
+        assert isinstance(fresh, PettingZooVectorEnvironment)
+        if fresh.not_reproduced:
             raise testing.ConformanceError(
                 "a reset with a seed forgets the episode before",
                 "an episode went otherwise in a fresh environment; resumed runs begin such episodes anew",

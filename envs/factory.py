@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
-from marl.envs.names import _line, _missing_package, _nearest, _resolve
+from marl.envs.imports import missing_package, one_line
+from marl.envs.names import resolve
 from marl.envs.on_device import on_device
 from marl.envs.preprocessing import Preprocessing, preprocessed
-from marl.errors import InputError
+from marl.envs.suites import OPENSPIEL, split_name
+from marl.errors import InputError, nearest
 
 Backend = Literal["pettingzoo", "batched"]
 _NO_PREPROCESSING = Preprocessing()
@@ -27,9 +29,9 @@ def make_factory(
     """A factory of vector environments by name.
 
     Args:
-        name: ``package.module`` with a ``parallel_env`` or ``env`` factory (``mpe2.simple_spread_v3``), a PettingZoo
-            registry id (``classic/connect_four-v3``; the parallel form where there is one), ``openspiel/GAME``,
-            ``lbf/ID``, ``rware/ID``, or ``package.module:callable``.
+        name: ``package.module`` with a ``parallel_env`` or ``env`` factory, a PettingZoo registry id (the parallel
+            form where there is one), a name of another suite (see ``marl.envs.suites``), or
+            ``package.module:callable``.
         env_kwargs: arguments for the environment.
         preprocessing: of image observations.
         backend: ``batched`` for environments that exist on tensors.
@@ -42,14 +44,14 @@ def make_factory(
     """
     arguments = dict(env_kwargs or {})
     if backend == "batched":
-        if not preprocessing.nothing:
+        if not preprocessing.is_identity:
             raise InputError("the batched backend has no images, so there is nothing to preprocess")
-        suite, _, rest = name.partition("/")
-        if suite == "openspiel" and rest:
-            _resolve(name)  # says which package is missing, or which game was meant
+        found = split_name(name)
+        if found is not None and found[0] is OPENSPIEL:
+            resolve(name)  # says which package is missing, or which game was meant
             from marl.envs.openspiel.batched import make_batched_game
 
-            return make_batched_game(rest, arguments, device=device)
+            return make_batched_game(found[1], arguments, device=device)
         from marl.envs.mpe import make_batched
 
         return make_batched(name, arguments, device=device)
@@ -76,20 +78,22 @@ def vectorize(
 def make_constructor(name: str, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any]:
     """A callable that makes one environment by name; see ``make_factory``."""
     arguments = dict(env_kwargs or {})
-    source = _resolve(name)
+    source = resolve(name)
     accepted = source.accepted()
     if accepted is not None and (unknown := sorted(set(arguments) - set(accepted))):
         takes = f"it takes {', '.join(accepted)}" if accepted else "it takes none"
-        raise InputError(f"{name} takes no argument {', '.join(unknown)}{_nearest(unknown[0], accepted)}; {takes}")
+        raise InputError(
+            f"{name} takes no argument {', '.join(unknown)}{nearest(unknown[0], accepted, list_all=False)}; {takes}"
+        )
 
     def make() -> Any:
         try:
             return source.make(**arguments)
         except ImportError as error:
-            raise _missing_package(name, error, source.install) from error
+            raise missing_package(name, error, source.install) from error
         except (TypeError, ValueError, AssertionError, KeyError) as error:
             if not arguments:
                 raise
-            raise InputError(f"{name} cannot be made with {arguments}: {_line(error)}") from error
+            raise InputError(f"{name} cannot be made with {arguments}: {one_line(error)}") from error
 
     return make

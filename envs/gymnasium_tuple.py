@@ -79,7 +79,7 @@ class GymnasiumTupleEnv(ParallelEnv):  # type: ignore[misc]  # PettingZoo is not
         )
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """Renders the environment."""
         return self._environment.render()
 
     def close(self) -> None:

@@ -32,9 +32,9 @@ class LinearQuadraticTask:
     """The task's matrices."""
 
     A: Matrix
-    """(S, S): how the state goes on by itself."""
+    """(S, S): the dynamics of the state without forces."""
     B: Matrix
-    """(S, n): what each agent's force does to it."""
+    """(S, n): the effect of each agent's force on the state."""
     Q: Matrix
     """(S, S): cost of the state."""
     R: Matrix

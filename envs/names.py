@@ -1,28 +1,27 @@
-"""Names."""
+"""Environments by name: the callable that makes them, and the arguments that it takes."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import inspect
-import os
-import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from marl.errors import InputError
+from marl.envs.imports import import_module, nearest_environment, one_line
+from marl.envs.openspiel.games import import_openspiel
+from marl.envs.suites import OPENSPIEL, Suite, split_name
+from marl.errors import InputError, nearest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Source:
+class Source:
+    """The callable behind a name."""
+
     make: Callable[..., Any]
     described_by: Any = None
-    """Whose signature tells the arguments; None where nothing does."""
+    """Its signature tells the arguments; None where nothing does."""
     install: str | None = None
-    """What to install where an import fails."""
+    """Arguments of ``pip install`` where an import fails."""
 
     def accepted(self) -> tuple[str, ...] | None:
         """Names of the arguments, or None where they cannot be known without trying."""
@@ -37,39 +36,42 @@ class _Source:
         return tuple(parameter.name for parameter in parameters if parameter.kind != parameter.VAR_POSITIONAL)
 
 
-def _resolve(name: str) -> _Source:
-    prefix, _, rest = name.partition("/")
+def resolve(name: str) -> Source:
+    """Finds an environment by name; see ``marl.envs.factory.make_factory``.
+
+    Raises:
+        InputError: there is no such environment, or a package is missing.
+    """
     if ":" in name:
         return _from_callable(name)
-    if prefix == "openspiel" and rest:
-        return _from_openspiel(name, rest)
-    if prefix in _TUPLE_SUITES and rest:
-        return _from_gymnasium(name, prefix, rest)
-    if "/" in name:
-        return _from_registry(name)
-    return _from_module(name)
+    found = split_name(name)
+    if found is None:
+        return _from_registry(name) if "/" in name else _from_module(name)
+    suite, identifier = found
+    return _from_openspiel(name, identifier) if suite is OPENSPIEL else _from_gymnasium(name, suite, identifier)
 
 
-def _from_callable(name: str) -> _Source:
+def _from_callable(name: str) -> Source:
     module_name, _, attribute = name.partition(":")
-    module = _import(name, module_name)
+    module = import_module(name, module_name)
     make = getattr(module, attribute, None)
     if not callable(make):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise InputError(f"{module_name} has no callable {attribute!r}{_nearest(attribute, known)}")
-    return _Source(make=make, described_by=make)
+        hint = nearest(attribute, known, list_all=False)
+        raise InputError(f"{module_name} has no callable {attribute!r}{hint}")
+    return Source(make=make, described_by=make)
 
 
-def _from_module(name: str) -> _Source:
-    module = _import(name, name)
+def _from_module(name: str) -> Source:
+    module = import_module(name, name)
     make = getattr(module, "parallel_env", None) or getattr(module, "env", None)
     if not callable(make):
-        raise InputError(f"{name} has neither parallel_env nor env{_nearest(name, _known_names())}")
+        raise InputError(f"{name} has neither parallel_env nor env{nearest_environment(name)}")
     # The factories take **kwargs; the class behind them says which.
-    return _Source(make=make, described_by=getattr(module, "raw_env", make))
+    return Source(make=make, described_by=getattr(module, "raw_env", make))
 
 
-def _from_registry(name: str) -> _Source:
+def _from_registry(name: str) -> Source:
     import pettingzoo
     from pettingzoo.env_registry.exceptions import PettingZooRegistryError
 
@@ -80,7 +82,7 @@ def _from_registry(name: str) -> _Source:
         except PettingZooRegistryError as error:
             problem = error
     if not found:
-        raise InputError(f"there is no environment {name!r}{_nearest(name, _known_names())}") from problem
+        raise InputError(f"there is no environment {name!r}{nearest_environment(name)}") from problem
     kind = "parallel" if "parallel" in found else "aec"
     spec = found[kind]
     install = f"pettingzoo[{spec.namespace}]"
@@ -90,17 +92,15 @@ def _from_registry(name: str) -> _Source:
 
     described_by = None
     if isinstance(spec.entry_point, str):
-        module = _import(name, spec.entry_point.partition(":")[0], install)
+        module = import_module(name, spec.entry_point.partition(":")[0], install=install)
         described_by = getattr(module, "raw_env", None)
-    return _Source(make=make, described_by=described_by, install=install)
+    return Source(make=make, described_by=described_by, install=install)
 
 
-def _from_openspiel(name: str, game: str) -> _Source:
-    pyspiel = _import(name, "pyspiel", "open-spiel")
-    _import(name, "shimmy", "shimmy")
-    known = pyspiel.registered_names()
-    if game.partition("(")[0] not in known:
-        raise InputError(f"OpenSpiel has no game {game!r}{_nearest(game, known, 'openspiel/')}")
+def _from_openspiel(name: str, game: str) -> Source:
+    import_openspiel(name, game)
+    for package in OPENSPIEL.packages:
+        import_module(name, package, install=OPENSPIEL.install)
 
     def make(**parameters: Any) -> Any:
         from marl.envs.openspiel.adapter import make_game
@@ -108,105 +108,26 @@ def _from_openspiel(name: str, game: str) -> _Source:
         try:
             return make_game(game, parameters)
         except RuntimeError as error:  # pyspiel.SpielError
-            raise ValueError(_line(error)) from error
+            raise ValueError(one_line(error)) from error
 
-    return _Source(make=make, install="open-spiel shimmy")
-
-
-_TUPLE_SUITES = {"lbf": ("lbforaging", "_max_episode_steps"), "rware": ("rware", "max_steps")}
-"""Package, and the attribute that holds the step limit."""
+    return Source(make=make, install=OPENSPIEL.install)
 
 
-def _from_gymnasium(name: str, suite: str, identifier: str) -> _Source:
-    package, limit = _TUPLE_SUITES[suite]
-    _import(name, package, package)
+def _from_gymnasium(name: str, suite: Suite, identifier: str) -> Source:
+    for package in suite.packages:
+        import_module(name, package, install=suite.install)
     import gymnasium
 
     if identifier not in gymnasium.registry:
-        stem = "foraging" if suite == "lbf" else suite
-        known = [key for key in gymnasium.registry if key.lower().startswith(stem)]
-        raise InputError(f"{package} has no environment {identifier!r}{_nearest(identifier, known, f'{suite}/')}")
+        known = [key for key in gymnasium.registry if key.lower().startswith(suite.gymnasium_ids or "")]
+        hint = nearest(identifier, known, prefix=suite.name(""), list_all=False)
+        raise InputError(f"{suite.packages[0]} has no environment {identifier!r}{hint}")
 
     def make(**arguments: Any) -> Any:
         from marl.envs.gymnasium_tuple import GymnasiumTupleEnv
 
         # Without gymnasium's checker, which knows single agents only.
         environment = gymnasium.make(identifier, disable_env_checker=True, **arguments).unwrapped
-        return GymnasiumTupleEnv(environment, time_limit=getattr(environment, limit, None))
+        return GymnasiumTupleEnv(environment, time_limit=getattr(environment, suite.time_limit, None))
 
-    return _Source(make=make, install=package)
-
-
-def _located(module: str) -> str:
-    """Where a module is imported from: a user's own ``envs`` before the one that is shipped as ``marl.envs``."""
-    if module.partition(".")[0] != "envs":
-        return module
-    shipped = f"marl.{module}"
-    try:
-        found, ours = importlib.util.find_spec(module), importlib.util.find_spec(shipped)
-    except (ImportError, ValueError):
-        return shipped
-    if found is None or found.origin is None:
-        return shipped
-    same = ours is not None and ours.origin is not None and os.path.samefile(found.origin, ours.origin)
-    return shipped if same else module
-
-
-def _import(name: str, module: str, install: str | None = None) -> ModuleType:
-    module = _located(module)
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        top = module.partition(".")[0]
-        inside = error.name is not None and (module == error.name or module.startswith(f"{error.name}."))
-        if inside and importlib.util.find_spec(top) is not None:
-            # The package is there, the module in it is not.
-            raise InputError(f"there is no environment {name!r}{_nearest(name, _known_names(top))}") from error
-        if inside and top not in _KNOWN_PACKAGES and install is None:
-            raise InputError(
-                f"there is no environment {name!r}{_nearest(name, _known_names())}, and no package {top!r} is installed"
-            ) from error
-        raise _missing_package(name, error, install) from error
-    except ImportError as error:
-        raise _missing_package(name, error, install) from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{name!r} is no name of an environment{_nearest(name, _known_names())}") from error
-
-
-_KNOWN_PACKAGES = ("mpe2", "pettingzoo", "magent2", "shimmy", "lbforaging", "rware", "pyspiel")
-
-
-def _missing_package(name: str, error: ImportError, install: str | None) -> InputError:
-    missing = install or (error.name or "").partition(".")[0]
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    if not missing:
-        return InputError(f"{name} cannot be imported: {_line(cause)}")
-    quoted = f"'{missing}'" if "[" in missing else missing
-    return InputError(f"{name} needs a package that is not installed: pip install {quoted} ({_line(cause)})")
-
-
-def _known_names(package: str | None = None) -> list[str]:
-    """Names that a user may have meant."""
-    names: list[str] = []
-    for top in {"mpe2", package} - {None}:
-        assert top is not None
-        spec = importlib.util.find_spec(top)
-        for folder in spec.submodule_search_locations or () if spec is not None else ():
-            names += [f"{top}.{module.name}" for module in pkgutil.iter_modules([folder])]
-    from pettingzoo import aec_registry, parallel_registry
-
-    return sorted(
-        {name for name in names if not name.rpartition(".")[2].startswith("_")} | {*aec_registry, *parallel_registry}
-    )
-
-
-def _nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {prefix}{matches[0]}?" if matches else ""
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Source(make=make, install=suite.install)

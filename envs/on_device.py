@@ -13,7 +13,7 @@ class OnDevice(VectorEnvironment):
 
     Args:
         environment: steps in host memory.
-        device: where who acts and who learns compute.
+        device: of time steps and actions; policies and learners compute there.
     """
 
     def __init__(self, environment: VectorEnvironment, device: torch.device) -> None:
@@ -23,35 +23,27 @@ class OnDevice(VectorEnvironment):
         self.num_envs = environment.num_envs
 
     def reset(self) -> TimeStep:
-        """See VectorEnvironment."""
         return self._environment.reset().to(self._device)
 
     def step(self, actions: Actions) -> TimeStep:
-        """See VectorEnvironment."""
         return self._environment.step({name: tensor.cpu() for name, tensor in actions.items()}).to(self._device)
 
     def current(self) -> TimeStep:
-        """See VectorEnvironment."""
         return self._environment.current().to(self._device)
 
     def close(self) -> None:
-        """See VectorEnvironment."""
         self._environment.close()
 
     def state_dict(self) -> State:
-        """See Saveable."""
         return self._environment.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._environment.load_state_dict(state)
 
     def env_state_dict(self) -> State:
-        """See Saveable."""
         return self._environment.env_state_dict()
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._environment.load_env_state_dict(state)
 
 

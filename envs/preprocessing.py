@@ -17,7 +17,7 @@ from marl.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What is done to observations (and to ``state()`` where it is an image), in this order."""
+    """Transformations of observations (and of ``state()`` where it is an image), in this order."""
 
     grey: bool = False
     """One channel instead of three; images stay (height, width, 1)."""
@@ -37,8 +37,8 @@ class Preprocessing:
             raise InputError(f"dtype is uint8 or float32, not {self.dtype!r}")
 
     @property
-    def nothing(self) -> bool:
-        """Whether everything stays as it is."""
+    def is_identity(self) -> bool:
+        """True if everything stays as it is."""
         return self == Preprocessing()
 
 
@@ -47,12 +47,12 @@ def preprocess(environment: Any, preprocessing: Preprocessing) -> Any:
 
     Args:
         environment: its observations are Boxes; for grey and resize, images (height, width, 3 or more).
-        preprocessing: what to do.
+        preprocessing: the transformations.
 
     Raises:
         InputError: the observations of an agent are not such images.
     """
-    if preprocessing.nothing:
+    if preprocessing.is_identity:
         return environment
     # SuperSuit is imported where it is used: with nothing to do, nothing is loaded.
     from supersuit import color_reduction_v0, dtype_v0, frame_stack_v2, resize_v1
@@ -100,7 +100,7 @@ def _has_image_state(environment: Any) -> bool:
 
 
 class StateTransform:
-    """The same treatment for an image state as for observations; remembers the frames of one episode."""
+    """Preprocesses an image state like the observations; keeps the newest frames of one episode."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
@@ -177,4 +177,4 @@ Make = Callable[[], Any]
 
 def preprocessed(make: Make, preprocessing: Preprocessing) -> Make:
     """A callable whose environments are preprocessed."""
-    return make if preprocessing.nothing else lambda: preprocess(make(), preprocessing)
+    return make if preprocessing.is_identity else lambda: preprocess(make(), preprocessing)

@@ -1,4 +1,4 @@
-"""Columns."""
+"""Tensors between layouts: a group's columns of a buffer of all agents, and copies first or last."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ class Columns:
             self._index = torch.tensor(columns, device=buffer.device)
 
     def refresh(self) -> None:
-        """Makes ``tensor`` show what the buffer holds now."""
+        """Brings ``tensor`` up to date with the buffer."""
         if self._index is not None:
             torch.index_select(self._buffer, 1, self._index, out=self.tensor.view(self.tensor.shape[0], -1))
 
 
-def _rows_first(tensor: Tensor) -> Tensor:
+def envs_first(tensor: Tensor) -> Tensor:
+    """(..., E) to (E, ...), a copy on the CPU."""
     return tensor.movedim(-1, 0).cpu().contiguous().clone()
 
 
-def _copies_last(tensor: Tensor) -> Tensor:
+def envs_last(tensor: Tensor) -> Tensor:
+    """(E, ...) to (..., E)."""
     return tensor.movedim(0, -1)

@@ -1,9 +1,8 @@
-"""Many copies of one MPE task, stepped together: the batched ``VectorEnvironment``."""
+"""E copies of one MPE task, stepped together: the batched ``VectorEnvironment``."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Literal, cast
 
 import numpy as np
@@ -11,29 +10,20 @@ import torch
 from torch import Tensor
 
 from marl.core import EnvironmentRequest, State, VectorEnvironment
-from marl.envs.mpe.columns import Columns, _copies_last, _rows_first
+from marl.envs.mpe.columns import envs_first, envs_last
+from marl.envs.mpe.controls import Controls, action_spec
 from marl.envs.mpe.physics import World, WorldState
-from marl.envs.mpe.task import Task, one_hot
+from marl.envs.mpe.task import Task
+from marl.envs.mpe.time_steps import TimeSteps
 from marl.errors import InputError
 from marl.learning.compilation import can_compile, compile_function
-from marl.specs import (
-    ActionSpec,
-    AgentSpec,
-    ArraySpec,
-    ContinuousActions,
-    DiscreteActions,
-    EnvironmentSpec,
-    GroupSpec,
-    group_agents,
-)
+from marl.specs import AgentSpec, ArraySpec, EnvironmentSpec, GroupSpec, group_agents
 from marl.streams import Stream
-from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
+from marl.types import Actions, TimeStep
 
 Compile = bool | Literal["auto"]
-"""Whether to compile the step; "auto": where a compiler is there and copies are many."""
+"""True compiles the step, False does not, "auto" does where there is a compiler and there are many copies."""
 
-_MOVES: Final = 5
-"""Nothing, left, right, down, up."""
 _COMPILE_FROM: Final = 64
 """Copies from which compiling pays in a run of minutes."""
 _ONE_THREAD_BELOW: Final = 2048
@@ -50,7 +40,7 @@ class BatchedMPE(VectorEnvironment):
     copies are split over ranks. ``state`` is mpe2's ``state()``: all observations, in ``possible_agents`` order.
 
     Args:
-        task: what to play.
+        task: the task.
         request: number and place of the copies, seed, sharing.
         device: where everything lives.
         dtype: of the physics; observations and rewards are float32 as in mpe2.
@@ -75,7 +65,6 @@ class BatchedMPE(VectorEnvironment):
         self._device = torch.device(device)
         self._dtype = dtype
         layout = task.layout()
-        self._layout = layout
         self._world = World(layout, dtype=dtype, device=self._device)
         self._stream = Stream(
             request.seed,
@@ -87,7 +76,8 @@ class BatchedMPE(VectorEnvironment):
         num_agents, num_envs = len(layout.agents), request.num_envs
         bodies = num_agents + len(layout.landmarks)
         self._num_uniforms = 2 * bodies + len(task.goal_choices)
-        self._spread = self._column([1.0] * num_agents + [body.spread for body in layout.landmarks]).unsqueeze(1)
+        spread = [1.0] * num_agents + [body.spread for body in layout.landmarks]
+        self._spread = torch.tensor(spread, dtype=dtype, device=self._device).view(-1, 1, 1)
         self._choices = torch.tensor(task.goal_choices, device=self._device).unsqueeze(-1)
         self._stage = 0
         self._state = WorldState(
@@ -100,45 +90,23 @@ class BatchedMPE(VectorEnvironment):
         with torch.no_grad():
             blocks = task.observations(self._state)
         self._blocks = [(block.shape[0], block.shape[1]) for block in blocks]
-        sizes = [features for agents, features in self._blocks for _ in range(agents)]
-        starts = [0, *itertools.accumulate(sizes)]
-
-        self._specs = [
-            AgentSpec(name=agent.name, observation=ArraySpec(shape=(size,)), action=self._action_spec(index))
-            for index, (agent, size) in enumerate(zip(layout.agents, sizes, strict=True))
+        features = [features for agents, features in self._blocks for _ in range(agents)]
+        sizes = {agent.name: size for agent, size in zip(layout.agents, features, strict=True)}
+        continuous = task.continuous_actions
+        agents = [
+            AgentSpec(
+                name=agent.name,
+                observation=ArraySpec(shape=(sizes[agent.name],)),
+                action=action_spec(agent, num_words=layout.num_words, continuous=continuous),
+            )
+            for agent in layout.agents
         ]
-        groups = group_agents(self._specs, request.sharing)
-        self.spec = EnvironmentSpec(groups=groups, state=ArraySpec(shape=(starts[-1],)) if request.with_state else None)
-        self._index_controls(groups)
-
-        self._observations = torch.zeros(num_envs, starts[-1], device=self._device)
-        self._final_observations = torch.zeros_like(self._observations)
-        self._rewards = torch.zeros(num_envs, num_agents, device=self._device)
-        self._ending = {
-            name: torch.zeros(num_envs, dtype=torch.bool, device=self._device)
-            for name in ("first", "terminated", "truncated")
-        }
-        order = {agent.name: index for index, agent in enumerate(layout.agents)}
-        self._members = {group.name: [order[agent] for agent in group.agents] for group in groups}
-        self._starts = starts
-        self._observation_columns = self._columns(self._observations)
-        self._final_columns = self._columns(self._final_observations)
-        self._reward_columns = {name: Columns(self._rewards, members, None) for name, members in self._members.items()}
-        self._flags = {
-            flag: {
-                name: torch.full((num_envs, len(members)), flag, dtype=torch.bool, device=self._device)
-                for name, members in self._members.items()
-            }
-            for flag in (False, True)
-        }
-        self._all = torch.full((num_envs,), True, device=self._device)
-        self._none = torch.full((num_envs,), False, device=self._device)
-        self._envs = torch.arange(num_envs)
-        self._running = self._time_step(first=self._none, terminated=None, truncated=None, final=None)
-        self._ended = self._time_step(
-            first=self._all, terminated=None, truncated=self._flags[True], final=self._final_step(None)
-        )
-        self._current = self._running
+        groups = group_agents(agents, request.sharing)
+        state = ArraySpec(shape=(sum(sizes.values()),)) if request.with_state else None
+        self.spec = EnvironmentSpec(groups=groups, state=state)
+        self._controls = Controls(layout, groups, continuous=continuous, dtype=dtype, device=self._device)
+        self._steps = TimeSteps(self.spec, sizes, num_envs=num_envs, device=self._device)
+        self._current = self._steps.running
 
         # All copies are in step as long as only truncation ends episodes; then two numbers tell where they are.
         self._in_step = not task.can_terminate
@@ -150,36 +118,33 @@ class BatchedMPE(VectorEnvironment):
 
         self._function: Callable[..., object] | None = None
         self._wants_compiling = self._decide(compile)
-        self._written = (*self._state, self._observations, self._rewards)
+        self._written = (*self._state, self._steps.observations, self._steps.rewards)
 
     # --- stepping -----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def reset(self) -> TimeStep:
-        """Begins a new episode in every copy."""
         self._begin_all()
-        self._rewards.zero_()
-        self._current = self._time_step(first=self._all, terminated=None, truncated=None, final=None)
+        self._steps.rewards.zero_()
+        self._current = self._steps.begun
         return self._current
 
     @torch.no_grad()
     def step(self, actions: Actions) -> TimeStep:
-        """Takes one step in every copy."""
         if self._function is None:
             self._function = self._compiled() if self._wants_compiling else self._advance
         self._function(*[self._checked(group, actions[group.name]) for group in self.spec.groups], *self._written)
-        self._refresh(self._reward_columns)
+        self._steps.refresh_rewards()
         if not self._in_step:
             self._current = self._end_some()
         elif self._cycle + 1 < self.task.max_cycles:
             self._cycle += 1
-            self._refresh(self._observation_columns)
-            self._current = self._running
+            self._steps.refresh_observations()
+            self._current = self._steps.running
         else:
-            self._final_observations.copy_(self._observations)
-            self._refresh(self._final_columns)
+            self._steps.keep_final()
             self._begin_all()
-            self._current = self._ended
+            self._current = self._steps.all_truncated
         return self._current
 
     def current(self) -> TimeStep:
@@ -187,11 +152,11 @@ class BatchedMPE(VectorEnvironment):
         return self._current
 
     def _advance(self, *tensors: Tensor) -> None:
-        """Physics, rewards and observations of one step: the groups' actions, then what is written over."""
+        """Physics, rewards and observations of one step: the groups' actions, then the tensors that are overwritten."""
         num_groups = len(self.spec.groups)
         actions, (*fields, observations, rewards) = tensors[:num_groups], tensors[num_groups:]
         state = WorldState(*fields)
-        moves, words = self._controls(state, actions)
+        moves, words = self._controls(actions, state.communication)
         after = self._world.step(state, moves, words, self.task.speed_factor(state))
         rewards.copy_(self.task.rewards(after).T)
         self._write(after, observations)
@@ -217,28 +182,6 @@ class BatchedMPE(VectorEnvironment):
             target.copy_(block.permute(2, 0, 1))
             start += agents * features
 
-    def _controls(self, state: WorldState, actions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the groups' actions mean: moves (A, xy, E) and words (S, C, E)."""
-        if self.task.continuous_actions:
-            shares = torch.cat([action.flatten(1) for action in actions], dim=1).T.to(self._dtype)
-            shares = (shares.clamp(-1.0, 1.0) + 1.0) / 2.0
-            push = shares[self._move_columns]
-            moves = torch.stack((push[:, 2] - push[:, 1], push[:, 4] - push[:, 3]), dim=1)
-            return moves * self._moves_at_all, shares[self._word_columns]
-        choices = (actions[0] if len(actions) == 1 else torch.cat(tuple(actions), dim=1)).T
-        if self._choice_order is not None:
-            choices = choices[self._choice_order]
-        directions = choices
-        words = state.communication
-        if self._speakers is not None:
-            directions = choices % _MOVES
-            said = choices[self._speakers] // self._word_divisor
-            words = one_hot(said, self._layout.num_words, self._dtype)
-        right = (directions == 2).to(self._dtype) - (directions == 1).to(self._dtype)
-        up = (directions == 4).to(self._dtype) - (directions == 3).to(self._dtype)
-        # Who cannot move has no acceleration either, so its choice of a word moves nothing.
-        return torch.stack((right, up), dim=1), words
-
     # --- episodes -----------------------------------------------------------------------------------------
 
     def _begin_all(self) -> None:
@@ -259,8 +202,8 @@ class BatchedMPE(VectorEnvironment):
             uniforms = self._stream.uniforms(torch.from_numpy(self._episodes).to(self._device), self._num_uniforms)[0]
         for tensor, fresh in zip(self._state, self._fresh(uniforms), strict=True):
             tensor.copy_(fresh)
-        self._write(self._state, self._observations)
-        self._refresh(self._observation_columns)
+        self._write(self._state, self._steps.observations)
+        self._steps.refresh_observations()
 
     def _end_some(self) -> TimeStep:
         """Ends and begins episodes where each copy is at its own place."""
@@ -272,19 +215,18 @@ class BatchedMPE(VectorEnvironment):
             terminated = self.task.succeeded(self._state).cpu().numpy() & ~truncated
         ended = np.flatnonzero(truncated | terminated)
         if not ended.size:
-            self._refresh(self._observation_columns)
-            return self._running
-        self._final_observations.copy_(self._observations)
-        self._refresh(self._final_columns)
+            self._steps.refresh_observations()
+            return self._steps.running
+        self._steps.keep_final()
         self._cycles[ended] = 0
         self._episodes[ended] += 1
         uniforms = self._stream.uniforms(torch.from_numpy(self._episodes).to(self._device), self._num_uniforms)[0]
         rows = torch.from_numpy(ended).to(self._device)
         for tensor, fresh in zip(self._state, self._fresh(uniforms), strict=True):
             tensor.index_copy_(-1, rows, fresh.expand(tensor.shape).index_select(-1, rows))
-        self._write(self._state, self._observations)
-        self._refresh(self._observation_columns)
-        return self._step_of_endings(truncated=truncated, terminated=terminated)
+        self._write(self._state, self._steps.observations)
+        self._steps.refresh_observations()
+        return self._steps.with_endings(truncated=truncated, terminated=terminated)
 
     def _fresh(self, uniforms: Tensor) -> WorldState:
         """The first state of episodes: (E, count) uniform numbers → positions and goals; all else is zero."""
@@ -297,19 +239,6 @@ class BatchedMPE(VectorEnvironment):
             communication=torch.zeros_like(self._state.communication),
             goals=(numbers[2 * bodies :] * self._choices).to(torch.int64),
             difficulty=torch.full_like(self._state.difficulty, self._difficulty),
-        )
-
-    def _step_of_endings(
-        self, *, truncated: np.ndarray[Any, np.dtype[np.bool_]], terminated: np.ndarray[Any, np.dtype[np.bool_]]
-    ) -> TimeStep:
-        for name, flags in (("truncated", truncated), ("terminated", terminated), ("first", truncated | terminated)):
-            self._ending[name].copy_(torch.from_numpy(flags))
-        envs = torch.from_numpy(np.flatnonzero(truncated | terminated))
-        return self._time_step(
-            first=self._ending["first"],
-            terminated=self._per_agent("terminated"),
-            truncated=self._per_agent("truncated"),
-            final=self._final_step(envs) if envs.numel() else None,
         )
 
     # --- curriculum ---------------------------------------------------------------------------------------
@@ -331,10 +260,6 @@ class BatchedMPE(VectorEnvironment):
         if not self.task.stage_waits:
             self._state.difficulty.fill_(self._difficulty)
 
-    def advance_curriculum(self) -> None:
-        """Goes to the next stage, if there is one."""
-        self.set_curriculum_stage(self._stage + 1)
-
     # --- checkpoints --------------------------------------------------------------------------------------
 
     def state_dict(self) -> State:
@@ -347,33 +272,20 @@ class BatchedMPE(VectorEnvironment):
 
     def env_state_dict(self) -> State:
         """Everything about the copies, one row each."""
-        state = {name: _rows_first(tensor) for name, tensor in self._state._asdict().items()}
         if self._in_step:
             self._cycles[:], self._episodes[:] = self._cycle, self._episode
-        step = self._current
-        group = next(iter(step.groups))
         return {
-            **state,
+            **{name: envs_first(tensor) for name, tensor in self._state._asdict().items()},
             "cycles": torch.from_numpy(self._cycles.copy()),
             "episodes": torch.from_numpy(self._episodes.copy()),
-            "observations": self._observations.cpu().clone(),
-            "final_observations": self._final_observations.cpu().clone(),
-            "rewards": self._rewards.cpu().clone(),
-            "first": step.first.cpu().clone(),
-            "terminated": step.groups[group].terminated[:, 0].cpu().clone(),
-            "truncated": step.groups[group].truncated[:, 0].cpu().clone(),
+            **self._steps.save(self._current),
         }
 
     @torch.no_grad()
     def load_env_state_dict(self, state: State) -> None:
         """Takes back the rows of this rank's copies; raises KeyError or ValueError where they do not fit."""
-        rows = {name: _copies_last(state[name]) for name in WorldState._fields}
-        buffers = {
-            "observations": self._observations,
-            "final_observations": self._final_observations,
-            "rewards": self._rewards,
-        }
-        for name, tensor in [*self._state._asdict().items(), *buffers.items()]:
+        rows = {name: envs_last(state[name]) for name in WorldState._fields}
+        for name, tensor in [*self._state._asdict().items(), *self._steps.buffers().items()]:
             source = rows.get(name, state[name])
             if source.shape != tensor.shape:
                 raise ValueError(f"{name} of a saved {self.task.name} has shape {tuple(state[name].shape)}")
@@ -383,122 +295,12 @@ class BatchedMPE(VectorEnvironment):
         same = (self._cycles == self._cycles[0]).all() and (self._episodes == self._episodes[0]).all()
         self._in_step = bool(same) and not self.task.can_terminate
         self._cycle, self._episode = int(self._cycles[0]), int(self._episodes[0])
-        for columns in (self._observation_columns, self._final_columns, self._reward_columns):
-            self._refresh(columns)
-        truncated, terminated = state["truncated"].numpy(), state["terminated"].numpy()
-        self._current = self._step_of_endings(truncated=truncated, terminated=terminated)
-        self._ending["first"].copy_(state["first"])
+        self._current = self._steps.load(state)
 
     # --- construction -------------------------------------------------------------------------------------
 
-    def _column(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=self._dtype, device=self._device).unsqueeze(-1)
-
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
-
-    def _action_spec(self, index: int) -> ActionSpec:
-        agent, words = self._layout.agents[index], self._layout.num_words
-        if self.task.continuous_actions:
-            size = _MOVES * agent.movable + words * (not agent.silent)
-            return ContinuousActions(low=(0.0,) * size, high=(1.0,) * size)
-        return DiscreteActions(num_actions=(_MOVES if agent.movable else 1) * (1 if agent.silent else words))
-
-    def _index_controls(self, groups: Sequence[GroupSpec]) -> None:
-        """Prepares where in the groups' actions, side by side, each agent's moves and words are."""
-        agents, words = self._layout.agents, self._layout.num_words
-        order = {agent.name: index for index, agent in enumerate(agents)}
-        position: dict[int, int] = {}
-        first_column: dict[int, int] = {}
-        columns = 0
-        for name in (name for group in groups for name in group.agents):
-            index = order[name]
-            position[index] = len(position)
-            first_column[index] = columns
-            action = self._specs[index].action
-            columns += action.size if isinstance(action, ContinuousActions) else 1
-        world_order = [position[index] for index in range(len(agents))]
-
-        def indices(values: Sequence[Any], *shape: int) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=self._device).reshape(*shape)
-
-        speakers = self._layout.speakers
-        self._choice_order = None if world_order == sorted(world_order) else indices(world_order, -1)
-        self._speakers = indices(speakers, -1) if speakers else None
-        self._word_divisor = indices([_MOVES if agents[index].movable else 1 for index in speakers], -1, 1)
-        self._moves_at_all = self._column([float(agent.movable) for agent in agents]).unsqueeze(1)
-        self._move_columns = indices(
-            [
-                [first_column[index] + move if agent.movable else 0 for move in range(_MOVES)]
-                for index, agent in enumerate(agents)
-            ],
-            len(agents),
-            _MOVES,
-        )
-        self._word_columns = indices(
-            [
-                [first_column[index] + _MOVES * agents[index].movable + word for word in range(words)]
-                for index in speakers
-            ],
-            len(speakers),
-            words,
-        )
-
-    def _columns(self, buffer: Tensor) -> dict[str, Columns]:
-        return {
-            group.name: Columns(
-                buffer, [self._starts[index] for index in self._members[group.name]], group.observation.size
-            )
-            for group in self.spec.groups
-        }
-
-    @staticmethod
-    def _refresh(columns: Mapping[str, Columns]) -> None:
-        for column in columns.values():
-            column.refresh()
-
-    def _per_agent(self, flag: str) -> dict[str, Tensor]:
-        return {
-            name: self._ending[flag].unsqueeze(1).expand(-1, len(members)) for name, members in self._members.items()
-        }
-
-    def _time_step(
-        self,
-        *,
-        first: Tensor,
-        terminated: Mapping[str, Tensor] | None,
-        truncated: Mapping[str, Tensor] | None,
-        final: FinalStep | None,
-    ) -> TimeStep:
-        never = self._flags[False]
-        return TimeStep(
-            groups={
-                name: GroupStep(
-                    observations=self._observation_columns[name].tensor,
-                    action_masks=None,
-                    active=self._flags[True][name],
-                    rewards=self._reward_columns[name].tensor,
-                    terminated=(terminated or never)[name],
-                    truncated=(truncated or never)[name],
-                )
-                for name in self._members
-            },
-            state=self._observations if self.spec.state is not None else None,
-            first=first,
-            final=final,
-        )
-
-    def _final_step(self, envs: Tensor | None) -> FinalStep:
-        """The final observations of the given copies, or views of those of all."""
-        rows: Tensor | slice = slice(None) if envs is None else envs.to(self._device)
-        return FinalStep(
-            envs=self._envs if envs is None else envs,
-            groups={
-                name: FinalGroupStep(observations=columns.tensor[rows], action_masks=None)
-                for name, columns in self._final_columns.items()
-            },
-            state=self._final_observations[rows] if self.spec.state is not None else None,
-        )
 
     def _decide(self, compile: Compile) -> bool:
         able = can_compile(self._device)

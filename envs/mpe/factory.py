@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -22,7 +21,7 @@ from marl.envs.mpe.tasks.simple_speaker_listener import SimpleSpeakerListener
 from marl.envs.mpe.tasks.simple_spread import SimpleSpread
 from marl.envs.mpe.tasks.simple_tag import SimpleTag
 from marl.envs.mpe.tasks.simple_world_comm import SimpleWorldComm
-from marl.errors import InputError
+from marl.errors import InputError, nearest
 from marl.learning.compilation import can_compile
 
 TASKS: Final[Mapping[str, type[Task]]] = {
@@ -53,9 +52,8 @@ def make_task(name: str, env_kwargs: Mapping[str, object] | None = None) -> Task
         InputError: there is no such task or argument, or a value is out of range.
     """
     if name not in TASKS:
-        hint = difflib.get_close_matches(name, TASKS, n=1)
-        meant = f"did you mean {hint[0]}? " if hint else ""
-        raise InputError(f"{name} has no batched version: {meant}there are {', '.join(sorted(TASKS))}")
+        hint = nearest(name, TASKS, list_all=False)
+        raise InputError(f"{name} has no batched version{hint}; there are {', '.join(sorted(TASKS))}")
     task = TASKS[name]
     known = [field.name for field in dataclasses.fields(task)]
     if unknown := sorted(set(env_kwargs or {}) - set(known)):

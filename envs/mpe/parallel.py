@@ -25,7 +25,7 @@ class MPEParallelEnv(ParallelEnv[str, Array, Any]):  # type: ignore[misc,unused-
     """One episode after the other of one MPE task; spaces, rewards and endings are mpe2's, drawing is not offered.
 
     Args:
-        task: what to play.
+        task: the task.
     """
 
     def __init__(self, task: Task) -> None:

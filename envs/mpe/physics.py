@@ -23,7 +23,7 @@ CONTACT_MARGIN: Final = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentBody:
-    """What physics knows of an agent; ``acceleration`` is the force of a full move, masses are 1."""
+    """The body of an agent; ``acceleration`` is the force of a full move, masses are 1."""
 
     name: str
     size: float = 0.05
@@ -36,7 +36,7 @@ class AgentBody:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LandmarkBody:
-    """What physics knows of a landmark; it begins anywhere in [-spread, spread]² and never moves."""
+    """The body of a landmark; it begins anywhere in [-spread, spread]² and never moves."""
 
     size: float = 0.05
     collide: bool = False
@@ -44,7 +44,7 @@ class LandmarkBody:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class WorldLayout:
     """The bodies of one task, in mpe2's order, and the number of words that agents can say."""
 
     agents: tuple[AgentBody, ...]
@@ -53,23 +53,23 @@ class Layout:
 
     @property
     def speakers(self) -> tuple[int, ...]:
-        """Which agents are not silent."""
+        """Indices of the agents that are not silent."""
         return tuple(index for index, agent in enumerate(self.agents) if not agent.silent)
 
 
 class WorldState(NamedTuple):
-    """All that changes in E copies."""
+    """The variables of E copies."""
 
     position: Tensor
     """(A + L, xy, E): agents, then landmarks."""
     velocity: Tensor
     """(A, xy, E)."""
     communication: Tensor
-    """(S, C, E): what each speaker said last."""
+    """(S, C, E): the last word of each speaker."""
     goals: Tensor
     """(G, E) int64: which landmarks are goals or keys; drawn at reset."""
     difficulty: Tensor
-    """(E,): what the curriculum's stage makes of the task; 1 without a curriculum."""
+    """(E,): the difficulty by the curriculum's stage; 1 without a curriculum."""
 
 
 class World:
@@ -81,7 +81,7 @@ class World:
         device: where states live.
     """
 
-    def __init__(self, layout: Layout, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, layout: WorldLayout, *, dtype: torch.dtype, device: torch.device) -> None:
         agents = layout.agents
 
         def column(values: list[float]) -> Tensor:

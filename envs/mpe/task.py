@@ -1,4 +1,4 @@
-"""What a task of MPE is, and the pieces that several tasks are made of. Shapes as in ``marl.envs.mpe.physics``."""
+"""The interface of MPE's tasks, and the pieces that several of them are made of; shapes as in ``physics``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import Layout, WorldState
+from marl.envs.mpe.physics import WorldLayout, WorldState
 from marl.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Layout, reset, rewards and observations of one task; its fields are the arguments of mpe2's version.
+    """WorldLayout, reset, rewards and observations of one task; its fields are the arguments of mpe2's version.
 
     ``render_mode``, ``dynamic_rescaling`` and ``benchmark_data`` are taken so that the same arguments serve the
     unmodified environment; they concern drawing and infos only, which batched environments do not have.
@@ -34,12 +34,12 @@ class Task(ABC):
         check_count("max_cycles", self.max_cycles, 1)
 
     @abstractmethod
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """The bodies."""
 
     @property
     def goal_choices(self) -> tuple[int, ...]:
-        """For each number drawn at reset after the positions, how many values it can take, evenly."""
+        """The number of values, equally likely, of each goal that is drawn at reset after the positions."""
         return ()
 
     @property
@@ -49,16 +49,16 @@ class Task(ABC):
 
     @property
     def stage_waits(self) -> bool:
-        """Whether a new stage waits for a copy's next reset; otherwise it counts at once."""
+        """True if a new stage waits for a copy's next reset; otherwise it counts at once."""
         return False
 
     @property
     def can_terminate(self) -> bool:
-        """Whether episodes can end before ``max_cycles``."""
+        """True if episodes can end before ``max_cycles``."""
         return False
 
     def speed_factor(self, state: WorldState) -> Tensor | None:
-        """(A, E): what accelerations and top speeds are multiplied with; None for 1."""
+        """(A, E): the factor of accelerations and top speeds; None for 1."""
         return None
 
     def succeeded(self, state: WorldState) -> Tensor:
@@ -94,7 +94,7 @@ def check_ratio(name: str, value: float) -> None:
 
 
 def relative(origins: Tensor, targets: Tensor) -> Tensor:
-    """Where each target is, seen from each origin: (n, xy, E), (m, xy, E) → (n, m, xy, E)."""
+    """Offsets from each origin to each target: (n, xy, E), (m, xy, E) → (n, m, xy, E)."""
     return targets.unsqueeze(0) - origins.unsqueeze(1)
 
 
@@ -113,7 +113,7 @@ def without_self(pairs: Tensor) -> Tensor:
 
 
 def collisions(origins: Tensor, targets: Tensor, reach: float) -> Tensor:
-    """Which pairs are closer than ``reach``, as numbers 0 and 1: (n, xy, E), (m, xy, E) → (n, m, E)."""
+    """Pairs that are closer than ``reach``, as numbers 0 and 1: (n, xy, E), (m, xy, E) → (n, m, E)."""
     return (lengths(relative(origins, targets)) < reach).to(origins.dtype)
 
 
@@ -133,11 +133,11 @@ def one_hot(indices: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return (indices.unsqueeze(1) == values).to(dtype)
 
 
-def nearest(offsets: Tensor, count: int | None, *others: Tensor) -> tuple[Tensor, ...]:
+def nearest_targets(offsets: Tensor, count: int | None, *others: Tensor) -> tuple[Tensor, ...]:
     """Keeps what belongs to the ``count`` nearest targets, nearest first, zeros where there are fewer.
 
     Args:
-        offsets: (n, m, xy, E), where the targets are.
+        offsets: (n, m, xy, E), from the origins to the targets.
         count: how many to keep; None keeps all in their order.
         others: more features of the targets, (n, m, k, E) each.
 

@@ -74,7 +74,6 @@ class GameTreeEnvironment(VectorEnvironment):
 
     @torch.no_grad()
     def reset(self) -> TimeStep:
-        """Begins a new episode in every copy."""
         self._step += 1
         self._node.zero_()
         self._seen.zero_()
@@ -82,7 +81,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._terminated = self._none
         self._first = torch.ones_like(self._first)
         self._settle(self._envs, self._uniforms()[:, 1])
-        self._current = self._look(None)
+        self._current = self._time_step(None)
         return self._current
 
     @torch.no_grad()
@@ -112,7 +111,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._first = over
         self._terminated = over.unsqueeze(1).expand_as(self._none)
         final = self._end(ended, uniforms[:, 1]) if ended.numel() else None
-        self._current = self._look(final)
+        self._current = self._time_step(final)
         return self._current
 
     def current(self) -> TimeStep:
@@ -122,7 +121,7 @@ class GameTreeEnvironment(VectorEnvironment):
         return self._current
 
     def env_state_dict(self) -> State:
-        """Where each copy is in the tree, what its players saw last, and what led there."""
+        """Each copy's place in the tree, its players' last observations, and the outcome of its last step."""
         return {
             "step": self._step.clone(),
             "node": self._node.clone(),
@@ -133,7 +132,7 @@ class GameTreeEnvironment(VectorEnvironment):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes back what ``env_state_dict`` gave.
+        """Restores the copies.
 
         Raises:
             ValueError: the rows are not those of E copies of this game.
@@ -149,7 +148,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._rewards = state["rewards"].to(device, copy=True)
         self._terminated = state["terminated"].to(device, copy=True)
         self._first = state["first"].to(device, copy=True)
-        self._current = self._look(None)
+        self._current = self._time_step(None)
 
     def _chosen(self, actions: Actions) -> Tensor:
         """The actions of all players, (E, P)."""
@@ -171,7 +170,7 @@ class GameTreeEnvironment(VectorEnvironment):
         return self._table[step - self._table_first]
 
     def _settle(self, envs: Tensor, uniforms: Tensor) -> None:
-        """Lets chance move where it is to, and notes what whoever moves next sees."""
+        """Plays chance's moves, and notes the observation of the player that moves next."""
         tree, node = self._tree, self._node[envs]
         waiting = (tree.mover[node] == CHANCE).nonzero().squeeze(1)
         if waiting.numel():
@@ -186,7 +185,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._seen[envs, mover] = torch.where(over, self._seen[envs, mover], tree.information[node, mover])
 
     def _end(self, ended: Tensor, uniforms: Tensor) -> FinalStep:
-        """Keeps what was seen last in the copies that ended, and begins new episodes there."""
+        """Keeps the last observations of the copies that ended, and begins new episodes there."""
         seen = self._seen[ended]
         final = FinalStep(
             envs=ended.cpu(),
@@ -206,7 +205,7 @@ class GameTreeEnvironment(VectorEnvironment):
         self._settle(ended, uniforms)
         return final
 
-    def _look(self, final: FinalStep | None) -> TimeStep:
+    def _time_step(self, final: FinalStep | None) -> TimeStep:
         tree = self._tree
         active = torch.zeros_like(self._none)
         active[self._envs, tree.mover[self._node]] = True

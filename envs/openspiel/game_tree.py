@@ -1,4 +1,4 @@
-"""Game tree."""
+"""Small OpenSpiel games as tensors: all histories, numbered, with what follows each of them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class GameTree:
     children: Tensor
     """(N, K) int64: the history after each action; -1 where it is illegal or nobody moves."""
     returns: Tensor
-    """(N, P) float32: what each player has won so far."""
+    """(N, P) float32: each player's returns so far."""
     information: Tensor
-    """(N, P) int64: which row of ``observations`` each player sees."""
+    """(N, P) int64: the row of ``observations`` that each player sees."""
     observations: Tensor
-    """(I, D) float32: information state tensors; row 0 is all zeros, what is seen before one's first move."""
+    """(I, D) float32: information state tensors; row 0 is all zeros, seen before one's first move."""
     chance: Tensor
-    """(N,) int64: at chance's turns, which row of the two tables that follow; elsewhere 0."""
+    """(N,) int64: at chance's turns, the row of the two tables that follow; elsewhere 0."""
     thresholds: Tensor
     """(C, M) float32: probabilities added up, chance's moves in a row taken together; 2 beyond the last one."""
     outcomes: Tensor

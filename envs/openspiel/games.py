@@ -1,11 +1,27 @@
-"""Games."""
+"""OpenSpiel's games by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from marl.envs.imports import import_module
+from marl.envs.suites import OPENSPIEL, split_name
 from marl.errors import InputError, nearest
+
+
+def import_openspiel(env: str, game: str) -> Any:
+    """The module ``pyspiel``, which has the game of an environment ``openspiel/GAME``.
+
+    Raises:
+        InputError: OpenSpiel has no such game (the nearest is suggested), or is not installed.
+    """
+    pyspiel = import_module(env, OPENSPIEL.packages[0], install=OPENSPIEL.install)
+    known = pyspiel.registered_names()
+    if game.partition("(")[0] not in known:
+        hint = nearest(game, known, prefix=OPENSPIEL.name(""), list_all=False)
+        raise InputError(f"{OPENSPIEL.title} has no game {game!r}{hint}")
+    return pyspiel
 
 
 def load_game(env: str, env_kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -14,19 +30,14 @@ def load_game(env: str, env_kwargs: Mapping[str, Any] | None = None) -> Any:
     Raises:
         InputError: it is no game of OpenSpiel, one of perfect information, or OpenSpiel is not installed.
     """
-    suite, _, name = env.partition("/")
-    if suite != "openspiel":
+    found = split_name(env)
+    if found is None or found[0] is not OPENSPIEL:
         raise InputError(
             f"the exploitability of {env} cannot be computed: it is exact, for OpenSpiel's games such as "
             "openspiel/kuhn_poker; --best-response STEPS learns a lower bound"
         )
-    try:
-        import pyspiel
-    except ImportError as error:
-        raise InputError(f"{env} needs a package that is not installed: pip install open-spiel") from error
-    known = pyspiel.registered_names()
-    if name.partition("(")[0] not in known:
-        raise InputError(f"OpenSpiel has no game {name!r}{nearest(name, known)}")
+    name = found[1]
+    pyspiel = import_openspiel(env, name)
     game = pyspiel.load_game(name, dict(env_kwargs or {}))
     kind = game.get_type()
     cannot = f"the exploitability of {env} cannot be computed"

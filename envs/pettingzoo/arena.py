@@ -1,4 +1,4 @@
-"""Copies of a PettingZoo environment that are begun with given seeds and stepped in any selection: for games."""
+"""PettingZoo environments that are begun with given seeds and stepped in any selection: for games."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PettingZooArena(Arena):
     """
 
     def __init__(self, make: Callable[[], Any], boards: int, *, sharing: Sharing = "spaces") -> None:
-        self._boards = _SeededCopies(
+        self._boards = _SeededEnvironment(
             lambda: strip_wrappers(make()), EnvironmentRequest(num_envs=boards, sharing=sharing, with_state=False)
         )
 
@@ -62,7 +62,7 @@ class PettingZooArena(Arena):
         self._boards.close()
 
 
-class _SeededCopies(PettingZooVectorEnvironment):
+class _SeededEnvironment(PettingZooVectorEnvironment):
     _seeds: Sequence[int] = ()
 
     def begin(self, seeds: Sequence[int]) -> TimeStep:

@@ -1,4 +1,4 @@
-"""History."""
+"""The actions of current episodes, from which environments without a state of their own are restored."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class History:
         self._starts = np.zeros(num_envs, dtype=np.int64)
 
     def append(self, actions: Sequence[Array]) -> None:
-        """Notes one step's actions, (E, A, ...) a group."""
+        """Appends one step's actions, (E, A, ...) a group."""
         if self._count == len(self._rows[0]):
-            self._make_room()
+            self._resize()
         for rows, row in zip(self._rows, actions, strict=True):
             rows[self._count] = row
         self._count += 1
@@ -59,7 +59,7 @@ class History:
         return saved
 
     def load(self, saved: Sequence[Array], lengths: Sequence[int]) -> None:
-        """Takes back what ``save`` gave, as far as ``lengths`` say."""
+        """Restores the result of ``save``, the first ``lengths`` steps of each copy."""
         longest = max(lengths)
         for index, rows in enumerate(self._rows):
             room = np.zeros((max(64, longest), *rows.shape[1:]), rows.dtype)
@@ -69,7 +69,7 @@ class History:
         self._count = longest
         self._starts = longest - np.asarray(lengths, dtype=np.int64)
 
-    def _make_room(self) -> None:
+    def _resize(self) -> None:
         oldest = int(self._starts.min())
         for index, rows in enumerate(self._rows):
             kept = rows[oldest : self._count]

@@ -1,4 +1,4 @@
-"""Copies of a PettingZoo ParallelEnv, stepped one after the other and written together."""
+"""E copies of a PettingZoo ParallelEnv, stepped one after the other and written together."""
 
 from __future__ import annotations
 
@@ -9,51 +9,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from marl.envs.pettingzoo.copies import Copies
-from marl.envs.pettingzoo.failures import Failures
+from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import ApiError, Seat, brief, missing, read_observation, write_rows
-from marl.envs.pettingzoo.state import StateSource
-from marl.envs.pettingzoo.storage import Storage
 
 RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
-class ParallelCopies(Copies):
+class ParallelEnvironmentBatch(EnvironmentBatch):
     """E ParallelEnvs; see PettingZooVectorEnvironment.
 
     In the usual step of a copy everybody is alive and stays so: that takes a few C-level calls beside ``env.step``.
     Deaths, births and endings take a slower path.
-
-    Args:
-        environments: E fresh environments.
-        storage: where their time steps go.
-        state: how their global state is made, or None.
-        next_seed: gives the seed of a copy's next episode.
-        failures: counts exceptions of environments; by default the first one passes through.
     """
 
-    def __init__(
-        self,
-        environments: Sequence[Any],
-        storage: Storage,
-        state: StateSource | None,
-        next_seed: Callable[[int], int],
-        failures: Failures | None = None,
-    ) -> None:
-        self._environments = list(environments)
-        self._storage = storage
-        self._state = state
-        self._next_seed = next_seed
-        self._failures = Failures(storage.num_envs, 0) if failures is None else failures
-        seats = storage.seats
-        num_envs = storage.num_envs
+    def _prepare(self) -> None:
+        storage = self._storage
+        seats, num_envs = storage.seats, storage.num_envs
         self._agents = [seat.agent for seat in seats]
         self._everybody = getter(self._agents)
         self._groups = [[seat for seat in seats if seat.group == index] for index in range(len(storage.groups))]
         self._gather = [gatherer(group) for group in self._groups]
         self._alive = [[False] * len(seats) for _ in range(num_envs)]
         self._alive_count = [0] * num_envs
-        self._gone: list[set[str]] = [set() for _ in range(num_envs)]
         self._observations: list[list[Any]] = [[] for _ in self._groups]
         self._masks: list[list[Any]] = [[] for _ in self._groups]
         self._rewards: list[Any] = []
@@ -63,7 +40,6 @@ class ParallelCopies(Copies):
         self._names = [[(agent, e) for e in range(num_envs) for agent in group.spec.agents] for group in storage.groups]
 
     def reset(self, window: slice) -> None:
-        """Begins a new episode in the copies of the window, and writes their rows."""
         self._open()
         for copy in range(window.start, window.stop):
             self._begin(copy)
@@ -71,7 +47,6 @@ class ParallelCopies(Copies):
         self._flush(window)
 
     def step(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
-        """Takes a step in the copies of the window, and writes their rows; actions are in the order of seats."""
         self._open()
         step = self._step
         for copy, choices in enumerate(actions, window.start):
@@ -199,15 +174,12 @@ class ParallelCopies(Copies):
             storage.final_state[last] = self._state.read(self._environments[copy], copy)
 
     def _begin(self, copy: int) -> None:
-        storage, environment = self._storage, self._environments[copy]
-        result = self._failures.reset_with_retry(copy, lambda: environment.reset(seed=self._next_seed(copy)))
+        storage = self._storage
+        result = self._reset_environment(copy)
         if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Mapping) for part in result)):
             raise ApiError("reset returns observations and infos", copy=copy, detail=f"it returned {brief(result)}")
         observed, infos = result
-        present = set(environment.agents)
-        self._storage.check_known(present, copy)
-        if not present:
-            raise ApiError("an episode begins with somebody alive", copy=copy, detail="env.agents is empty after reset")
+        present = self._agents_after_reset(copy)
         for index, seat in enumerate(storage.seats):
             alive = seat.agent in present
             self._alive[copy][index] = alive
@@ -224,7 +196,6 @@ class ParallelCopies(Copies):
                 if seat.masked:
                     self._masks[seat.group].append(self._full_masks[seat.group])
         self._alive_count[copy] = len(present)
-        self._gone[copy].clear()
         self._mark_active(copy)
         storage.begin_episode(copy)
 

@@ -1,4 +1,4 @@
-"""Probe."""
+"""A probe that plays an environment for a few steps, to find its specs, its masks and the source of its state."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from pettingzoo import AECEnv, ParallelEnv
 
+from marl.acting.random_actions import random_actions
 from marl.envs.pettingzoo.rows import ApiError, brief
 from marl.envs.pettingzoo.spaces import (
-    ACTION_MASK,
     ActionWriter,
     Array,
     ObservationReader,
@@ -22,14 +23,14 @@ from marl.envs.pettingzoo.spaces import (
 )
 from marl.envs.pettingzoo.state import StateSource, assembled_spec, own_state, own_state_spec
 from marl.errors import InputError
-from marl.specs import ActionSpec, AgentSpec, ContinuousActions, DiscreteActions, SpecError
+from marl.specs import AgentSpec, ContinuousActions, SpecError
 
 PROBE_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What one probe instance tells about an environment."""
+    """Specs of an environment, and how its values are read and written."""
 
     turn_based: bool
     agents: tuple[AgentSpec, ...]
@@ -37,6 +38,29 @@ class Description:
     writers: Mapping[str, ActionWriter]
     masks_in_info: frozenset[str]
     state: StateSource | None
+
+
+class RandomChoices:
+    """Uniformly random legal actions of single agents, in the environment's own form.
+
+    Args:
+        readers: of observations, by agent.
+        writers: of actions, by agent.
+    """
+
+    def __init__(self, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]) -> None:
+        self._readers = readers
+        self._writers = writers
+        self._random = np.random.default_rng(0)
+
+    def __call__(self, agent: str, raw: Any, info: Any) -> Any:
+        """An action of the agent that saw this raw observation and info."""
+        writer = self._writers[agent]
+        mask = self._readers[agent].read_mask(raw, info)
+        legal = None if mask is None else torch.from_numpy(mask_of(mask, writer.spec, agent))[None]
+        uniforms = torch.from_numpy(self._random.random((1, writer.spec.array.size)))
+        row = random_actions(writer.spec, uniforms, legal).to(writer.spec.array.dtype)
+        return writer.write(row.numpy())[0]
 
 
 def probe_environment(environment: Any, *, with_state: bool) -> Description:
@@ -64,7 +88,7 @@ def probe_environment(environment: Any, *, with_state: bool) -> Description:
     in_info: set[str] = set()
     own: Array | None = None
     repeats = with_state and not turn_based
-    for index, (observations, infos) in enumerate(_play(environment, turn_based, readers, writers)):
+    for index, (observations, infos) in enumerate(_play(environment, turn_based, RandomChoices(readers, writers))):
         for name, info in infos.items():
             if name in readers and not readers[name].masked and (mask := mask_in(info)) is not None:
                 mask_of(mask, writers[name].spec, name)
@@ -120,10 +144,7 @@ def _is_concatenation(
 
 
 def _play(
-    environment: Any,
-    turn_based: bool,
-    readers: Mapping[str, ObservationReader],
-    writers: Mapping[str, ActionWriter],
+    environment: Any, turn_based: bool, choose: RandomChoices
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Plays random legal actions and yields the observations and infos of agents, at most PROBE_STEPS times.
 
@@ -136,33 +157,28 @@ def _play(
             raise ApiError("reset takes a seed", detail=brief(error)) from error
         raise
     try:
-        yield from (_take_turns if turn_based else _take_steps)(environment, begun, readers, writers)
+        yield from (_take_turns if turn_based else _take_steps)(environment, begun, choose)
     except Exception:
         return
 
 
 def _take_steps(
-    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+    environment: Any, begun: Any, choose: RandomChoices
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    random = np.random.default_rng(0)
     observations, infos = begun
     for _ in range(PROBE_STEPS):
         yield observations, infos
         if environment.agents:
             observations, _, _, _, infos = environment.step(
-                {
-                    name: _random_choice(readers[name], writers[name], observations[name], infos.get(name), random)
-                    for name in environment.agents
-                }
+                {name: choose(name, observations[name], infos.get(name)) for name in environment.agents}
             )
         else:
             observations, infos = environment.reset(seed=1)
 
 
 def _take_turns(
-    environment: Any, begun: Any, readers: Mapping[str, ObservationReader], writers: Mapping[str, ActionWriter]
+    environment: Any, begun: Any, choose: RandomChoices
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    random = np.random.default_rng(0)
     for _ in range(PROBE_STEPS):
         if not environment.agents:
             environment.reset(seed=1)
@@ -170,30 +186,5 @@ def _take_turns(
         observation, info = environment.observe(name), environment.infos.get(name)
         yield {name: observation}, {name: info}
         dead = environment.terminations[name] or environment.truncations[name]
-        choice = None if dead else _random_choice(readers[name], writers[name], observation, info, random)
+        choice = None if dead else choose(name, observation, info)
         environment.step(choice)
-
-
-def _random_choice(
-    reader: ObservationReader, writer: ActionWriter, raw: Any, info: Any, random: np.random.Generator
-) -> Any:
-    mask = raw[ACTION_MASK] if reader.masked else mask_in(info)
-    legal = None if mask is None else mask_of(mask, writer.spec, "the agent")
-    return writer.write(random_action(writer.spec, legal, random)[None])[0]
-
-
-def random_action(spec: ActionSpec, mask: Array | None, random: np.random.Generator) -> Array:
-    """A uniformly random legal action of one agent, as a row of an action tensor.
-
-    Args:
-        spec: the agent's action spec.
-        mask: (mask size,) bool, or None.
-        random: where the randomness comes from.
-    """
-    if isinstance(spec, ContinuousActions):
-        return random.uniform(-1, 1, spec.size).astype(np.float32)
-    nvec = (spec.num_actions,) if isinstance(spec, DiscreteActions) else spec.nvec
-    legal = np.ones(sum(nvec), dtype=bool) if mask is None else mask
-    parts = np.split(legal, np.cumsum(nvec)[:-1])
-    choices = [random.choice(np.flatnonzero(part)) if part.any() else 0 for part in parts]
-    return np.asarray(choices[0] if isinstance(spec, DiscreteActions) else choices, dtype=np.int64)

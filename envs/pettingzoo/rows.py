@@ -1,4 +1,4 @@
-"""Rows."""
+"""Agents' places in the adapter's arrays, and the checks of what environments put there."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from marl.envs.pettingzoo.spaces import ACTION_MASK, ActionWriter, Array, ObservationReader, mask_in, mask_of, mask_size
+from marl.envs.pettingzoo.spaces import ActionWriter, Array, ObservationReader, mask_of
 from marl.errors import InputError
 from marl.specs import DiscreteActions
 
 
 class ApiError(InputError):
-    """An environment that breaks the PettingZoo API; says which rule, which agent and which copy in one line."""
+    """Raised where an environment breaks the PettingZoo API; names the rule, the agent and the copy in one line."""
 
     def __init__(self, rule: str, *, detail: str, agent: str | None = None, copy: int | None = None) -> None:
         self.rule = rule
@@ -50,14 +50,14 @@ class Seat:
 
     @property
     def masked(self) -> bool:
-        """Whether the agent is given action masks at all."""
+        """True if the agent is given action masks at all."""
         return self.reader.masked or self.mask_in_info
 
     def read_mask(self, raw: Any, info: Any) -> Any:
         """The agent's action mask, from its raw observation or its info; all ones where it has none just now."""
-        mask = raw[ACTION_MASK] if self.reader.masked else mask_in(info)
+        mask = self.reader.read_mask(raw, info)
         if mask is None:
-            return np.ones(mask_size(self.writer.spec), dtype=bool)
+            return np.ones(self.writer.spec.mask_size, dtype=bool)
         # The masks of several choices may come in a tuple; those of one choice are rows already.
         return mask if isinstance(self.writer.spec, DiscreteActions) else mask_of(mask, self.writer.spec, self.agent)
 

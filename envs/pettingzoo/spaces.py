@@ -21,13 +21,13 @@ ACTION_MASK = "action_mask"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservationReader:
-    """How one agent's raw observations become arrays of its spec."""
+    """Reads one agent's raw observations as arrays of its spec."""
 
     spec: ArraySpec
     masked: bool = False
     """Raw observations are dictionaries with an ``action_mask``."""
     key: str | None = None
-    """Which entry of a raw observation is the array; None where it is the whole."""
+    """The entry of a raw observation that is the array; None where it is the whole."""
     flatten: Callable[[Any], Array] | None = None
     """Makes one vector of a composite observation; None where observations are arrays already."""
 
@@ -35,6 +35,10 @@ class ObservationReader:
     def plain(self) -> bool:
         """Raw observations are arrays of the spec's shape already."""
         return self.key is None and self.flatten is None
+
+    def read_mask(self, raw: Any, info: Any) -> Any:
+        """The action mask within a raw observation or an agent's info, as the environment gave it, or None."""
+        return raw[ACTION_MASK] if self.masked else mask_in(info)
 
     def read(self, raw: Any) -> Array:
         """The array within a raw observation; its shape is whatever the environment gave."""
@@ -44,7 +48,7 @@ class ObservationReader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionWriter:
-    """How rows of an action tensor become the actions that an environment's space contains."""
+    """Writes rows of an action tensor as the actions that an environment's space contains."""
 
     space: spaces.Space[Any]
     spec: ActionSpec
@@ -178,11 +182,6 @@ def _box_writer(space: spaces.Box) -> ActionWriter:
         spec=ContinuousActions(low=tuple(float(x) for x in low), high=tuple(float(x) for x in high)),
         write=write,
     )
-
-
-def mask_size(spec: ActionSpec) -> int:
-    """Length of one agent's action mask; 0 for continuous actions, which have none."""
-    return 0 if isinstance(spec, ContinuousActions) else spec.mask_size
 
 
 def mask_of(mask: Any, spec: ActionSpec, agent: str) -> Array:

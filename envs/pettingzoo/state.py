@@ -15,7 +15,7 @@ from marl.specs import ArraySpec
 
 
 def own_state(environment: Any) -> Array | None:
-    """What ``environment.state()`` gives, or None where there is no such thing or it does not work."""
+    """The result of ``environment.state()``, or None where there is no such method or it does not work."""
     try:
         state = environment.state()
     except Exception:  # the base class raises NotImplementedError; others raise whatever they stumble over
@@ -65,7 +65,7 @@ class StateSource:
         self._stacked = False
 
     def bind(self, storage: Storage) -> None:
-        """Takes the arrays to read from and write to; called once."""
+        """Sets the arrays to read from and write to; called once."""
         self._storage = storage
         seats = [storage.seats[storage.index[agent]] for agent in self._order]
         self._stacked = len(self.spec.shape) == 3

@@ -1,9 +1,8 @@
-"""Where the PettingZoo adapter keeps its time steps: tensors allocated once, written through numpy views."""
+"""Storage of the PettingZoo adapter's time steps: tensors allocated once, written through numpy views."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,11 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from marl.envs.pettingzoo.rows import ApiError, Seat
-from marl.envs.pettingzoo.spaces import Array, mask_size
-from marl.specs import ArraySpec, EnvironmentSpec, GroupSpec, MultiDiscreteActions
+from marl.envs.pettingzoo.spaces import Array
+from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.types import FinalGroupStep, FinalStep, GroupStep, TimeStep
-
-NUMPY: Mapping[torch.dtype, Any] = {torch.float32: np.float32, torch.uint8: np.uint8, torch.int64: np.int64}
 
 
 class GroupArrays:
@@ -24,7 +21,7 @@ class GroupArrays:
     def __init__(self, spec: GroupSpec, num_envs: int) -> None:
         self.spec = spec
         shape = (num_envs, spec.size)
-        mask_shape = (*shape, mask_size(spec.action))
+        mask_shape = (*shape, spec.action.mask_size)
         self.step = GroupStep(
             observations=torch.zeros((*shape, *spec.observation.shape), dtype=spec.observation.dtype),
             action_masks=torch.ones(mask_shape, dtype=torch.bool) if spec.masked else None,
@@ -43,7 +40,7 @@ class GroupArrays:
         self.terminated: NDArray[np.bool_] = self.step.terminated.numpy()
         self.truncated: NDArray[np.bool_] = self.step.truncated.numpy()
         self.masks = None if self.step.action_masks is None else self.step.action_masks.numpy()
-        nvec = spec.action.nvec if isinstance(spec.action, MultiDiscreteActions) else (mask_shape[-1],)
+        nvec = () if isinstance(spec.action, ContinuousActions) else spec.action.nvec
         stops = np.cumsum(nvec).tolist()
         self.mask_parts = [slice(stop - count, stop) for stop, count in zip(stops, nvec, strict=True)]
         """The mask of each choice within an agent's mask."""
@@ -98,6 +95,16 @@ class Storage:
         group.truncated[copy, seat.row] = truncated and not terminated
         self._flagged = True
 
+    def keep_final(self, copy: int) -> int:
+        """Keeps the copy's present observations and masks as its episode's last; returns their row."""
+        row = len(self.ended)
+        self.ended.append(copy)
+        for group in self.groups:
+            group.final_observations[row] = group.observations[copy]
+            if group.masks is not None and group.final_masks is not None:
+                group.final_masks[row] = group.masks[copy]
+        return row
+
     def drop_episode(self, copy: int, alive: Sequence[Seat]) -> None:
         """Ends an episode whose environment failed where it was seen last: cut off, with no reward for the step.
 
@@ -105,14 +112,10 @@ class Storage:
             copy: which copy; its rows are still those of the step before.
             alive: whose lives are cut off.
         """
-        last = len(self.ended)
-        self.ended.append(copy)
+        last = self.keep_final(copy)
         self.dropped.add(copy)
         for group in self.groups:
             group.rewards[copy] = 0
-            group.final_observations[last] = group.observations[copy]
-            if group.masks is not None and group.final_masks is not None:
-                group.final_masks[last] = group.masks[copy]
         if self.state is not None and self.final_state is not None:
             self.final_state[last] = self.state[copy]
         for seat in alive:

@@ -1,63 +1,38 @@
-"""Copies of a PettingZoo AECEnv, in which one agent acts at a time."""
+"""E copies of a PettingZoo AECEnv, in which one agent acts at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from marl.envs.pettingzoo.copies import Copies
-from marl.envs.pettingzoo.failures import Failures
+from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import ApiError, Seat, brief, check_row, missing, read_observation
 from marl.envs.pettingzoo.spaces import Array
-from marl.envs.pettingzoo.state import StateSource
-from marl.envs.pettingzoo.storage import Storage
 
 
-class TurnCopies(Copies):
+class AECEnvironmentBatch(EnvironmentBatch):
     """E AECEnvs; see PettingZooVectorEnvironment.
 
     One step of a copy is one turn of the agent that is to move. The ``step(None)`` of dead agents are taken within.
     After each turn everybody's ``env.rewards`` are written, so a reward that reaches an agent between its turns is
     in the row of the step at which it came (``env.last()`` would show it later, or, to the loser of a game that
     ends, never to a loop that only looks at agents that still act).
-
-    Args:
-        environments: E fresh environments.
-        storage: where their time steps go.
-        state: how their global state is made, or None.
-        next_seed: gives the seed of a copy's next episode.
-        failures: counts exceptions of environments; by default the first one passes through.
     """
 
-    def __init__(
-        self,
-        environments: Sequence[Any],
-        storage: Storage,
-        state: StateSource | None,
-        next_seed: Callable[[int], int],
-        failures: Failures | None = None,
-    ) -> None:
-        self._environments = list(environments)
-        self._storage = storage
-        self._state = state
-        self._next_seed = next_seed
-        self._failures = Failures(storage.num_envs, 0) if failures is None else failures
-        num_envs = storage.num_envs
-        self._mover: list[Seat] = [storage.seats[0]] * num_envs
+    def _prepare(self) -> None:
+        num_envs = self._storage.num_envs
+        self._mover: list[Seat] = [self._storage.seats[0]] * num_envs
         self._alive: list[set[str]] = [set() for _ in range(num_envs)]
-        self._gone: list[set[str]] = [set() for _ in range(num_envs)]
 
     def reset(self, window: slice) -> None:
-        """Begins a new episode in the copies of the window, and writes their rows."""
         self._open(window)
         for copy in range(window.start, window.stop):
             self._begin(copy)
         self._close()
 
     def step(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
-        """Takes a turn in the copies of the window, and writes their rows; actions are in the order of seats."""
         self._open(window)
         index = self._storage.index
         for copy, choices in enumerate(actions, window.start):
@@ -179,12 +154,7 @@ class TurnCopies(Copies):
         """Keeps the last observations of an episode, before the copy is reset."""
         storage = self._storage
         self._failures.forget(copy)
-        last = len(storage.ended)
-        storage.ended.append(copy)
-        for group in storage.groups:
-            group.final_observations[last] = group.observations[copy]
-            if group.masks is not None and group.final_masks is not None:
-                group.final_masks[last] = group.masks[copy]
+        last = storage.keep_final(copy)
         if self._state is None or storage.final_state is None:
             return
         if self._state.own:
@@ -193,14 +163,9 @@ class TurnCopies(Copies):
             self._state.assemble_final(last)
 
     def _begin(self, copy: int) -> None:
-        environment, storage = self._environments[copy], self._storage
-        self._failures.reset_with_retry(copy, lambda: environment.reset(seed=self._next_seed(copy)))
-        present = set(environment.agents)
-        self._storage.check_known(present, copy)
-        if not present:
-            raise ApiError("an episode begins with somebody alive", copy=copy, detail="env.agents is empty after reset")
-        self._alive[copy] = present
-        self._gone[copy].clear()
+        storage = self._storage
+        self._reset_environment(copy)
+        self._alive[copy] = self._agents_after_reset(copy)
         for group in storage.groups:
             group.observations[copy] = 0
             group.active[copy] = False

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 
 from marl.core import EnvironmentRequest, State, VectorEnvironment
-from marl.envs.pettingzoo.copies import Copies
+from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.failures import Failures
 from marl.envs.pettingzoo.history import History
-from marl.envs.pettingzoo.parallel import ParallelCopies
+from marl.envs.pettingzoo.parallel import ParallelEnvironmentBatch
 from marl.envs.pettingzoo.probe import probe_environment
 from marl.envs.pettingzoo.rows import ApiError, Seat
 from marl.envs.pettingzoo.spaces import Array
 from marl.envs.pettingzoo.storage import Storage
-from marl.envs.pettingzoo.turns import TurnCopies
+from marl.envs.pettingzoo.turns import AECEnvironmentBatch
 from marl.errors import InputError
 from marl.specs import EnvironmentSpec, group_agents
 from marl.streams import derive_int
 from marl.types import Actions, TimeStep
 
-_ARRIVALS = ("rewards", "terminated", "truncated")
+_OUTCOMES = ("rewards", "terminated", "truncated")
 MakeEnvironment = Callable[[], Any]
 
 
@@ -35,8 +35,8 @@ class PettingZooVectorEnvironment(VectorEnvironment):
       depend neither on ranks nor on each other.
     - An episode ends when nobody is left alive. Agents that die before are inactive from then on; their rows keep
       what they saw last, which is what a truncated agent is bootstrapped from.
-    - In AEC environments a step is one turn (see TurnCopies). Rows of agents that are not to move keep what they
-      saw at their own last turn, zeros before the first.
+    - In AEC environments a step is one turn (see AECEnvironmentBatch). Rows of agents that are not to move keep
+      what they saw at their own last turn, zeros before the first.
     - An agent that is both terminated and truncated counts as terminated.
     - The state is ``env.state()`` where that exists and works, else all agents' observations in sorted order. Many
       environments (all of MPE) compute their observations once more for ``state()``; so a separate probe instance
@@ -94,20 +94,19 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         environments = [make() for _ in range(self.num_envs)]
         # The probe is closed with the others: closing one pygame environment may stop pygame for all.
         self._environments = [*environments, probe]
-        kind = TurnCopies if description.turn_based else ParallelCopies
+        kind = AECEnvironmentBatch if description.turn_based else ParallelEnvironmentBatch
         failures = Failures(self.num_envs, max_failures, request.first_env)
-        self._envs: Copies = kind(environments, self._storage, description.state, self._next_seed, failures)
+        self._envs: EnvironmentBatch = kind(environments, self._storage, description.state, self._next_seed, failures)
         self._episodes = np.full(self.num_envs, -1, dtype=np.int64)
-        self._everyone = slice(0, self.num_envs)
+        self._all_envs = slice(0, self.num_envs)
         self._encode = [
             _encoder([seat for seat in self._seats if seat.group == index]) for index in range(len(self.spec.groups))
         ]
         self._history = History(self.spec, self.num_envs)
 
     def reset(self) -> TimeStep:
-        """Begins a new episode in every copy."""
         try:
-            self._envs.reset(self._everyone)
+            self._envs.reset(self._all_envs)
         except ApiError as error:
             raise error.counted_from(self._request.first_env) from None
         self._history.restart(self._storage.first)
@@ -129,7 +128,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._history.append(arrays)
         choices = self._choices(arrays)
         try:
-            self._envs.step(self._everyone, choices)
+            self._envs.step(self._all_envs, choices)
         except ApiError as error:
             raise error.counted_from(self._request.first_env) from None
         if self._storage.ended:
@@ -144,15 +143,14 @@ class PettingZooVectorEnvironment(VectorEnvironment):
 
     @property
     def seats(self) -> tuple[Seat, ...]:
-        """How each agent's values are read and written, in the order of groups and then of names."""
+        """All agents' seats, in the order of groups and then of names."""
         return tuple(self._seats)
 
     def render(self, copy: int) -> Any:
-        """What the ``render`` of one copy returns; made with ``render_mode="rgb_array"``, a picture."""
+        """Renders one copy; made with ``render_mode="rgb_array"``, it returns a picture."""
         return self._environments[copy].render()
 
     def close(self) -> None:
-        """Closes all copies."""
         for environment in self._environments:
             environment.close()
 
@@ -172,7 +170,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         for name, rows in self._history.save().items():
             state[f"actions.{name}"] = rows
         for group in self._storage.groups:
-            for field in _ARRIVALS:
+            for field in _OUTCOMES:
                 state[f"{field}.{group.spec.name}"] = getattr(group.step, field).clone()
         return state
 
@@ -186,7 +184,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             ValueError: the rows are not those of E copies, or an entry is missing.
         """
         names = ["episode", "length", "hash"]
-        names += [f"{field}.{group.name}" for group in self.spec.groups for field in _ARRIVALS]
+        names += [f"{field}.{group.name}" for group in self.spec.groups for field in _OUTCOMES]
         for name in names:
             if name not in state:
                 raise ValueError(f"the saved environment has no {name}")
@@ -217,7 +215,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             reproduced.append(same)
         self._storage.begin_step()
         for copy, same in enumerate(reproduced):
-            rows = [[state[f"{field}.{group.name}"][copy].numpy() for field in _ARRIVALS] for group in self.spec.groups]
+            rows = [[state[f"{field}.{group.name}"][copy].numpy() for field in _OUTCOMES] for group in self.spec.groups]
             self._storage.restore(copy, first=lengths[copy] == 0, rows=rows if same else None)
         self._history.load(saved, lengths)
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from marl.core import Communicator
@@ -33,21 +32,12 @@ class RawEnvironment:
 
     def __init__(self, name: str) -> None:
         from marl.envs.factory import make_constructor
-        from marl.envs.pettingzoo.probe import probe_environment, random_action
-        from marl.envs.pettingzoo.spaces import ACTION_MASK, mask_in, mask_of
+        from marl.envs.pettingzoo.probe import RandomChoices, probe_environment
 
         self._environment = make_constructor(name)()
         about = probe_environment(self._environment, with_state=False)
-        random = np.random.default_rng(0)
         self._turn_based = about.turn_based
-
-        def choose(agent: str, raw: Any, info: Any) -> Any:
-            reader, writer = about.readers[agent], about.writers[agent]
-            mask = raw[ACTION_MASK] if reader.masked else mask_in(info)
-            legal = None if mask is None else mask_of(mask, writer.spec, agent)
-            return writer.write(random_action(writer.spec, legal, random)[None])[0]
-
-        self._choose = choose
+        self._choose = choose = RandomChoices(about.readers, about.writers)
         self._ready: list[dict[str, Any]] = []
         if not about.masks_in_info and not any(reader.masked for reader in about.readers.values()):
             self._ready = [{agent: choose(agent, None, None) for agent in about.readers} for _ in range(_READY)]

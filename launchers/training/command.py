@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, cast
 
+from marl.envs.suites import describe_names
 from marl.errors import InputError
 from marl.launchers.console import read_options, require_positive
 from marl.launchers.environment import world_size_from_environment
@@ -34,8 +35,7 @@ def _explain(command: Command, words: list[str]) -> int:
         raise InputError(f"marl {command.name} ALGORITHM ENV comes first, options follow")
     print(f"usage: marl {command.name} ALGORITHM ENV [OPTIONS]\n")
     print(f"ALGORITHM is one of {', '.join(ALGORITHMS)}.")
-    print("ENV is package.module (mpe2.simple_spread_v3), a PettingZoo id (classic/connect_four-v3),")
-    print("openspiel/GAME, lbf/ID, rware/ID, or package.module:callable.\n")
+    print(f"{describe_names()}\n")
     print(f"`marl {command.name} ALGORITHM ENV --help` lists the options.")
     return 0
 

@@ -17,14 +17,14 @@ ONE = EnvironmentRequest(num_envs=1)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mpe2.simple_spred_v3", "did you mean mpe2.simple_spread_v3"),
-        ("classic/connect4-v3", "did you mean classic/connect_four-v3"),
-        ("classic/connect_four-v9", "did you mean classic/connect_four-v3"),
+        ("mpe2.simple_spred_v3", "did you mean 'mpe2.simple_spread_v3'"),
+        ("classic/connect4-v3", "did you mean 'classic/connect_four-v3'"),
+        ("classic/connect_four-v9", "did you mean 'classic/connect_four-v3'"),
         ("nonsense_nowhere", "there is no environment 'nonsense_nowhere'"),
         ("", "no name of an environment"),
         ("..", "no name of an environment"),
         ("os.path", "neither parallel_env nor env"),
-        ("toy_environments:Countdwn", "did you mean Countdown"),
+        ("toy_environments:Countdwn", "did you mean 'Countdown'"),
         ("toy_environments:np", "no callable"),
     ],
 )
@@ -36,7 +36,7 @@ def test_a_wrong_name_gets_the_nearest_one(name, message):
 
 def test_a_wrong_game_of_openspiel_gets_the_nearest_one():
     pytest.importorskip("pyspiel")
-    with pytest.raises(InputError, match="did you mean openspiel/kuhn_poker"):
+    with pytest.raises(InputError, match="did you mean 'openspiel/kuhn_poker'"):
         make_factory("openspiel/kuhn_pokr")
 
 
@@ -54,7 +54,7 @@ def test_a_missing_suite_of_pettingzoo_is_named_with_what_installs_it(monkeypatc
 
 
 def test_wrong_arguments_get_those_that_there_are():
-    with pytest.raises(InputError, match=r"no argument continous; did you mean continuous_actions\?; it takes N, "):
+    with pytest.raises(InputError, match=r"no argument continous; did you mean 'continuous_actions'\?; it takes N, "):
         make_factory("mpe2.simple_spread_v3", env_kwargs={"continous": True})
     with pytest.raises(InputError, match="it takes lives, cut, late"):
         make_factory("toy_environments:Countdown", env_kwargs={"life": 3})

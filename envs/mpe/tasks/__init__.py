@@ -1,1 +1,1 @@
-"""Tasks."""
+"""The nine tasks of mpe2, one a file."""

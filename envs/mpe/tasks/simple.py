@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, flat, relative
 
 
@@ -18,9 +18,9 @@ class Simple(Task):
 
     name: ClassVar[str] = "simple_v3"
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """One agent, one landmark."""
-        return Layout(agents=(AgentBody(name="agent_0", collide=False),), landmarks=(LandmarkBody(),))
+        return WorldLayout(agents=(AgentBody(name="agent_0", collide=False),), landmarks=(LandmarkBody(),))
 
     def rewards(self, state: WorldState) -> Tensor:
         """Minus the squared distance."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import (
     Task,
     check_count,
@@ -16,7 +16,7 @@ from marl.envs.mpe.task import (
     flat,
     goal_positions,
     lengths,
-    nearest,
+    nearest_targets,
     relative,
     without_self,
 )
@@ -39,10 +39,10 @@ class SimpleAdversary(Task):
             num_agent_neighbors=self.num_agent_neighbors, num_landmark_neighbors=self.num_landmark_neighbors
         )
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """One adversary, N agents, N landmarks; nothing collides."""
         names = ("adversary_0", *(f"agent_{i}" for i in range(self.N)))
-        return Layout(
+        return WorldLayout(
             agents=tuple(AgentBody(name=name, size=0.15, collide=False) for name in names),
             landmarks=(LandmarkBody(size=0.08),) * self.N,
         )
@@ -62,8 +62,8 @@ class SimpleAdversary(Task):
     def observations(self, state: WorldState) -> list[Tensor]:
         """Landmarks and other agents; agents see the goal before them."""
         agents, landmarks = state.position[: self.N + 1], state.position[self.N + 1 :]
-        (seen_landmarks,) = nearest(relative(agents, landmarks), self.num_landmark_neighbors)
-        (seen_agents,) = nearest(without_self(relative(agents, agents)), self.num_agent_neighbors)
+        (seen_landmarks,) = nearest_targets(relative(agents, landmarks), self.num_landmark_neighbors)
+        (seen_agents,) = nearest_targets(without_self(relative(agents, agents)), self.num_agent_neighbors)
         seen = torch.cat((flat(seen_landmarks), flat(seen_agents)), dim=1)
         goal = flat(relative(agents[1:], goal_positions(landmarks, state.goals)))
         return [seen[:1], torch.cat((goal, seen[1:]), dim=1)]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, one_hot
 
 _WORDS = 4
@@ -20,9 +20,9 @@ class SimpleCrypto(Task):
 
     name: ClassVar[str] = "simple_crypto_v3"
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """Eve, Bob and Alice speak and do not move."""
-        return Layout(
+        return WorldLayout(
             agents=tuple(
                 AgentBody(name=name, collide=False, movable=False, silent=False)
                 for name in ("eve_0", "bob_0", "alice_0")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, flat, goal_positions, lengths, relative, without_self
 
 _LANDMARK_COLORS = (0.1, 0.9, 0.1, 0.1, 0.1, 0.9)
@@ -20,9 +20,9 @@ class SimplePush(Task):
 
     name: ClassVar[str] = "simple_push_v3"
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """One adversary, one agent, two landmarks."""
-        return Layout(
+        return WorldLayout(
             agents=(AgentBody(name="adversary_0"), AgentBody(name="agent_0")), landmarks=(LandmarkBody(),) * 2
         )
 

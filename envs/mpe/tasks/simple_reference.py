@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, check_ratio, colors, flat, goal_positions, relative
 
 _NUM_LANDMARKS = 3
@@ -26,9 +26,9 @@ class SimpleReference(Task):
         super().__post_init__()
         check_ratio("local_ratio", self.local_ratio)
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """Two agents who move and speak, three landmarks, ten words."""
-        return Layout(
+        return WorldLayout(
             agents=tuple(AgentBody(name=f"agent_{i}", collide=False, silent=False) for i in range(2)),
             landmarks=(LandmarkBody(),) * _NUM_LANDMARKS,
             num_words=10,
@@ -36,7 +36,7 @@ class SimpleReference(Task):
 
     @property
     def goal_choices(self) -> tuple[int, ...]:
-        """What each agent knows: where the other one shall go."""
+        """The other agent's goal, which each agent knows."""
         return (_NUM_LANDMARKS, _NUM_LANDMARKS)
 
     def rewards(self, state: WorldState) -> Tensor:

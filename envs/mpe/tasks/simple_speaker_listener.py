@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, colors, flat, goal_positions, relative
 
 _NUM_LANDMARKS = 3
@@ -20,9 +20,9 @@ class SimpleSpeakerListener(Task):
 
     name: ClassVar[str] = "simple_speaker_listener_v4"
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """A speaker who cannot move, a listener who cannot speak, three landmarks."""
-        return Layout(
+        return WorldLayout(
             agents=(
                 AgentBody(name="speaker_0", size=0.075, collide=False, movable=False, silent=False),
                 AgentBody(name="listener_0", size=0.075, collide=False),

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import (
     Task,
     check_count,
@@ -17,7 +17,7 @@ from marl.envs.mpe.task import (
     collisions,
     flat,
     lengths,
-    nearest,
+    nearest_targets,
     relative,
     without_self,
 )
@@ -48,9 +48,9 @@ class SimpleSpread(Task):
             num_agent_neighbors=self.num_agent_neighbors, num_landmark_neighbors=self.num_landmark_neighbors
         )
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """N agents, N landmarks; nobody speaks, though observations have room for words."""
-        return Layout(
+        return WorldLayout(
             agents=tuple(AgentBody(name=f"agent_{i}", size=_SIZE) for i in range(self.N)),
             landmarks=(LandmarkBody(),) * self.N,
         )
@@ -82,8 +82,8 @@ class SimpleSpread(Task):
     def observations(self, state: WorldState) -> list[Tensor]:
         """Own velocity and position, landmarks, other agents, and zeros for their words."""
         agents, landmarks = state.position[: self.N], state.position[self.N :]
-        (seen_landmarks,) = nearest(relative(agents, landmarks), self.num_landmark_neighbors)
-        (seen_agents,) = nearest(without_self(relative(agents, agents)), self.num_agent_neighbors)
+        (seen_landmarks,) = nearest_targets(relative(agents, landmarks), self.num_landmark_neighbors)
+        (seen_agents,) = nearest_targets(without_self(relative(agents, agents)), self.num_agent_neighbors)
         silence = agents.new_zeros(()).expand(self.N, seen_agents.shape[1] * _WORDS, agents.shape[-1])
         return [torch.cat((state.velocity, agents, flat(seen_landmarks), flat(seen_agents), silence), dim=1)]
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import (
     Task,
     boundary_penalty,
@@ -16,7 +16,7 @@ from marl.envs.mpe.task import (
     check_neighbors,
     collisions,
     flat,
-    nearest,
+    nearest_targets,
     relative,
     without_self,
 )
@@ -47,7 +47,7 @@ class SimpleTag(Task):
             num_agent_neighbors=self.num_agent_neighbors, num_landmark_neighbors=self.num_landmark_neighbors
         )
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """Adversaries first, then prey; obstacles are solid."""
         hunters = tuple(
             AgentBody(name=f"adversary_{i}", size=_HUNTER_SIZE, acceleration=3.0, max_speed=1.0)
@@ -57,7 +57,7 @@ class SimpleTag(Task):
             AgentBody(name=f"agent_{i}", size=_PREY_SIZE, acceleration=4.0, max_speed=1.3) for i in range(self.num_good)
         )
         obstacles = (LandmarkBody(size=0.2, collide=True, spread=0.9),) * self.num_obstacles
-        return Layout(agents=hunters + prey, landmarks=obstacles)
+        return WorldLayout(agents=hunters + prey, landmarks=obstacles)
 
     @property
     def stages(self) -> tuple[float, ...]:
@@ -96,13 +96,13 @@ class SimpleTag(Task):
         """Own velocity and position, obstacles, other agents, and the velocities of other prey."""
         total = self.num_adversaries + self.num_good
         agents = state.position[:total]
-        (obstacles,) = nearest(relative(agents, state.position[total:]), self.num_landmark_neighbors)
+        (obstacles,) = nearest_targets(relative(agents, state.position[total:]), self.num_landmark_neighbors)
         others = without_self(relative(agents, agents))
         own = torch.cat((state.velocity, agents, flat(obstacles)), dim=1)
         if self.num_agent_neighbors is not None:
             visible = torch.cat((torch.zeros_like(state.velocity[: self.num_adversaries]), self._prey_velocity(state)))
             velocities = without_self(visible.unsqueeze(0).expand(total, -1, -1, -1))
-            others, velocities = nearest(others, self.num_agent_neighbors, velocities)
+            others, velocities = nearest_targets(others, self.num_agent_neighbors, velocities)
             return [torch.cat((own, flat(others), flat(velocities)), dim=1)]
         common = torch.cat((own, flat(others)), dim=1)
         moving = self._prey_velocity(state).unsqueeze(0)

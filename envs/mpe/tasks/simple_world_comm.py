@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from marl.envs.mpe.physics import AgentBody, LandmarkBody, Layout, WorldState
+from marl.envs.mpe.physics import AgentBody, LandmarkBody, WorldLayout, WorldState
 from marl.envs.mpe.task import Task, boundary_penalty, check_count, collisions, flat, lengths, relative, without_self
 
 _HUNTER_SIZE, _PREY_SIZE, _FOOD_SIZE, _FOREST_SIZE = 0.075, 0.045, 0.03, 0.3
@@ -35,7 +35,7 @@ class SimpleWorldComm(Task):
         check_count("num_food", self.num_food, 1)
         check_count("num_forests", self.num_forests, 0)
 
-    def layout(self) -> Layout:
+    def layout(self) -> WorldLayout:
         """The leader, other adversaries, prey; obstacles, food, forests. Only obstacles are solid."""
         names = ("leadadversary_0", *(f"adversary_{i}" for i in range(self.num_adversaries - 1)))
         hunters = tuple(
@@ -45,7 +45,7 @@ class SimpleWorldComm(Task):
         prey = tuple(
             AgentBody(name=f"agent_{i}", size=_PREY_SIZE, acceleration=4.0, max_speed=1.3) for i in range(self.num_good)
         )
-        return Layout(
+        return WorldLayout(
             agents=hunters + prey,
             landmarks=(
                 *(LandmarkBody(size=0.2, collide=True, spread=0.9),) * self.num_obstacles,

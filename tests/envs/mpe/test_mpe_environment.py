@@ -1,15 +1,13 @@
-"""What batched MPE owes its users besides mpe2's numbers: resets, endings, splits over ranks, resume, clear errors."""
+"""Batched MPE besides mpe2's numbers: resets, endings, splits over ranks, resume, clear errors."""
 
 import importlib
-import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from marl.core import EnvironmentRequest
-from marl.envs.mpe import TASKS, BatchedMPE, bench_step, make_batched, make_task
-from marl.envs.mpe.parallel import parallel_env
+from marl.envs.mpe import TASKS, BatchedMPE, make_batched, make_task
 from marl.errors import InputError
 from marl.testing.environments import check_environment
 
@@ -48,7 +46,7 @@ def snapshot(timestep):
         for field in ("observations", "active", "rewards", "terminated", "truncated"):
             tensors[f"{name}.{field}"] = getattr(group, field)
     if timestep.final is not None:
-        tensors["final.copies"] = timestep.final.envs
+        tensors["final.envs"] = timestep.final.envs
         tensors["final.state"] = timestep.final.state
         for name, group in timestep.final.groups.items():
             tensors[f"final.{name}"] = group.observations
@@ -282,76 +280,12 @@ def test_numbers_stay_finite_when_agents_fly_far_apart():
     assert torch.isfinite(timestep.groups["agent"].rewards).all()
 
 
-@pytest.mark.parametrize("continuous", [False, True])
-@pytest.mark.parametrize("name", TASKS)
-def test_one_copy_passes_pettingzoos_own_api_test(name, continuous):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # importing PettingZoo's tests makes environments in a way it deprecates
-        from pettingzoo.test import parallel_api_test
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        parallel_api_test(parallel_env(name, continuous_actions=continuous), num_cycles=60)
-
-
-def test_one_copy_repeats_its_episodes_from_a_seed():
-    env = parallel_env("mpe2.simple_reference_v3", max_cycles=3)
-    episodes = []
-    for seed in (5, None, 5, None):
-        observations, infos = env.reset(seed=seed)
-        assert set(infos) == set(env.agents)
-        total = [np.concatenate([*observations.values()])]
-        while env.agents:
-            observations, rewards, *_ = env.step(dict.fromkeys(env.agents, 7))
-            total += [np.concatenate([*observations.values()]), [*rewards.values()]]
-            assert np.array_equal(env.state(), np.concatenate([*observations.values()]))
-        episodes.append(np.concatenate(total))
-    assert np.array_equal(episodes[0], episodes[2])
-    assert np.array_equal(episodes[1], episodes[3])
-    assert not np.array_equal(episodes[0], episodes[1])
-    with pytest.raises(InputError, match="call reset"):
-        env.step({})
-    env.reset()
-    with pytest.raises(InputError, match="no action for agent_1"):
-        env.step({"agent_0": 0})
-    env.close()
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("mpe2.simple_spred_v3", {}, "did you mean mpe2.simple_spread_v3"),
-        ("mpe2.simple_formation_v1", {}, "there are mpe2.simple_adversary_v3, "),
-        ("mpe2.simple_spread_v3", {"n": 3}, "takes no argument n; it takes max_cycles, .* N, "),
-        ("mpe2.simple_spread_v3", {"N": 0}, "N is a whole number of at least 1, not 0"),
-        ("mpe2.simple_spread_v3", {"N": 2.5}, "N is a whole number"),
-        ("mpe2.simple_spread_v3", {"local_ratio": 1.5}, "local_ratio is a proportion"),
-        ("mpe2.simple_reference_v3", {"local_ratio": -0.1}, "local_ratio is a proportion"),
-        ("mpe2.simple_tag_v3", {"num_agent_neighbors": 0}, "num_agent_neighbors is a whole number"),
-        ("mpe2.simple_world_comm_v3", {"num_food": 0}, "num_food is a whole number of at least 1"),
-        ("mpe2.simple_crypto_v3", {"max_cycles": 0}, "max_cycles is a whole number of at least 1"),
-    ],
-)
-def test_wrong_names_and_arguments_get_one_clear_line(name, arguments, message):
-    with pytest.raises(InputError, match=message) as caught:
-        make_batched(name, arguments)
-    assert "\n" not in str(caught.value)
-
-
-def test_drawing_is_left_to_mpe2():
-    with pytest.raises(InputError, match="does not draw"):
-        parallel_env("mpe2.simple_v3", render_mode="rgb_array")
-
-
 def test_a_missing_compiler_is_named_and_does_not_matter_by_default(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     request = EnvironmentRequest(num_envs=256)
     BatchedMPE(make_task("mpe2.simple_v3"), request).reset()
     with pytest.raises(InputError, match="no compiler for cpu was found"):
         BatchedMPE(make_task("mpe2.simple_v3"), request, compile=True)
-
-
-def test_the_benchmark_counts_steps_of_all_copies():
-    assert bench_step(64, 0.02, compile=False) > 64
 
 
 def test_actions_of_other_integer_types_and_layouts_mean_the_same():

@@ -163,7 +163,7 @@ def test_what_was_saved_of_another_game_is_refused():
         ("matrix_rps", {}, "matrix_rps has no batched version: there are those of games with turns"),
         ("tic_tac_toe", {}, "tic_tac_toe has no batched version"),
         ("kuhn_poker", {"cards": 9}, "kuhn_poker cannot be made with"),
-        ("khun_poker", {}, "did you mean openspiel/kuhn_poker"),
+        ("khun_poker", {}, "did you mean 'openspiel/kuhn_poker'"),
     ],
 )
 def test_games_that_are_no_tables_are_refused_in_one_line(name, parameters, message):

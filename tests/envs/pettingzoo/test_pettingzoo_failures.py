@@ -1,6 +1,7 @@
 """Environments that raise: their copy begins anew, what was dropped is marked, and too much ends in one line."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +162,7 @@ def test_too_many_failures_in_a_row_are_one_line_with_the_global_copy(at):
             environment.step(still(environment))
     assert "\n" not in str(caught.value)
     assert ("RuntimeError: the simulator went away" if at == "step" else "OSError: no simulator") in str(caught.value)
-    assert "test_environment_failures.py:" in str(caught.value)
+    assert f"{Path(__file__).name}:" in str(caught.value)
 
 
 def test_without_a_limit_the_exception_passes_through():

@@ -143,7 +143,7 @@ def test_doctor_names_the_broken_rule_and_the_agent_once(marl, fault, rule):
 
 def test_doctor_tells_environments_that_cannot_be_made(marl):
     done = marl("doctor", "mpe2.simple_spred_v3")
-    assert (done.code, "did you mean mpe2.simple_spread_v3?" in done.stdout) == (1, True)
+    assert (done.code, "did you mean 'mpe2.simple_spread_v3'?" in done.stdout) == (1, True)
 
 
 def test_doctor_checks_this_installation(marl):
