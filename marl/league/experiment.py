@@ -31,7 +31,7 @@ from marl.league.results import Results
 from marl.loggers import NullLogger
 from marl.policy import Policy
 from marl.self_play.actor import make_self_play_actor
-from marl.self_play.matches import play_games
+from marl.self_play.matches import play_matches
 from marl.self_play.opponents import RANDOM
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
@@ -177,17 +177,17 @@ class LeagueExperiment:
         sides = torch.arange(games) % num_sides
         seating = torch.full((games, num_sides), RANDOM)
         seating[torch.arange(games), sides] = 0
-        returns, lengths, stopped = play_games(
+        returns, lengths, stopped = play_matches(
             seating,
             lambda player: main.greedy,
             main.config.environment,
-            side_of=self.config.side_of,
+            teams=self.config.side_of,
             num_envs=main.config.num_envs,
             seed=main.config.seed,
             purpose="evaluate",
             communicator=self.communicator,
             sharing=main.config.builder.sharing,
-            like=main.greedy,
+            template=main.greedy,
             max_steps=self.config.experiment.evaluation_max_steps,
         )
         own = returns.gather(1, sides.unsqueeze(1))
@@ -338,17 +338,17 @@ class LeagueExperiment:
         pairs = torch.stack((torch.full_like(others, newest), others), dim=1)
         seating = torch.cat((pairs, pairs.flip(1))).repeat(-(-games // 2), 1)
         player = self.players[name]
-        returns, _, _ = play_games(
+        returns, _, _ = play_matches(
             seating,
             self._frozen,
             player.config.environment,
-            side_of=self.config.side_of,
+            teams=self.config.side_of,
             num_envs=player.config.num_envs,
             seed=derive_int(self.config.experiment.seed, "measure", newest),
             purpose="measure",
             communicator=self.communicator,
             sharing=player.config.builder.sharing,
-            like=self._frozen(newest),
+            template=self._frozen(newest),
             max_steps=self.config.experiment.evaluation_max_steps,
         )
         self.league.add_games(seating[:, 0].numpy(), seating[:, 1].numpy(), returns.numpy())

@@ -1,4 +1,4 @@
-"""Sprt."""
+"""The sequential probability ratio test of an Elo difference."""
 
 from __future__ import annotations
 
