@@ -96,7 +96,7 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
     from marl.launchers.tournament.report import log_to_wandb, table_text, write_csv
 
     options = runner.options
-    results = tally(games, runner.names, runner.sides, runner.scoring, anchor=options.anchor, seed=options.seed)
+    results = tally(games, runner.names, runner.sides.names, runner.scoring, anchor=options.anchor, seed=options.seed)
     tests = runner.tests({game.index: game for game in games})
     steps = {one.entry.name: one.env_steps for one in runner.contestants}
     summary = {

@@ -13,7 +13,6 @@ import numpy as np
 from marl.errors import InputError
 from marl.games.game import PlayedGame
 from marl.games.pairings import Matchup
-from marl.games.sides import Sides
 from marl.ratings.alpha_rank import alpha_rank
 from marl.ratings.bootstrap import bootstrap_elo
 from marl.ratings.elo import EloConfig, elo_ratings
@@ -151,7 +150,7 @@ class TournamentResults:
 def tally(
     games: Sequence[PlayedGame],
     players: Sequence[str],
-    sides: Sides,
+    sides: Sequence[str],
     scoring: Scoring,
     *,
     anchor: str | None = None,
@@ -163,7 +162,7 @@ def tally(
     Args:
         games: that count.
         players: in order of entry.
-        sides: of a game.
+        sides: names of the game's sides.
         scoring: see ``comparisons``.
         anchor: the player whose Elo is 0; None makes the mean 0.
         seed: of the bootstrap.
@@ -194,7 +193,7 @@ def tally(
         total = int(wins[index] + draws[index] + losses[index])
         fisher = (float(elo.intervals[index, 0]), float(elo.intervals[index, 1]))
         bootstrap = (float(resampled.intervals[index, 0]), float(resampled.intervals[index, 1]))
-        seats = {side: [game for game in mine if game.players[s] == name] for s, side in enumerate(sides.names)}
+        seats = {side: [game for game in mine if game.players[s] == name] for s, side in enumerate(sides)}
         standings.append(
             Standing(
                 player=name,

@@ -33,7 +33,7 @@ class Games:
     outcome: Integers
     """(G,) LOSS, DRAW or WIN of the first seat."""
     pair: Integers
-    """(G,) a number that games of one seed (seats swapped) share: not being independent, they are resampled together."""
+    """(G,) a number that games of one seed (seats swapped) share: not independent, they are resampled together."""
 
     def __post_init__(self) -> None:
         if len(set(self.players)) != len(self.players):

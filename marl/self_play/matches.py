@@ -50,8 +50,8 @@ def play_matches(
         sharing: as the policies were trained.
         template: see SeatedPlayers.
         device: where policies compute.
-        max_steps: a game that has not ended by then is a draw, and so are the others that its environment was to play, since
-            episodes begin anew by their own end only.
+        max_steps: a game that has not ended by then is a draw, and so are the others that its environment was to
+            play, since episodes begin anew by their own end only.
 
     Returns:
         (G, S) float64, each side's undiscounted return, zeros where the step limit made it a draw; (G,) float64

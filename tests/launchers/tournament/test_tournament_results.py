@@ -8,14 +8,13 @@ import pytest
 
 from marl.errors import InputError
 from marl.games.game import Forfeit, PlayedGame
-from marl.games.pairings import Meeting
-from marl.games.sides import Side
+from marl.games.pairings import Matchup
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.results import comparisons, results_json, sequential_test, tally
 from marl.ratings.sprt import SPRTConfig, sprt
 
-TWO = (Side(name="first", agents=("x",)), Side(name="second", agents=("y",)))
-THREE = (*TWO, Side(name="third", agents=("z",)))
+TWO = ("first", "second")
+THREE = (*TWO, "third")
 
 
 def game(index, players, returns, *, pair=None, ending="finished", forfeits=(), places=None):
@@ -209,15 +208,15 @@ def test_three_sides_are_rated_by_openskill_too():
 
 
 def test_the_sequential_test_takes_pairs_in_order_up_to_the_first_that_is_missing():
-    meeting = Meeting(number=0, players=("a", "b"), games=400)
+    matchup = Matchup(number=0, players=("a", "b"), games=400)
     config = SPRTConfig(elo0=0, elo1=50)
     generator = random.Random(5)
     games = {g.index: g for g in match([generator.choice([1, 1, 0.5, 0]) for _ in range(400)])}
-    whole = sequential_test(meeting, games, 0, "game", config)
+    whole = sequential_test(matchup, games, 0, "game", config)
     assert whole.decision == "elo1"
     assert whole.used < 200
     del games[30]
-    cut = sequential_test(meeting, games, 0, "game", config)
+    cut = sequential_test(matchup, games, 0, "game", config)
     assert cut.used <= 15
     scores = [round(2 * sum(_points(games[i], "a") for i in (start, start + 1))) for start in range(0, 30, 2)]
     assert cut == sprt(scores, config)
