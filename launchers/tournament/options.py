@@ -44,7 +44,7 @@ class TournamentOptions:
     sprt: tuple[float, float] | None = None
     """Stop a matchup of two as soon as it is decided which of these Elo differences holds (errors of 5 % each)."""
     action_selection: ActionSelection = "greedy"
-    """Whether trained policies take their best action, or draw one as in training."""
+    """Let trained policies take their best action, or draw one as in training."""
     random_opening_moves: int = 0
     """Random moves at the beginning, equal in both games of a pair, so that greedy players' games differ."""
     max_steps: int = 2000
@@ -63,7 +63,7 @@ class TournamentOptions:
     env_kwargs: str | None = None
     """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Whether to send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
+    """Send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
     wandb_project: str = "marl"
     """The W&B project."""
 

@@ -21,7 +21,7 @@ class ZeroSumEquilibrium:
     column: Floats
     """(C,) the minimising player's."""
     value: float
-    """What the row player receives."""
+    """The payoff of the row player."""
 
 
 def zero_sum_nash(payoff: Any) -> ZeroSumEquilibrium:

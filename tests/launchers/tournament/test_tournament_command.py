@@ -73,8 +73,8 @@ def _toys_are_found(monkeypatch):
 def play(marl, tmp_path):
     """``play("name", ...)`` plays a tournament of the toy game and returns its folder."""
 
-    def run(name, *words, players=FEW, env=GAME, games=10):
-        done = marl("tournament", env, "--players", *players, "--games", games, "--out", tmp_path / name, *words)
+    def run(name, *argv, players=FEW, env=GAME, games=10):
+        done = marl("tournament", env, "--players", *players, "--games", games, "--out", tmp_path / name, *argv)
         assert done.code == 0, done
         return tmp_path / name
 
@@ -120,10 +120,10 @@ def test_the_page_needs_nothing_else_and_says_what_matters(play):
 
 def test_any_number_of_ranks_gives_the_same_files(play):
     players = (*FEW, "batched=toy_match:Batched", "counting=toy_match:Counting", "bad=toy_match:Crash")
-    words = ("--boards", 4, "--seed", 5)
-    alone = play("one", *words, players=players)
-    assert same(alone, play("two", *words, "--ranks", 2, players=players))
-    assert same(alone, play("four", *words, "--ranks", 4, players=players))
+    argv = ("--boards", 4, "--seed", 5)
+    alone = play("one", *argv, players=players)
+    assert same(alone, play("two", *argv, "--ranks", 2, players=players))
+    assert same(alone, play("four", *argv, "--ranks", 4, players=players))
 
 
 def test_trained_players_give_the_same_table_from_any_number_of_ranks(play, tictactoe_run):
@@ -139,10 +139,10 @@ def test_trained_players_give_the_same_table_from_any_number_of_ranks(play, tict
 
 
 def test_greedy_players_repeat_themselves_and_that_is_said(marl, tictactoe_run, tmp_path):
-    words = ("toy_game:strict_tictactoe", "--players", f"a={tictactoe_run}", f"b={tictactoe_run}", "--games", 20)
-    done = marl("tournament", *words, "--out", tmp_path / "same")
+    argv = ("toy_game:strict_tictactoe", "--players", f"a={tictactoe_run}", f"b={tictactoe_run}", "--games", 20)
+    done = marl("tournament", *argv, "--out", tmp_path / "same")
     assert "only 2 of 20 games differ" in done.stdout
-    done = marl("tournament", *words, "--random-opening-moves", 3, "--out", tmp_path / "openings")
+    done = marl("tournament", *argv, "--random-opening-moves", 3, "--out", tmp_path / "openings")
     assert "games differ" not in done.stdout
 
 
@@ -175,11 +175,11 @@ def test_a_tournament_killed_at_random_moments_ends_with_the_same_table(tmp_path
 
 def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, play, tmp_path):
     players = ("slow=toy_match:Slow", "slower=toy_match:Slow", "slowest=toy_match:Slow", "random")
-    words = (GAME, "--players", *players, "--games", 60, "--boards", 4)
+    argv = (GAME, "--players", *players, "--games", 60, "--boards", 4)
     undisturbed = play("undisturbed", "--boards", 4, players=players, games=60)
     out = tmp_path / "killed"
     python_path = str(TESTS)
-    process = start("tournament", *words, "--out", out, "--ranks", 2, PYTHONPATH=python_path)
+    process = start("tournament", *argv, "--out", out, "--ranks", 2, PYTHONPATH=python_path)
     games = GamesFile(out / "games.jsonl")
     deadline = time.monotonic() + 90
     while games.count() < 40 and process.poll() is None and time.monotonic() < deadline:
@@ -191,8 +191,8 @@ def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, play, tmp_
     # The ranks are in a group of their own; they end when their mpirun is gone.
     while (later := _settled(games)) != before and time.monotonic() < deadline:
         before = later
-    words = ("--boards", 4, "--resume")
-    assert same(undisturbed, play("killed", *words, players=players, games=60))
+    argv = ("--boards", 4, "--resume")
+    assert same(undisturbed, play("killed", *argv, players=players, games=60))
 
 
 def _settled(games):
@@ -220,9 +220,9 @@ def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(play, tictact
 
     monkeypatch.setattr(tournament_report, "WandbLogger", Logger)
     checkpoint = sorted((tictactoe_run / "checkpoints").iterdir())[-1]
-    words = ("--random-opening-moves", 2, "--wandb", "offline", "--wandb-project", "games")
+    argv = ("--random-opening-moves", 2, "--wandb", "offline", "--wandb-project", "games")
     players = (f"new={tictactoe_run}", f"same={checkpoint}", "random")
-    path = play("t", *words, players=players, env="toy_game:strict_tictactoe", games=4)
+    path = play("t", *argv, players=players, env="toy_game:strict_tictactoe", games=4)
     begun, *rows, board, payoff, closed = sent
     assert begun == ("begun", "games", "t", "offline")
     # One checkpoint under two names: one point of one curve.
@@ -259,8 +259,8 @@ def test_a_request_to_stop_gives_code_75_and_the_same_command_goes_on(play, marl
     from marl.launchers.tournament.runner import play_games
 
     monkeypatch.setattr("marl.launchers.tournament.runner.play_games", interrupted)
-    words = ("tournament", GAME, "--players", *FEW, "--games", 10, "--boards", 4, "--out", tmp_path / "stopped")
-    done = marl(*words)
+    argv = ("tournament", GAME, "--players", *FEW, "--games", 10, "--boards", 4, "--out", tmp_path / "stopped")
+    done = marl(*argv)
     assert done.code == 75
     assert "the same command goes on" in done.stderr
     assert 0 < GamesFile(tmp_path / "stopped" / "games.jsonl").count() < 10
@@ -302,10 +302,10 @@ def test_three_players_at_a_table(play):
 
 
 def test_four_sides_from_three_ranks(play, tmp_path):
-    words = ("--env-kwargs", '{"bidders": 4}', "--boards", 4)
+    argv = ("--env-kwargs", '{"bidders": 4}', "--boards", 4)
     players = (*FEW, "lower=toy_match:Low")
-    one = play("one", *words, players=players, games=8)
-    options = TournamentOptions(env=GAME, players=players, games=8, env_kwargs=words[1], boards=4)
+    one = play("one", *argv, players=players, games=8)
+    options = TournamentOptions(env=GAME, players=players, games=8, env_kwargs=argv[1], boards=4)
     assert run_together(options, 3, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
     assert table(one)["high"]["seats"] == {f"bidder_{seat}": 2 for seat in range(4)}
 
@@ -331,11 +331,11 @@ def test_predators_and_prey_of_simple_tag(play):
 
 def test_teams_can_be_named(play, refused, tmp_path):
     teams = {"bidder_0": "red", "bidder_1": "blue", "bidder_2": "blue", "bidder_3": "red"}
-    words = ("--env-kwargs", '{"bidders": 4}', "--teams")
-    found = results(play("t", *words, json.dumps(teams), games=4))
+    argv = ("--env-kwargs", '{"bidders": 4}', "--teams")
+    found = results(play("t", *argv, json.dumps(teams), games=4))
     assert found["sides"] == {"red": ["bidder_0", "bidder_3"], "blue": ["bidder_1", "bidder_2"]}
     assert found["scoring"] == "game"
-    wrong = ("tournament", GAME, "--players", *FEW, "--out", tmp_path / "x", *words)
+    wrong = ("tournament", GAME, "--players", *FEW, "--out", tmp_path / "x", *argv)
     assert "'bidder_9', which is no agent; did you mean" in refused(*wrong, json.dumps({**teams, "bidder_9": "red"}))
     assert "--teams leaves out bidder_3" in refused(*wrong, json.dumps(dict(list(teams.items())[:3])))
     assert "nobody to play against" in refused(*wrong, json.dumps(dict.fromkeys(teams, "red")))
@@ -354,21 +354,21 @@ def test_swiss_rounds_are_the_same_from_any_number_of_ranks_and_after_a_break(pl
     players = tuple(
         f"p{index}=toy_match:{kind}" for index, kind in enumerate(("High", "Low", "Slow", "Batched", "Low"))
     )
-    words = ("--format", "swiss", "--boards", 4)
-    one = play("one", *words, players=players, games=6)
+    argv = ("--format", "swiss", "--boards", 4)
+    one = play("one", *argv, players=players, games=6)
     assert results(one)["games"] == 3 * 2 * 6
     options = TournamentOptions(env=GAME, players=players, games=6, format="swiss", boards=4)
     assert run_together(options, 2, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
     broken = Path(shutil.copytree(one, one.with_name("broken")))
     lines = (one / "games.jsonl").read_bytes().splitlines(keepends=True)
     (broken / "games.jsonl").write_bytes(b"".join(lines[:17]) + lines[17][:40])
-    assert same(one, play("broken", *words, players=players, games=6))
+    assert same(one, play("broken", *argv, players=players, games=6))
 
 
 def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_of_ranks(play, tmp_path):
     players = ("high=toy_match:High", "low=toy_match:Low")
-    words = ("--sprt", 0, 50, "--boards", 8)
-    one = play("one", *words, players=players, games=1000)
+    argv = ("--sprt", 0, 50, "--boards", 8)
+    one = play("one", *argv, players=players, games=1000)
     (test,) = results(one)["sprt"]
     assert test["decision"] == "elo1"
     assert results(one)["games"] == 2 * test["used"] < 200
@@ -380,7 +380,7 @@ def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_o
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (("--players", "random"), "needs two players or more"),
         ((), "needs two players or more"),
@@ -405,9 +405,9 @@ def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_o
         (("--players", *FEW, "--resume"), "no tournament in"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(refused, tmp_path, words, message):
+def test_wrong_input_is_one_line_and_leaves_nothing(refused, tmp_path, argv, message):
     out = tmp_path / "x"
-    line = refused("tournament", GAME, *words, "--out", out)
+    line = refused("tournament", GAME, *argv, "--out", out)
     assert re.search(message, line), line
     assert not out.exists()
 
@@ -420,11 +420,11 @@ def test_a_tournament_without_anything_is_explained(refused, marl):
 
 
 def test_players_of_another_environment_or_other_spaces_are_refused(refused, spread_run, tictactoe_run, tmp_path):
-    words = ("--out", tmp_path / "x", "--players", f"a={tictactoe_run}", f"b={spread_run}")
-    line = refused("tournament", "toy_game:strict_tictactoe", *words)
+    argv = ("--out", tmp_path / "x", "--players", f"a={tictactoe_run}", f"b={spread_run}")
+    line = refused("tournament", "toy_game:strict_tictactoe", *argv)
     assert line == "player b was trained on mpe2.simple_spread_v3, not on toy_game:strict_tictactoe"
-    words = ("--out", tmp_path / "x", "--players", f"a={spread_run}", "random", "--env-kwargs", '{"N": 4}')
-    assert "does not fit" in refused("tournament", "mpe2.simple_spread_v3", *words)
+    argv = ("--out", tmp_path / "x", "--players", f"a={spread_run}", "random", "--env-kwargs", '{"N": 4}')
+    assert "does not fit" in refused("tournament", "mpe2.simple_spread_v3", *argv)
     assert not (tmp_path / "x").exists()
 
 
@@ -435,8 +435,8 @@ def test_folders_of_something_else_and_other_settings_are_refused_and_nothing_is
     assert "holds a run, not a tournament" in line
     path = play("t")
     before = {name: (path / name).read_bytes() for name in os.listdir(path)}
-    words = ("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
-    assert "seed was 0, now 4" in refused(*words, "--seed", 4)
+    argv = ("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
+    assert "seed was 0, now 4" in refused(*argv, "--seed", 4)
     assert "players.low" in refused("tournament", GAME, "--players", "high=toy_match:High", "random", "--out", path)
     assert {name: (path / name).read_bytes() for name in os.listdir(path)} == before
     full = tmp_path / "full"
@@ -458,8 +458,8 @@ def test_a_player_stays_the_checkpoint_that_it_was(play, refused, tictactoe_run,
     again = play("t", players=(f"a={run}", "random"), env=env)
     assert results(again)["players"]["a"]["checkpoint"] == str(checkpoint)
     shutil.rmtree(checkpoint)
-    words = ("tournament", env, "--players", f"a={run}", "random", "--games", 10, "--out", path)
-    assert "is gone" in refused(*words)
+    argv = ("tournament", env, "--players", f"a={run}", "random", "--games", 10, "--out", path)
+    assert "is gone" in refused(*argv)
 
 
 def test_games_of_another_tournament_are_refused(play, refused, tmp_path):
@@ -471,8 +471,8 @@ def test_games_of_another_tournament_are_refused(play, refused, tmp_path):
 
 def test_snapshots_of_a_league_play_by_name_and_by_file(play, marl, refused, tmp_path):
     league = tmp_path / "league"
-    words = ("--steps", 600, "--num-envs", 4, "--save-steps", 200, "--evaluation-episodes", 0)
-    assert marl("league", "ippo", "toy_game:strict_tictactoe", *words, "--out", league).code == 0
+    argv = ("--steps", 600, "--num-envs", 4, "--save-steps", 200, "--evaluation-episodes", 0)
+    assert marl("league", "ippo", "toy_game:strict_tictactoe", *argv, "--out", league).code == 0
     file = sorted((league / "snapshots").iterdir())[0]
     players = (f"now={league}", f"{league}@main-0000", f"file={file}")
     path = play("t", "--action-selection", "sampled", players=players, env="toy_game:strict_tictactoe")
@@ -481,5 +481,5 @@ def test_snapshots_of_a_league_play_by_name_and_by_file(play, marl, refused, tmp
     assert about["file"]["checkpoint"] == str(file)
     assert about["league-main-0000"]["env_steps"] < about["now"]["env_steps"]
     assert results(path)["forfeits"] == 0
-    words = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
-    assert "has no snapshot 'main-0099'" in refused("tournament", *words)
+    argv = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
+    assert "has no snapshot 'main-0099'" in refused("tournament", *argv)

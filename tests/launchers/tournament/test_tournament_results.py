@@ -120,10 +120,10 @@ def test_duplicates_are_compared_in_the_same_seat_of_the_same_deal():
 
 
 def test_a_forfeit_loses_both_comparisons_of_its_pair_and_a_step_limit_makes_them_equal():
-    fault = Forfeit(player="a", kind="crash", detail="")
-    forfeit = game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(fault,), places=(1, 0))
+    forfeit = Forfeit(player="a", kind="crash", detail="")
+    forfeited = game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(forfeit,), places=(1, 0))
     fine = game(1, ("b", "a"), (10.0, 99.0))
-    assert [row[2] for row in comparisons([forfeit, fine], "duplicate")] == [0.0, 0.0]
+    assert [row[2] for row in comparisons([forfeited, fine], "duplicate")] == [0.0, 0.0]
     endless = game(0, ("a", "b"), (50.0, 0.0), ending="step_limit", places=(0, 0))
     assert [row[2] for row in comparisons([endless, fine], "duplicate")] == [0.5, 0.5]
 
@@ -180,9 +180,9 @@ def test_rock_paper_scissors_has_a_nash_average_of_thirds():
 
 
 def test_forfeits_and_step_limits_are_counted_apart():
-    fault = Forfeit(player="a", kind="timeout", detail="")
+    forfeit = Forfeit(player="a", kind="timeout", detail="")
     games = [
-        game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(fault,), places=(1, 0)),
+        game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(forfeit,), places=(1, 0)),
         game(1, ("b", "a"), (3.0, 1.0), ending="step_limit", places=(0, 0)),
         *[game(2 + i, ("a", "b"), (1.0, 0.0)) for i in range(2)],
     ]
