@@ -19,14 +19,14 @@ import torch
 from marl.algorithms.mappo import MAPPO
 from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
-from marl.games.block import play_games
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.players import PolicyPlayer
-from marl.games.sides import two_or_more_sides
+from marl.games.sides import Sides
 from marl.launchers.bench.figures import figure
 from marl.types import GroupStep
 
-OPENING = 6
+OPENING_MOVES = 6
 
 
 def plain_loop(environment: Any, policies: list[Any], games: int, seed: int) -> int:
@@ -37,12 +37,12 @@ def plain_loop(environment: Any, policies: list[Any], games: int, seed: int) -> 
     first = torch.zeros(1, dtype=torch.bool)
     for game in range(games):
         environment.reset(seed=seed + game)
-        for turn, agent in enumerate(environment.agent_iter()):
+        for move, agent in enumerate(environment.agent_iter()):
             observation, _, terminated, truncated, _ = environment.last()
             action = None
             if not (terminated or truncated):
                 mask = observation["action_mask"]
-                if turn < OPENING:
+                if move < OPENING_MOVES:
                     action = int(random.choice(np.flatnonzero(mask)))
                 else:
                     # Both agents' rows, since the networks tell agents apart by number.
@@ -73,7 +73,7 @@ def main() -> None:
     torch.manual_seed(0)
     make, builder = make_constructor(options.env), MAPPO()
     arena, environment = PettingZooArena(make, 64), make()
-    sides = two_or_more_sides(arena.spec.agents)
+    sides = Sides(arena.spec)
     every = [builder.make_policies(arena.spec, builder.make_networks(arena.spec), evaluation=True) for _ in range(2)]
     (group,) = arena.spec.groups
     alone = [policies[group.name] for policies in every]
@@ -84,7 +84,9 @@ def main() -> None:
         for first in range(0, options.games, 64):
             numbers = range(first, min(first + 64, options.games))
             games = [Game(index=n, pair=n // 2, players=("a", "b") if n % 2 == 0 else ("b", "a")) for n in numbers]
-            played = play_games(arena, sides, players, games, GameRules(seed=number, opening=OPENING))
+            played = play_games(
+                arena, sides, players, games, GameRules(seed=number, random_opening_moves=OPENING_MOVES)
+            )
             moves += sum(game.length for game in played)
         seconds = time.process_time() - start
         rates["games"].append(options.games / seconds)

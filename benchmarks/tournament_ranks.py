@@ -42,7 +42,7 @@ def main() -> int:
     for number in range(options.rounds):
         for ranks in (1, 2, 4) if number == 0 else (1, 2):
             path = fresh(options.out / f"ranks-{ranks}-{number}")
-            seconds[ranks].append(hold(league, path, options.games, ranks))
+            seconds[ranks].append(run_tournament(league, path, options.games, ranks))
             paths.append(path)
     reference, *others = paths
     alike = [path.name for path in others if same(reference, path)]
@@ -62,28 +62,28 @@ def main() -> int:
         return int(len(alike) < len(others))
     path = fresh(options.out / "killed")
     killed, written = kill(league, path, options, statistics.median(seconds[2]))
-    hold(league, path, options.games, 2)
+    run_tournament(league, path, options.games, 2)
     say("tournament/kills", kills=killed, games_after_each=written, same_files=same(reference, path))
     return int(len(alike) < len(others) or not same(reference, path))
 
 
-def say(name: str, **figures: Any) -> None:
-    print(json.dumps({"name": name, **figures}), flush=True)
+def say(name: str, **values: Any) -> None:
+    print(json.dumps({"name": name, **values}), flush=True)
 
 
 def train(path: Path) -> Path:
     """A league with six snapshots and more; how well they play does not matter here."""
     if not (path / "summary.json").exists():
-        words = ["league", "ippo", ENV, "--recipe", "none", "--steps", 48_000, "--save-steps", 8_000, "--num-envs", 32]
-        words += ["--evaluation-episodes", 0, "--out", path]
-        subprocess.run([MARL, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+        argv = ["league", "ippo", ENV, "--recipe", "none", "--steps", 48_000, "--save-steps", 8_000, "--num-envs", 32]
+        argv += ["--evaluation-episodes", 0, "--out", path]
+        subprocess.run([MARL, *map(str, argv)], check=True, stdout=subprocess.DEVNULL)
     return path
 
 
 def command(league: Path, path: Path, games: int, ranks: int) -> list[str]:
     players = [f"main-{number}={league}@main-{number:04d}" for number in range(6)]
-    words = ["tournament", ENV, "--players", *players, "random", "--games", games, "--opening", 4]
-    return [MARL, *map(str, [*words, "--ranks", ranks, "--out", path])]
+    argv = ["tournament", ENV, "--players", *players, "random", "--games", games, "--random-opening-moves", 4]
+    return [MARL, *map(str, [*argv, "--ranks", ranks, "--out", path])]
 
 
 def fresh(path: Path) -> Path:
@@ -94,8 +94,8 @@ def fresh(path: Path) -> Path:
     return path
 
 
-def hold(league: Path, path: Path, games: int, ranks: int) -> float:
-    """Holds a tournament to its end; the seconds that it says it took, without the start of the processes."""
+def run_tournament(league: Path, path: Path, games: int, ranks: int) -> float:
+    """Plays a tournament to its end; the seconds that it says it took, without the start of the processes."""
     done = subprocess.run(command(league, path, games, ranks), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{path}: {done.stderr}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -48,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     from marl.errors import InputError
 
+    if "" not in sys.path:
+        # A user's modules are found in the current folder, behind all that is installed.
+        sys.path.append("")
     module, function = COMMANDS[words[0]][0].split(":")
     command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     try:
@@ -82,4 +86,7 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
+    # `python -m`, which starts ranks, puts the current folder first, where it would hide installed packages.
+    if sys.path[0] == os.getcwd():
+        del sys.path[0]
     sys.exit(main())

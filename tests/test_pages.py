@@ -24,7 +24,7 @@ OPTIONS = {
     "track": track.TrackOptions,
     "doctor": doctor.DoctorOptions,
     "bench": bench.Options,
-    "tournament": tournament.Options,
+    "tournament": tournament.TournamentOptions,
     "exploitability": exploitability.Options,
 }
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

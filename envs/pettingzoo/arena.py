@@ -41,7 +41,7 @@ class PettingZooArena(Arena):
         return self._boards.spec
 
     @property
-    def boards(self) -> int:
+    def num_envs(self) -> int:
         """See Arena."""
         return self._boards.num_envs
 
@@ -49,9 +49,9 @@ class PettingZooArena(Arena):
         """See Arena."""
         return self._boards.begin(seeds)
 
-    def step(self, boards: Integers, actions: Sequence[Array]) -> list[int]:
+    def step(self, envs: Integers, actions: Sequence[Array]) -> list[int]:
         """See Arena."""
-        return self._boards.step_some(boards, actions)
+        return self._boards.step_some(envs, actions)
 
     def final(self) -> FinalStep | None:
         """What was seen last on the boards whose episodes ended at the last step, if that was one call's boards."""

@@ -12,15 +12,15 @@ from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.envs.preprocessing import preprocessed
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
-from marl.games.block import play_games
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.player import Player
 from marl.games.players import PolicyPlayer
-from marl.games.sides import Side, Sides
+from marl.games.sides import Sides
 from marl.launchers.console import require_positive
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.settings import Backend, environment_of, read_env_kwargs
-from marl.launchers.run.sources import Trained
+from marl.launchers.run.sources import TrainedPolicies
 from marl.self_play.best_response import Gains, learn_response, measure_gains
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
@@ -54,7 +54,7 @@ class ResponseSettings:
         find_algorithm(self.algorithm)
 
 
-def exploit(trained: Trained, steps: int, settings: ResponseSettings) -> tuple[tuple[str, ...], Gains]:
+def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) -> tuple[tuple[str, ...], Gains]:
     """Learns a best response on each side of a game, and measures what it gains.
 
     Args:
@@ -105,8 +105,7 @@ class _Hall:
     """Plays the same deals again and again, with a response on one side or without."""
 
     def __init__(self, arena: PettingZooArena, spec: EnvironmentSpec, sides: Sides, settings: ResponseSettings) -> None:
-        self._arena, self._spec, self._settings = arena, spec, settings
-        self._sides = [Side(name=name, agents=agents) for name, agents in zip(sides.names, sides.agents, strict=True)]
+        self._arena, self._spec, self._sides, self._settings = arena, spec, sides, settings
 
     def returns(self, policies: Any, spec: EnvironmentSpec, response: Any, side: int | None) -> Floats:
         """(G, S) returns of the sides, with a response on one of them, or with none."""
@@ -118,8 +117,8 @@ class _Hall:
         rules = GameRules(seed=self._settings.seed, max_steps=self._settings.max_steps, move_seconds=0.0)
         count, rows = self._settings.games, []
         first = 0 if side is None else (side + 1) * count
-        for start in range(0, count, self._arena.boards):
-            pairs = range(start, min(start + self._arena.boards, count))
+        for start in range(0, count, self._arena.num_envs):
+            pairs = range(start, min(start + self._arena.num_envs, count))
             games = [Game(index=first + pair, pair=pair, players=tuple(seating)) for pair in pairs]
             played = play_games(self._arena, self._sides, players, games, rules, purpose="response")
             for game in played:

@@ -14,11 +14,11 @@ from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.envs.preprocessing import preprocessed
 from marl.errors import InputError, nearest
-from marl.games.block import play_games
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules, PlayedGame
-from marl.games.player import Player, PlayerError, Turn
+from marl.games.player import DecisionRequest, Player, PlayerError
 from marl.games.players import PolicyPlayer
-from marl.games.sides import two_or_more_sides
+from marl.games.sides import Sides
 from marl.launchers.run.settings import read_env_kwargs
 from marl.launchers.run.sources import read_source
 from marl.specs import DiscreteActions, EnvironmentSpec
@@ -62,7 +62,7 @@ def play_in_terminal(
     arena = PettingZooArena(preprocessed(make_constructor(trained.env, kwargs), trained.settings.preprocessing), 1)
     try:
         spec = arena.spec
-        sides = two_or_more_sides(spec.agents)
+        sides = Sides(spec)
         discrete = all(isinstance(group.action, DiscreteActions) for group in spec.groups)
         if not (spec.turn_based and discrete and len(sides) == 2 and len(spec.agents) == 2):
             raise InputError(f"{trained.env} is no board game for two: those can be played in the terminal")
@@ -70,7 +70,7 @@ def play_in_terminal(
             raise InputError(f"there is no seat {seat!r}{nearest(seat, spec.agents)}")
         person = _Person(reads, writes)
         players: dict[str, Player] = {PERSON: person, MACHINE: PolicyPlayer(trained.spec, trained.policies)}
-        mine = 0 if seat is None else [side.agents[0] for side in sides].index(seat)
+        mine = 0 if seat is None else [agents[0] for agents in sides.agents].index(seat)
         rules = GameRules(seed=seed, max_steps=max_steps, move_seconds=0.0)
         played: list[PlayedGame] = []
         try:
@@ -78,10 +78,10 @@ def play_in_terminal(
                 number = len(played)
                 taken = (PERSON, MACHINE) if (mine + number) % 2 == 0 else (MACHINE, PERSON)
                 game = Game(index=number, pair=number, players=taken)
-                print(f"You are {sides[taken.index(PERSON)].name}. A number moves, q leaves.", file=writes)
+                print(f"You are {sides.names[taken.index(PERSON)]}. A number moves, q leaves.", file=writes)
                 (result,) = play_games(arena, sides, players, [game], rules, purpose="play")
                 played.append(result)
-                board = _final_board(arena, sides[taken.index(PERSON)].agents[0])
+                board = _final_board(arena, sides.agents[taken.index(PERSON)][0])
                 if board:
                     print(board, file=writes)
                 print(_verdict(result), file=writes)
@@ -110,7 +110,7 @@ class _Person(Player):
         self._reads, self._writes = reads, writes
         self._spec: EnvironmentSpec | None = None
 
-    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
+    def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
         """See Player."""
         self._spec = spec
 
@@ -123,20 +123,20 @@ class _Person(Player):
             raise LeftError
         return line.strip()
 
-    def act(self, turn: Turn) -> list[PlayerError]:
+    def act(self, request: DecisionRequest) -> list[PlayerError]:
         """See Player."""
         assert self._spec is not None
         seats = [(index, group, row) for index, group in enumerate(self._spec.groups) for row in range(group.size)]
-        index, group, column = seats[int(np.flatnonzero(turn.must_act[0])[0])]
+        index, group, column = seats[int(np.flatnonzero(request.must_act[0])[0])]
         assert isinstance(group.action, DiscreteActions)
-        step = turn.step.groups[group.name]
+        step = request.step.groups[group.name]
         legal = list(range(group.action.num_actions))
         if step.action_masks is not None:
             legal = torch.nonzero(step.action_masks[0, column]).flatten().tolist()
         board = draw_board(step.observations[0, column].numpy(), group.action.num_actions, legal)
         if board:
             print(board, file=self._writes)
-        turn.actions[index][0, column] = self._move(legal)
+        request.actions[index][0, column] = self._move(legal)
         return []
 
     def _move(self, legal: list[int]) -> int:

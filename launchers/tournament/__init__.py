@@ -1,1 +1,1 @@
-"""Tournament."""
+"""``marl tournament``."""

@@ -1,4 +1,4 @@
-"""``marl tournament``: who is better, with error bars, over any number of ranks and interruptions."""
+"""``marl tournament``: ratings with error bars, over any number of ranks and interruptions."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from marl.launchers.run.run_directory import RunDirectory, default_run_path, ref
 from marl.launchers.stopping import STOPPED
 from marl.launchers.tournament.contestants import Entry
 from marl.launchers.tournament.games_file import GamesFile
-from marl.launchers.tournament.options import Options, _check
+from marl.launchers.tournament.options import TournamentOptions, check_options
 from marl.launchers.tournament.results import results_json, tally
 from marl.launchers.tournament.runner import TournamentRunner
 
 
-def tournament(words: list[str]) -> int:
-    """Holds a tournament; see ``main.main`` for the exit codes."""
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+def tournament(argv: list[str]) -> int:
+    """Plays a tournament; see ``main.main`` for the exit codes."""
+    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
         raise InputError("which game? For instance: marl tournament classic/connect_four-v3 --players a=RUN random")
-    options: Options = read_options(Options, words, program="marl tournament")
-    entries = _check(options)
+    options: TournamentOptions = read_options(TournamentOptions, argv, program="marl tournament")
+    entries = check_options(options)
     if world_size_from_environment() is None and options.ranks is not None:
-        return launch(["tournament", *words], options.ranks)
+        return launch(["tournament", *argv], options.ranks)
     return run_on_ranks(lambda communicator: _run(options, entries, communicator))
 
 
-def _run(options: Options, entries: Sequence[Entry], communicator: Communicator) -> int:
+def _run(options: TournamentOptions, entries: Sequence[Entry], communicator: Communicator) -> int:
     if options.ranks not in (None, communicator.size):
         raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
     # Which numbers a product of matrices gives may depend on how many threads share it.
     torch.set_num_threads(1)
     started = time.monotonic()
     saved = _saved(options, communicator)
-    hall = TournamentRunner.prepare(options, entries, saved)
+    runner = TournamentRunner.prepare(options, entries, saved)
     try:
-        path = Path(str(from_root(communicator, lambda: str(_open(options, hall.config, saved)))))
+        path = Path(str(from_root(communicator, lambda: str(_open(options, runner.config, saved)))))
         try:
-            games = hall.hold(communicator, GamesFile(path / "games.jsonl"))
+            games = runner.run(communicator, GamesFile(path / "games.jsonl"))
         except KeyboardInterrupt:
             if communicator.rank == 0:
                 print(f"marl: stopped; the same command goes on, with --out {path}", file=sys.stderr)
             return STOPPED
     finally:
-        hall.arena.close()
+        runner.arena.close()
     if communicator.rank == 0:
-        _conclude(path, hall, games, time.monotonic() - started)
+        _conclude(path, runner, games, time.monotonic() - started)
     return 0
 
 
-def _saved(options: Options, communicator: Communicator) -> dict[str, Any] | None:
+def _saved(options: TournamentOptions, communicator: Communicator) -> dict[str, Any] | None:
     """The configuration of the tournament in ``--out``, if there is one."""
     if options.out is None:
         return None
@@ -81,7 +81,7 @@ def _saved(options: Options, communicator: Communicator) -> dict[str, Any] | Non
     return from_root(communicator, read)
 
 
-def _open(options: Options, config: dict[str, Any], saved: dict[str, Any] | None) -> Path:
+def _open(options: TournamentOptions, config: dict[str, Any], saved: dict[str, Any] | None) -> Path:
     path = options.out or default_run_path("tournament", options.env, options.seed)
     if saved is not None:
         refuse_other_config(RunDirectory.open(path), config)
@@ -89,21 +89,23 @@ def _open(options: Options, config: dict[str, Any], saved: dict[str, Any] | None
     return RunDirectory.create(path, config).path
 
 
-def _conclude(path: Path, hall: TournamentRunner, games: list[PlayedGame], seconds: float) -> None:
-    """Writes and prints what came out."""
-    from marl.launchers.tournament.report import log_to_wandb, table_text, write_csv, write_html, write_picture
+def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], seconds: float) -> None:
+    """Writes and prints the results."""
+    from marl.launchers.tournament.page import write_html
+    from marl.launchers.tournament.picture import write_picture
+    from marl.launchers.tournament.report import log_to_wandb, table_text, write_csv
 
-    options = hall.options
-    results = tally(games, hall.names, hall.sides, hall.scoring, anchor=options.anchor, seed=options.seed)
-    tests = hall.tests({game.index: game for game in games})
-    steps = {one.entry.name: one.env_steps for one in hall.contestants}
+    options = runner.options
+    results = tally(games, runner.names, runner.sides.names, runner.scoring, anchor=options.anchor, seed=options.seed)
+    tests = runner.tests({game.index: game for game in games})
+    steps = {one.entry.name: one.env_steps for one in runner.contestants}
     summary = {
         "env": options.env,
         "format": options.format,
-        "scoring": hall.scoring,
-        "choosing": options.choosing,
-        "sides": hall.config["sides"],
-        "players": {name: {**about, "env_steps": steps[name]} for name, about in hall.config["players"].items()},
+        "scoring": runner.scoring,
+        "choosing": options.action_selection,
+        "sides": runner.config["sides"],
+        "players": {name: {**about, "env_steps": steps[name]} for name, about in runner.config["players"].items()},
         "sprt": list(tests.values()),
         **results_json(results),
     }
@@ -115,12 +117,12 @@ def _conclude(path: Path, hall: TournamentRunner, games: list[PlayedGame], secon
     if options.wandb != "disabled":
         log_to_wandb(RunDirectory.open(path), results, summary, mode=options.wandb, project=options.wandb_project)
     for test in tests.values():
-        said = test["decision"] or "undecided"
-        print(f"SPRT {' - '.join(test['players'])}: {said} after {test['used']} pairs (LLR {test['llr']:.2f})")
-    if results.distinct_games < results.games / 2 and options.choosing == "greedy":
+        decision = test["decision"] or "undecided"
+        print(f"SPRT {' - '.join(test['players'])}: {decision} after {test['used']} pairs (LLR {test['llr']:.2f})")
+    if results.distinct_games < results.games / 2 and options.action_selection == "greedy":
         print(
             f"only {results.distinct_games} of {results.games} games differ, so the intervals promise too much; "
-            "--opening 4 or --choosing sampled gives different games"
+            "--random-opening-moves 4 or --action-selection sampled gives different games"
         )
     print(
         f"{results.games} games, {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"

@@ -1,10 +1,9 @@
-"""Players of a tournament: what the command line names, checked and made ready to play."""
+"""Players of a tournament: named on the command line, checked, and made ready to play."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from marl.games.object_player import ObjectPlayer
 from marl.games.player import Player
 from marl.games.players import PolicyPlayer, RandomPlayer
 from marl.launchers.run.saved_league import SavedLeague
-from marl.launchers.run.sources import Choosing, Trained, _split_snapshot, read_source
+from marl.launchers.run.sources import ActionSelection, TrainedPolicies, _split_snapshot, read_source
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, GroupSpec
 
@@ -37,17 +36,17 @@ class Entry:
     """``random``, a class as ``module:Class``, or whatever ``read_source`` reads."""
 
 
-def read_entries(words: Sequence[str]) -> list[Entry]:
-    """Reads ``NAME=SOURCE`` or ``SOURCE`` words; a name is made of the source where none is given.
+def read_entries(arguments: Sequence[str]) -> list[Entry]:
+    """Reads ``NAME=SOURCE`` or ``SOURCE`` arguments; a name is made of the source where none is given.
 
     Raises:
         InputError: a name is used twice, or makes no name; or a path leads nowhere.
     """
     entries: list[Entry] = []
-    for word in words:
-        name, equals, source = word.partition("=")
+    for argument in arguments:
+        name, equals, source = argument.partition("=")
         if not equals or not _NAME.fullmatch(name):
-            name, source = "", word
+            name, source = "", argument
         if not source:
             raise InputError(f"player {name} has no source; give {name}=RUN, {name}=random or {name}=module:Class")
         kind: Kind = "run"
@@ -79,8 +78,8 @@ def _default_name(kind: Kind, source: str) -> str:
         return source.partition(":")[2]
     path = Path(source)
     parts = [part for part in path.resolve().parts if part != "checkpoints"]
-    words = parts[-2:] if (path / "manifest.json").exists() else parts[-1:]
-    return "@".join(re.sub(r"[^\w.+-]+", "-", word) for word in words) or "player"
+    names = parts[-2:] if (path / "manifest.json").exists() else parts[-1:]
+    return "@".join(re.sub(r"[^\w.+-]+", "-", name) for name in names) or "player"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +87,7 @@ class Contestant:
     """A player that has been loaded."""
 
     entry: Entry
-    run: Trained | None = None
+    run: TrainedPolicies | None = None
     make: Callable[..., Any] | None = None
 
     @property
@@ -97,7 +96,7 @@ class Contestant:
         return None if self.run is None else self.run.env_steps
 
     def player(self, spec: EnvironmentSpec) -> Player:
-        """The player on boards of this spec.
+        """Makes the player for an environment of this spec.
 
         Raises:
             InputError: the run was trained on other spaces, or the class cannot be made.
@@ -122,7 +121,7 @@ class Contestant:
         return policy
 
     def describe(self) -> dict[str, Any]:
-        """What makes this player the same player, as JSON."""
+        """The identity of the player, as JSON."""
         return {
             "kind": self.entry.kind,
             "source": self.entry.source,
@@ -134,7 +133,7 @@ class Contestant:
 def load_contestant(
     entry: Entry,
     *,
-    choosing: Choosing,
+    action_selection: ActionSelection,
     env_kwargs: str | None = None,
     checkpoint: str | None = None,
     leagues: dict[Path, SavedLeague] | None = None,
@@ -143,7 +142,7 @@ def load_contestant(
 
     Args:
         entry: as it was named.
-        choosing: whether trained policies take their best action, or draw one as in training.
+        action_selection: whether trained policies take their best action, or draw one as in training.
         env_kwargs: arguments of the environment other than the run's.
         checkpoint: the very checkpoint to take of a run; the newest whole one by default.
         leagues: as in ``read_source``.
@@ -160,18 +159,15 @@ def load_contestant(
         left = ", ".join(other.name for other in list_checkpoints(path.parent)) or "none"
         raise InputError(f"player {entry.name}: the checkpoint {path} is gone; in its folder there are now: {left}")
     try:
-        run = read_source(str(path), choosing=choosing, env_kwargs=env_kwargs, leagues=leagues)
+        run = read_source(str(path), action_selection=action_selection, env_kwargs=env_kwargs, leagues=leagues)
     except InputError as error:
         raise InputError(f"player {entry.name}: {error}") from error
     return Contestant(entry=entry, run=run)
 
 
 def find_class(entry: Entry) -> Callable[..., Any]:
-    """The class that an entry names; InputError where there is none that can play."""
+    """Imports the class that an entry names; InputError where there is none that can play."""
     module_name, _, attribute = entry.source.partition(":")
-    if "" not in sys.path:
-        # As `python -m` does: a class in the current folder is found.
-        sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -187,7 +183,7 @@ def find_class(entry: Entry) -> Callable[..., Any]:
     if not (isinstance(found, type) and issubclass(found, Policy)) and not hasattr(found, "act"):
         raise InputError(
             f"player {entry.name}: {entry.source} cannot play: it has no act(agent, observation, action_mask), "
-            "and is no marl.actors.Policy"
+            "and is no marl.policy.Policy"
         )
     return found
 
@@ -200,7 +196,7 @@ def refuse_other_environments(contestants: Sequence[Contestant], env: str) -> No
 
 
 def refuse_other_spaces(name: str, trained: EnvironmentSpec, wanted: EnvironmentSpec) -> None:
-    """InputError where a run's agents, or what they observe and do, are not those of the boards."""
+    """InputError where a run's agents, or what they observe and do, are not those of the environment."""
     if trained.agents != wanted.agents:
         raise InputError(
             f"player {name} was trained with the agents {_few(trained.agents)}, but here there are "

@@ -1,4 +1,4 @@
-"""Games file."""
+"""The file of a tournament's games."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES: Final = frozenset(_FIELDS)
 
 
 class GamesFile:
-    """``games.jsonl``: one game a line, appended by any number of processes, each block of games with one call.
+    """``games.jsonl``: one game a line, appended by any number of processes, each batch of games with one call.
 
     A writer that was killed may leave a part of a line; it is closed off by the next writer and skipped by readers.
 
@@ -67,7 +67,7 @@ class GamesFile:
         return games
 
     def count(self) -> int:
-        """Lines so far."""
+        """Number of lines so far."""
         return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
 
     def rewrite(self, games: Mapping[int, PlayedGame]) -> None:

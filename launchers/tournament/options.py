@@ -1,4 +1,4 @@
-"""Options."""
+"""Options of ``marl tournament``, and their check."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ import tyro
 from marl.errors import InputError
 from marl.games.game import GameRules
 from marl.games.pairings import Format
+from marl.games.sides import read_teams
 from marl.launchers.console import require_positive
 from marl.launchers.run.settings import read_env_kwargs
-from marl.launchers.run.sources import Choosing
+from marl.launchers.run.sources import ActionSelection
 from marl.launchers.tournament.contestants import Entry, read_entries
 from marl.ratings.sprt import SPRTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``marl tournament`` can be told."""
+class TournamentOptions:
+    """Options of ``marl tournament``."""
 
     env: Annotated[str, tyro.conf.Positional]
     """The game: as for training."""
     players: tuple[str, ...] = ()
     """NAME=SOURCE, or SOURCE: a run directory, a snapshot or checkpoint, ``random``, or your class ``module:Class``."""
     games: int = 100
-    """Games of each meeting, in each round."""
+    """Games of each matchup, in each round."""
     format: Format = "round-robin"
     """All meet all; the first player meets all others; or rounds among players with similar scores."""
     rounds: int | None = None
     """Rounds of a Swiss tournament; as many as its players need if not given."""
     seed: int = 0
-    """From which all games follow."""
+    """The seed of all games."""
     ranks: int | None = None
     """Start that many MPI ranks on this machine."""
     out: Path | None = None
@@ -41,19 +42,20 @@ class Options:
     resume: bool = False
     """Insist that there is a tournament to go on with."""
     sprt: tuple[float, float] | None = None
-    """Stop a meeting of two as soon as it is decided which of these Elo differences holds (errors of 5 % each)."""
-    choosing: Choosing = "greedy"
-    """Whether trained policies take their best action, or draw one as in training."""
-    opening: int = 0
+    """Stop a matchup of two as soon as it is decided which of these Elo differences holds (errors of 5 % each)."""
+    action_selection: ActionSelection = "greedy"
+    """Let trained policies take their best action, or draw one as in training."""
+    random_opening_moves: int = 0
     """Random moves at the beginning, equal in both games of a pair, so that greedy players' games differ."""
     max_steps: int = 2000
     """A game that has not ended by then is a draw."""
     move_seconds: float = 30.0
     """A player that takes longer for a decision forfeits; 0 for no limit."""
-    teams: tuple[str, ...] = ()
-    """Sides as NAME=AGENT,AGENT; by default agents whose names differ in their numbers only, or each agent."""
+    teams: str | None = None
+    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    trailing number only, else those of equal spaces, else every agent is alone."""
     scoring: Literal["auto", "game", "duplicate"] = "auto"
-    """Who had more in a game, or in the same seat of the same deal; auto: the first where all sides are alike."""
+    """Compare returns within a game, or in the same seat of the same deal; auto: the first where sides are alike."""
     anchor: str | None = None
     """The player whose Elo is 0; the mean if not given."""
     boards: int = 64
@@ -61,12 +63,13 @@ class Options:
     env_kwargs: str | None = None
     """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Whether to send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
+    """Send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
     wandb_project: str = "marl"
     """The W&B project."""
 
 
-def _check(options: Options) -> list[Entry]:
+def check_options(options: TournamentOptions) -> list[Entry]:
+    """Checks the options that need no environment, and returns the players; raises InputError."""
     require_positive(games=options.games, rounds=options.rounds, boards=options.boards, ranks=options.ranks)
     if options.seed < 0:
         raise InputError(f"--seed cannot be negative, got {options.seed}")
@@ -77,8 +80,9 @@ def _check(options: Options) -> list[Entry]:
     if options.sprt is not None:
         SPRTConfig(elo0=options.sprt[0], elo1=options.sprt[1])
         if options.format == "swiss":
-            raise InputError("--sprt ends meetings early, which a Swiss tournament cannot do; leave out one of them")
-    _rules(options)
+            raise InputError("--sprt ends matchups early, which a Swiss tournament cannot do; leave out one of them")
+    game_rules(options)
+    read_teams(options.teams)
     entries = read_entries(options.players)
     if len(entries) < 2:
         raise InputError("a tournament needs two players or more: --players a=RUN b=RUN random")
@@ -89,10 +93,11 @@ def _check(options: Options) -> list[Entry]:
     return entries
 
 
-def _rules(options: Options) -> GameRules:
+def game_rules(options: TournamentOptions) -> GameRules:
+    """The rules of all games."""
     return GameRules(
         seed=options.seed,
         max_steps=options.max_steps,
         move_seconds=options.move_seconds,
-        opening=options.opening,
+        random_opening_moves=options.random_opening_moves,
     )

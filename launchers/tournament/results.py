@@ -1,4 +1,4 @@
-"""What a tournament has shown: the file of games, and ratings and tables made of them."""
+"""Results of a tournament: comparisons of players, ratings and payoff tables."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from marl.errors import InputError
 from marl.games.game import PlayedGame
-from marl.games.pairings import Meeting
-from marl.games.sides import Side
+from marl.games.pairings import Matchup
 from marl.ratings.alpha_rank import alpha_rank
 from marl.ratings.bootstrap import bootstrap_elo
 from marl.ratings.elo import EloConfig, elo_ratings
@@ -73,16 +72,16 @@ def _score(mine: float, theirs: float) -> float:
 
 
 def sequential_test(
-    meeting: Meeting, games: Mapping[int, PlayedGame], first_game: int, scoring: Scoring, config: SPRTConfig
+    matchup: Matchup, games: Mapping[int, PlayedGame], first_game: int, scoring: Scoring, config: SPRTConfig
 ) -> SPRTResult:
-    """Where a meeting of two stands, by its complete pairs up to the first that has not been played."""
+    """The test of a matchup of two, by its complete pairs up to the first that has not been played."""
     scores = []
-    for start in range(first_game, first_game + 2 * (meeting.games // 2), 2):
+    for start in range(first_game, first_game + 2 * (matchup.games // 2), 2):
         if start not in games or start + 1 not in games:
             break
         points = 0.0
         for first, _, score, _ in comparisons([games[start], games[start + 1]], scoring):
-            points += score if first == meeting.players[0] else 1.0 - score
+            points += score if first == matchup.players[0] else 1.0 - score
         scores.append(round(2 * points))
     return sprt(scores, config)
 
@@ -115,7 +114,7 @@ class Standing:
     step_limits: int
     """Games that were stopped; they count as draws too."""
     nash_share: float
-    """In the Nash average of all players: who matters."""
+    """Weight in the Nash average of all players."""
     nash_rating: float
     """Score against that average, from -1 to 1."""
     alpha_rank: float
@@ -124,8 +123,8 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """All that is told of a tournament."""
+class TournamentResults:
+    """Standings, payoff tables and totals of a tournament."""
 
     standings: tuple[Standing, ...]
     """Best first; equals in order of entry."""
@@ -133,7 +132,7 @@ class Results:
     """In order of entry: the rows of the tables."""
     win_rates: Floats
     """(P, P) score of the row's player against the column's; NaN where they never met."""
-    meetings: Floats
+    comparisons: Floats
     """(P, P) comparisons."""
     superiority: Floats
     """(P, P) probability that the row's player is stronger."""
@@ -151,19 +150,19 @@ class Results:
 def tally(
     games: Sequence[PlayedGame],
     players: Sequence[str],
-    sides: Sequence[Side],
+    sides: Sequence[str],
     scoring: Scoring,
     *,
     anchor: str | None = None,
     seed: int = 0,
     resamples: int = 1000,
-) -> Results:
+) -> TournamentResults:
     """Ratings and tables of the games; a function of the games, not of their order.
 
     Args:
         games: that count.
         players: in order of entry.
-        sides: of a game.
+        sides: names of the game's sides.
         scoring: see ``comparisons``.
         anchor: the player whose Elo is 0; None makes the mean 0.
         seed: of the bootstrap.
@@ -194,7 +193,7 @@ def tally(
         total = int(wins[index] + draws[index] + losses[index])
         fisher = (float(elo.intervals[index, 0]), float(elo.intervals[index, 1]))
         bootstrap = (float(resampled.intervals[index, 0]), float(resampled.intervals[index, 1]))
-        seats = {side.name: [game for game in mine if game.players[s] == name] for s, side in enumerate(sides)}
+        seats = {side: [game for game in mine if game.players[s] == name] for s, side in enumerate(sides)}
         standings.append(
             Standing(
                 player=name,
@@ -225,11 +224,11 @@ def tally(
             )
         )
     standings.sort(key=lambda standing: -round(standing.elo, 6))
-    return Results(
+    return TournamentResults(
         standings=tuple(standings),
         players=tuple(players),
         win_rates=np.where(met > 0, table.win_rates(), np.nan),
-        meetings=met,
+        comparisons=met,
         superiority=elo.superiority if seated else resampled.superiority,
         seat_advantage=elo.seat_advantage if seated else None,
         seat_interval=elo.seat_interval if seated else None,
@@ -263,14 +262,14 @@ def _skills(games: Sequence[PlayedGame], players: Sequence[str]) -> dict[str, di
     return {name: {"mu": mu, "sigma": sigma, "ordinal": ordinal} for name, mu, sigma, ordinal in rows}
 
 
-def results_json(results: Results) -> dict[str, Any]:
-    """What ``results.json`` holds of the results: ``ratings`` best first, ``payoff`` and the rest."""
+def results_json(results: TournamentResults) -> dict[str, Any]:
+    """The results as ``results.json`` holds them: ``ratings`` best first, ``payoff`` and the rest."""
     return {
         "ratings": [asdict(standing) for standing in results.standings],
         "payoff": {
             "players": list(results.players),
             "win_rates": _rows(results.win_rates),
-            "comparisons": _rows(results.meetings),
+            "comparisons": _rows(results.comparisons),
             "superiority": _rows(results.superiority),
         },
         "seat_advantage": results.seat_advantage,

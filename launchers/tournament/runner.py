@@ -1,4 +1,4 @@
-"""Runner."""
+"""The course of a tournament: matchups, their batches of games, and the ranks that play them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.envs.preprocessing import Preprocessing, preprocessed
 from marl.errors import InputError
-from marl.games.block import play_games
-from marl.games.game import PlayedGame
+from marl.games.batch import play_games
+from marl.games.game import Game, PlayedGame
 from marl.games.pairings import (
-    Block,
-    Meeting,
-    blocks_of,
+    Matchup,
+    batches_of,
     check_entries,
     gauntlet,
     round_robin,
@@ -29,33 +28,35 @@ from marl.games.pairings import (
     swiss_rounds,
 )
 from marl.games.player import Player
-from marl.games.sides import Side, sides_are_alike, two_or_more_sides
+from marl.games.sides import Sides, read_teams, sides_are_alike
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.run.saved_league import SavedLeague
 from marl.launchers.run.settings import read_env_kwargs
 from marl.launchers.tournament.contestants import Contestant, Entry, load_contestant, refuse_other_environments
 from marl.launchers.tournament.games_file import GamesFile
-from marl.launchers.tournament.options import Options, _rules
+from marl.launchers.tournament.options import TournamentOptions, game_rules
 from marl.launchers.tournament.results import Scoring, comparisons, sequential_test
 from marl.ratings.sprt import SPRTConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TournamentRunner:
-    """A tournament ready to begin: boards, players, rules."""
+    """A tournament ready to begin: environments, players, rules."""
 
-    options: Options
+    options: TournamentOptions
     arena: PettingZooArena
-    sides: tuple[Side, ...]
+    sides: Sides
     scoring: Scoring
     contestants: tuple[Contestant, ...]
     players: dict[str, Player]
     config: dict[str, Any] = field(default_factory=dict)
-    """What ``config.json`` holds: all that decides the results."""
+    """The content of ``config.json``: all that decides the results."""
 
     @classmethod
-    def prepare(cls, options: Options, entries: Sequence[Entry], saved: dict[str, Any] | None) -> TournamentRunner:
-        """Loads the players and makes the boards.
+    def prepare(
+        cls, options: TournamentOptions, entries: Sequence[Entry], saved: dict[str, Any] | None
+    ) -> TournamentRunner:
+        """Loads the players and makes the environments.
 
         Raises:
             InputError: a player does not fit the environment, or the environment is no game for these players.
@@ -66,7 +67,7 @@ class TournamentRunner:
             load_contestant(
                 entry,
                 leagues=leagues,
-                choosing=options.choosing,
+                action_selection=options.action_selection,
                 env_kwargs=options.env_kwargs,
                 checkpoint=known.get(entry.name, {}).get("checkpoint") or None
                 if known.get(entry.name, {}).get("source") == entry.source
@@ -80,7 +81,7 @@ class TournamentRunner:
         make = preprocessed(make_constructor(options.env, env_kwargs), processing)
         arena = PettingZooArena(make, min(options.boards, options.games))
         try:
-            sides = two_or_more_sides(arena.spec.agents, _teams(options.teams))
+            sides = Sides(arena.spec, read_teams(options.teams))
             check_entries([entry.name for entry in entries], len(sides), options.games)
             if options.sprt is not None and len(sides) != 2:
                 raise InputError(f"--sprt compares two players, but the game has {len(sides)} sides")
@@ -99,7 +100,7 @@ class TournamentRunner:
             "env_kwargs": env_kwargs,
             "preprocessing": asdict(processing),
             "players": {one.entry.name: one.describe() for one in contestants},
-            "sides": {side.name: list(side.agents) for side in sides},
+            "sides": {name: list(agents) for name, agents in zip(sides.names, sides.agents, strict=True)},
             "scoring": scoring,
         }
         return cls(
@@ -117,9 +118,9 @@ class TournamentRunner:
         """The players' names in order of entry."""
         return [one.entry.name for one in self.contestants]
 
-    def hold(self, communicator: Communicator, file: GamesFile) -> list[PlayedGame]:
+    def run(self, communicator: Communicator, file: GamesFile) -> list[PlayedGame]:
         """Plays what is missing and returns the games that count, on rank 0; the others get none."""
-        rules = _rules(self.options)
+        rules = game_rules(self.options)
         played: dict[int, PlayedGame] = {}
 
         def plan_next() -> list[list[Any]]:
@@ -130,74 +131,74 @@ class TournamentRunner:
 
         while plan := from_root(communicator, plan_next):
             progress = _Progress(file, self.options, quiet=communicator.rank != 0)
-            for number, players, block, known in plan[communicator.rank :: communicator.size]:
-                meeting = Meeting(number=number, players=tuple(players), games=self.options.games)
-                games = self._blocks(meeting)[block].games
+            for number, players, batch, known in plan[communicator.rank :: communicator.size]:
+                matchup = Matchup(number=number, players=tuple(players), games=self.options.games)
+                games = self._batches(matchup)[batch]
                 results = play_games(self.arena, self.sides, self.players, games, rules, purpose="tournament")
                 file.append(game for game in results if game.index not in known)
                 progress.tell()
-            # Nobody plans before everybody has written.
+            # No rank plans before all have written.
             communicator.all_reduce(torch.zeros(1, dtype=torch.int64))
         return self._counted(played) if communicator.rank == 0 else []
 
     def _plan(self, played: dict[int, PlayedGame], ranks: int) -> list[list[Any]]:
-        """Blocks to play next, as (meeting, its players, block, games of it that are known), in order.
+        """Batches to play next, as (matchup, its players, batch, games of it that are known), in order.
 
-        A block that was written in part is played once more as a whole, since only that gives the same games.
+        A batch that was written in part is played once more as a whole, since only that gives the same games.
         """
-        meetings = self.meetings(played)
-        self._check(meetings, played)
+        matchups = self.matchups(played)
+        self._check(matchups, played)
         missing = [
-            [block for block in range(len(blocks)) if any(game.index not in played for game in blocks[block].games)]
-            for blocks in (self._blocks(meeting) for meeting in meetings)
+            [number for number, games in enumerate(batches) if any(game.index not in played for game in games)]
+            for batches in (self._batches(matchup) for matchup in matchups)
         ]
         if self.options.sprt is not None:
             undecided = [
-                number for number, blocks in enumerate(missing) if blocks and not self._decided(number, played)
+                number for number, batches in enumerate(missing) if batches and not self._decided(number, played)
             ]
             few = -(-ranks // max(1, len(undecided)))
-            missing = [blocks[:few] if number in undecided else [] for number, blocks in enumerate(missing)]
+            missing = [batches[:few] if number in undecided else [] for number, batches in enumerate(missing)]
         return [
             [
-                meeting.number,
-                list(meeting.players),
-                block,
-                [game.index for game in self._blocks(meeting)[block].games if game.index in played],
+                matchup.number,
+                list(matchup.players),
+                batch,
+                [game.index for game in self._batches(matchup)[batch] if game.index in played],
             ]
-            for meeting, blocks in zip(meetings, missing, strict=True)
-            for block in blocks
+            for matchup, batches in zip(matchups, missing, strict=True)
+            for batch in batches
         ]
 
-    def _blocks(self, meeting: Meeting) -> list[Block]:
-        return blocks_of(
-            meeting,
-            first_game=self._first_game(meeting.number),
-            first_unit=meeting.number * meeting.units,
+    def _batches(self, matchup: Matchup) -> list[tuple[Game, ...]]:
+        return batches_of(
+            matchup,
+            first_game=self._first_game(matchup.number),
+            first_unit=matchup.number * matchup.units,
             most=self.options.boards,
         )
 
-    def _first_game(self, meeting: int) -> int:
-        return meeting * self.options.games
+    def _first_game(self, matchup: int) -> int:
+        return matchup * self.options.games
 
-    def meetings(self, played: dict[int, PlayedGame]) -> list[Meeting]:
-        """All meetings that follow from what was played: in a Swiss tournament, up to the round that is going on."""
+    def matchups(self, played: dict[int, PlayedGame]) -> list[Matchup]:
+        """All matchups that follow from what was played: in a Swiss tournament, up to the round that is going on."""
         names, sides, games = self.names, len(self.sides), self.options.games
         if self.options.format != "swiss":
             pair_up = gauntlet if self.options.format == "gauntlet" else round_robin
             return [
-                Meeting(number=number, players=chosen, games=games)
+                Matchup(number=number, players=chosen, games=games)
                 for number, chosen in enumerate(pair_up(names, sides))
             ]
-        meetings: list[Meeting] = []
+        matchups: list[Matchup] = []
         met: dict[frozenset[str], int] = {}
         byes: dict[str, int] = {}
         for number in range(self.options.rounds or swiss_rounds(len(names), sides)):
-            done = [played[index] for index in range(len(meetings) * games) if index in played]
-            if len(done) < len(meetings) * games:
+            done = [played[index] for index in range(len(matchups) * games) if index in played]
+            if len(done) < len(matchups) * games:
                 break
             chosen = swiss_round(names, sides, _mean_scores(done, self.scoring), met, byes)
-            meetings += [
-                Meeting(number=len(meetings) + place, players=players, games=games, round=number)
+            matchups += [
+                Matchup(number=len(matchups) + place, players=players, games=games, round=number)
                 for place, players in enumerate(chosen)
             ]
             seated = {name for players in chosen for name in players}
@@ -207,37 +208,35 @@ class TournamentRunner:
                 for index, one in enumerate(players):
                     for other in players[index + 1 :]:
                         met[frozenset((one, other))] = met.get(frozenset((one, other)), 0) + 1
-        return meetings
+        return matchups
 
-    def _check(self, meetings: Sequence[Meeting], played: dict[int, PlayedGame]) -> None:
-        scheduled = {
-            game.index: game for meeting in meetings for block in self._blocks(meeting) for game in block.games
-        }
+    def _check(self, matchups: Sequence[Matchup], played: dict[int, PlayedGame]) -> None:
+        scheduled = {game.index: game for matchup in matchups for games in self._batches(matchup) for game in games}
         for index, game in played.items():
             if index not in scheduled or scheduled[index].players != game.players:
                 raise InputError(f"games.jsonl holds game {index} of another tournament; choose another --out")
 
-    def _decided(self, meeting: int, played: dict[int, PlayedGame]) -> bool:
+    def _decided(self, matchup: int, played: dict[int, PlayedGame]) -> bool:
         assert self.options.sprt is not None
         config = SPRTConfig(elo0=self.options.sprt[0], elo1=self.options.sprt[1])
-        found = self.meetings(played)[meeting]
-        first = self._first_game(meeting)
+        found = self.matchups(played)[matchup]
+        first = self._first_game(matchup)
         return sequential_test(found, played, first, self.scoring, config).decision is not None
 
     def tests(self, played: dict[int, PlayedGame]) -> dict[int, dict[str, Any]]:
-        """The sequential test of each meeting, by its number; empty without ``--sprt``."""
+        """The sequential test of each matchup, by its number; empty without ``--sprt``."""
         if self.options.sprt is None:
             return {}
         config = SPRTConfig(elo0=self.options.sprt[0], elo1=self.options.sprt[1])
         tests = {}
-        for meeting in self.meetings(played):
-            first = self._first_game(meeting.number)
-            result = sequential_test(meeting, played, first, self.scoring, config)
-            tests[meeting.number] = {"players": list(meeting.players), **asdict(result)}
+        for matchup in self.matchups(played):
+            first = self._first_game(matchup.number)
+            result = sequential_test(matchup, played, first, self.scoring, config)
+            tests[matchup.number] = {"players": list(matchup.players), **asdict(result)}
         return tests
 
     def _counted(self, played: dict[int, PlayedGame]) -> list[PlayedGame]:
-        """All games, but of a meeting that was decided early only those up to the decision.
+        """All games, but of a matchup that was decided early only those up to the decision.
 
         How many more were under way then depends on the number of ranks.
         """
@@ -250,14 +249,14 @@ class TournamentRunner:
 
 
 class _Progress:
-    def __init__(self, file: GamesFile, options: Options, *, quiet: bool) -> None:
-        self._file, self._quiet, self._said = file, quiet, time.monotonic()
+    def __init__(self, file: GamesFile, options: TournamentOptions, *, quiet: bool) -> None:
+        self._file, self._quiet, self._printed = file, quiet, time.monotonic()
         self._out = options.out
 
     def tell(self) -> None:
         now = time.monotonic()
-        if not self._quiet and now - self._said > 5.0:
-            self._said = now
+        if not self._quiet and now - self._printed > 5.0:
+            self._printed = now
             print(f"{self._file.count()} games played", flush=True)
 
 
@@ -272,18 +271,6 @@ def _common(contestants: Sequence[Contestant], name: str, otherwise: Any) -> Any
                 + ("; say with --env-kwargs what is to be played" if name == "env_kwargs" else "")
             )
     return found[0][1] if found else otherwise
-
-
-def _teams(words: Sequence[str]) -> dict[str, list[str]] | None:
-    if not words:
-        return None
-    teams: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, members = word.partition("=")
-        if not equals or not name or name in teams:
-            raise InputError(f"--teams takes NAME=AGENT,AGENT, each name once, not {word!r}")
-        teams[name] = [agent for agent in members.split(",") if agent]
-    return teams
 
 
 def _mean_scores(games: Sequence[PlayedGame], scoring: Scoring) -> dict[str, float]:

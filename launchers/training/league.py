@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
 from marl.errors import InputError
+from marl.games.sides import read_teams
 from marl.launchers.console import require_positive
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
@@ -29,6 +30,7 @@ from marl.league.roles import (
     nash_mixture,
     uniform_mixture,
 )
+from marl.ratings.replicator import replicator_mixture
 
 MatchmakingName = Literal[
     "latest",
@@ -40,12 +42,14 @@ MatchmakingName = Literal[
     "psro-nash",
     "psro-alpha-rank",
     "psro-uniform",
+    "psro-replicator",
     "nfsp",
 ]
 _META_STRATEGIES: Final = {
     "psro-nash": nash_mixture,
     "psro-alpha-rank": alpha_rank_mixture,
     "psro-uniform": uniform_mixture,
+    "psro-replicator": replicator_mixture,
 }
 
 
@@ -78,9 +82,9 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     """Score at which an exploiter leaves a snapshot and begins anew."""
     exploiter_max_steps: int = 200_000
     """Environment steps after which it does so in any case."""
-    sides: str | None = None
-    """Which agents play together, as a JSON object from agent to side. By default every agent is alone where all
-    agents have equal spaces, else those of equal spaces are together."""
+    teams: str | None = None
+    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    trailing number only, else those of equal spaces, else every agent is alone."""
 
     nfsp: NFSPConfig = field(default_factory=NFSPConfig)
     """Settings of the average policy, with ``nfsp``."""
@@ -145,7 +149,7 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
     return LeagueConfig(
         experiment=experiment,
         learners=_learners(options),
-        side_of=_read_sides(options.sides),
+        teams=read_teams(options.teams),
         swap_steps=options.swap_steps,
         measure_games=(100 if psro else 0) if options.measure_games is None else options.measure_games,
         directory=directory,
@@ -192,15 +196,3 @@ def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
     if exploiters:
         main = MainPlayer(matchmaking=rule, save_steps=options.save_steps)
     return {"main": main, **exploiters}
-
-
-def _read_sides(text: str | None) -> dict[str, str] | None:
-    if text is None:
-        return None
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(f'--sides is not JSON ({error}); for instance \'{{"agent_0": "prey"}}\'') from error
-    if not isinstance(value, dict) or not all(isinstance(side, str) for side in value.values()):
-        raise InputError(f"--sides must be a JSON object from agent to side, not {text}")
-    return value

@@ -1,1 +1,1 @@
-"""Games."""
+"""Games between players: sides, schedules, players, and batches of games that are played side by side."""

@@ -1,4 +1,4 @@
-"""Game."""
+"""Games, their rules and results, and the environments that they are played in."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ Ending = Literal["finished", "step_limit", "forfeit"]
 
 
 class Arena(ABC):
-    """E boards: copies of one environment that are begun with given seeds and stepped in any selection."""
+    """E environments of one kind, begun with given seeds and stepped in any selection."""
 
     @property
     @abstractmethod
     def spec(self) -> EnvironmentSpec:
-        """What the agents of a board observe and do."""
+        """The agents, their observations and actions."""
 
     @property
     @abstractmethod
-    def boards(self) -> int:
-        """Number of boards, E."""
+    def num_envs(self) -> int:
+        """Number of environments, E."""
 
     @abstractmethod
     def begin(self, seeds: Sequence[int]) -> TimeStep:
-        """Begins a new episode on the first ``len(seeds)`` boards.
+        """Begins a new episode in the first ``len(seeds)`` environments.
 
         Returns:
-            A time step of all E boards, whose tensors are kept up to date by ``step``.
+            A time step of all E environments, whose tensors are kept up to date by ``step``.
         """
 
     @abstractmethod
-    def step(self, boards: Integers, actions: Sequence[Array]) -> list[int]:
-        """Takes one step (a turn, where the environment is turn-based) on some of the boards.
+    def step(self, envs: Integers, actions: Sequence[Array]) -> list[int]:
+        """Takes one step (a turn, where the environment is turn-based) in some of the environments.
 
         Args:
-            boards: (R,) ascending.
-            actions: one array a group, (E, A, ...), as ``marl.types.Actions``; rows of other boards are ignored.
+            envs: (R,) ascending.
+            actions: one array a group, (E, A, ...), as ``marl.types.Actions``; rows of other environments are ignored.
 
         Returns:
-            The boards whose episode ended; rewards are those of the step, observations may be anything there.
+            The environments whose episode ended; rewards are those of the step, observations may be anything there.
         """
 
     def close(self) -> None:
-        """Frees what the boards hold."""
+        """Frees what the environments hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +59,9 @@ class Game:
     index: int
     """Its global number; decisions' random numbers follow from it."""
     pair: int
-    """Games of one pair share the environment's seed and the opening, with seats exchanged."""
+    """Games of one pair share the environment's seed and the random opening moves, with seats exchanged."""
     players: tuple[str, ...]
-    """Who takes each side."""
+    """The player of each side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +75,12 @@ class Forfeit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedGame:
-    """How a game ended."""
+    """The result of a game."""
 
     index: int
     pair: int
     players: tuple[str, ...]
-    """Who took each side."""
+    """The player of each side."""
     returns: tuple[float, ...]
     """Undiscounted, summed over the agents of each side, up to the end or to the forfeit."""
     places: tuple[int, ...]
@@ -95,7 +95,7 @@ class PlayedGame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GameRules:
-    """How games are played, whoever plays."""
+    """Rules of all games, whoever plays."""
 
     seed: int = 0
     """From which all games follow."""
@@ -103,7 +103,7 @@ class GameRules:
     """A game that has not ended by then is a draw."""
     move_seconds: float = 30.0
     """A player that takes longer for a decision forfeits; 0 for no limit. A shared forward pass has one limit."""
-    opening: int = 0
+    random_opening_moves: int = 0
     """So many first steps are random legal ones, equal in the games of a pair: deterministic players then play
     different games."""
 
@@ -112,5 +112,5 @@ class GameRules:
             raise InputError(f"max_steps is at least 1, not {self.max_steps}")
         if not self.move_seconds >= 0.0:
             raise InputError(f"move_seconds is at least 0, not {self.move_seconds}")
-        if self.opening < 0:
-            raise InputError(f"opening is at least 0, not {self.opening}")
+        if self.random_opening_moves < 0:
+            raise InputError(f"random_opening_moves is at least 0, not {self.random_opening_moves}")

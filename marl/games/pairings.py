@@ -1,4 +1,4 @@
-"""Who meets whom in a tournament: round robin, gauntlet and Swiss rounds, and the games of each meeting.
+"""The schedule of a tournament: round robin, gauntlet and Swiss rounds, and the games of each matchup.
 
 All functions are pure: a schedule follows from the players and from results that everybody agrees on.
 """
@@ -17,14 +17,14 @@ Format = Literal["round-robin", "gauntlet", "swiss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class Matchup:
     """Players that meet for a number of games: one for each side of the game."""
 
     number: int
-    """Counts all meetings of the tournament, from 0."""
+    """Counts all matchups of the tournament, from 0."""
     players: tuple[str, ...]
     games: int
-    """How many games they play, at most."""
+    """Number of games, at most."""
     round: int = 0
 
     @property
@@ -45,9 +45,9 @@ class Meeting:
         """
         sides = len(self.players)
         for number in range(self.games):
-            unit, turn = divmod(number, sides)
+            unit, shift = divmod(number, sides)
             around = self.players[::-1] if sides > 2 and unit % 2 else self.players
-            players = tuple(around[(side + turn) % sides] for side in range(sides))
+            players = tuple(around[(side + shift) % sides] for side in range(sides))
             yield Game(index=first_game + number, pair=first_unit + unit, players=players)
 
 
@@ -89,35 +89,35 @@ def swiss_round(
     met: Mapping[frozenset[str], int],
     byes: Mapping[str, int],
 ) -> list[tuple[str, ...]]:
-    """The meetings of the next Swiss round: players of similar scores, who met as seldom as possible.
+    """The matchups of the next Swiss round: players of similar scores, who met as seldom as possible.
 
     From the best to the worst, each player who is left is put together with those closest below, among them first
     those that met each other least. Whoever is left over sits the round out: the lowest of those who did so least.
 
     Args:
         players: the P players, in the order of their entry, which breaks ties.
-        sides: players of one meeting, S.
+        sides: players of one matchup, S.
         scores: mean score a game of each, so that sitting out neither helps nor hurts.
-        met: how often two players met.
-        byes: how often each sat out.
+        met: number of matchups of two players.
+        byes: number of rounds that each sat out.
 
     Returns:
-        floor(P / S) meetings.
+        floor(P / S) matchups.
     """
     order = sorted(players, key=lambda name: (-scores.get(name, 0.0), players.index(name)))
     idle = sorted(order, key=lambda name: (byes.get(name, 0), -order.index(name)))[: len(players) % sides]
     left = [name for name in order if name not in idle]
     if sides == 2:
         return _pair_off(left, met)
-    meetings = []
+    matchups = []
     while left:
         table = [left.pop(0)]
         while len(table) < sides:
             seldom = min(left, key=lambda name: sum(met.get(frozenset((name, o)), 0) for o in table))
             left.remove(seldom)
             table.append(seldom)
-        meetings.append(tuple(table))
-    return meetings
+        matchups.append(tuple(table))
+    return matchups
 
 
 def _pair_off(order: Sequence[str], met: Mapping[frozenset[str], int]) -> list[tuple[str, ...]]:
@@ -131,7 +131,7 @@ def _pair_off(order: Sequence[str], met: Mapping[frozenset[str], int]) -> list[t
             if not left:
                 return []
             for index in range(1, len(left)):
-                # A search that takes too long gives way to one that allows one more meeting.
+                # A search that takes too long gives way to one that allows one more matchup.
                 if next(tries) > 20_000:
                     return None
                 if met.get(frozenset((left[0], left[index])), 0) <= limit:
@@ -146,18 +146,10 @@ def _pair_off(order: Sequence[str], met: Mapping[frozenset[str], int]) -> list[t
     raise AssertionError("some limit lets everybody meet")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Consecutive games of one meeting that are played side by side."""
-
-    meeting: Meeting
-    games: tuple[Game, ...]
-
-
-def blocks_of(meeting: Meeting, *, first_game: int, first_unit: int, most: int = 64) -> list[Block]:
-    """The games of a meeting in blocks of whole units, as even as possible and of at most ``most`` games."""
-    sides = len(meeting.players)
-    games = list(meeting.schedule(first_game=first_game, first_unit=first_unit))
-    count = -(-meeting.units // max(1, most // sides))
-    limits = [sides * (meeting.units * number // count) for number in range(count + 1)]
-    return [Block(meeting=meeting, games=tuple(games[start:stop])) for start, stop in itertools.pairwise(limits)]
+def batches_of(matchup: Matchup, *, first_game: int, first_unit: int, most: int = 64) -> list[tuple[Game, ...]]:
+    """The games of a matchup in batches of whole units, as even as possible and of at most ``most`` games."""
+    sides = len(matchup.players)
+    games = tuple(matchup.schedule(first_game=first_game, first_unit=first_unit))
+    count = -(-matchup.units // max(1, most // sides))
+    limits = [sides * (matchup.units * number // count) for number in range(count + 1)]
+    return [games[start:stop] for start, stop in itertools.pairwise(limits)]

@@ -1,15 +1,15 @@
-"""Player."""
+"""The interface of players, their decisions, and what happens where a player's own code fails."""
 
 from __future__ import annotations
 
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final, Literal
+from typing import Literal, TypeVar
 
 from torch import Tensor
 
@@ -17,29 +17,31 @@ from marl.specs import EnvironmentSpec
 from marl.types import Array, Bools, Integers, TimeStep
 
 PlayerErrorKind = Literal["crash", "timeout", "illegal"]
+ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayerError:
-    """Why a player forfeits a game."""
+    """The reason why a player forfeits a game."""
 
-    board: int
+    game: int
+    """Its index in the batch."""
     kind: PlayerErrorKind
     detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """What one player is asked at one step."""
+class DecisionRequest:
+    """A request to one player for its decisions at one step of many games."""
 
-    boards: Integers
-    """(R,) ascending: where it is asked."""
+    games: Integers
+    """(R,) ascending: the games in which it has to decide, by their index in the batch."""
     step: TimeStep
-    """Of all E boards."""
+    """Of all E environments; game i is played in environment i."""
     must_act: Bools
     """(R, N) which of the N agents (group after group) it has to decide for."""
     first: bool
-    """Whether the boards' episodes begin at this step."""
+    """Whether the games' episodes begin at this step."""
     uniforms: Tensor | None
     """(R, N, k) in (0, 1), k at least the player's ``num_uniforms``; None where nobody needs any."""
     actions: Sequence[Array]
@@ -48,26 +50,26 @@ class Turn:
 
 
 class Player(ABC):
-    """Somebody who decides for one side on many boards at once."""
+    """Decides for sides of many games at once."""
 
     num_uniforms: int = 0
     """Uniform random numbers that one agent's decision needs."""
     remembers: bool = False
     """Must be asked at every step of its games, also where none of its agents is to act."""
 
-    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
-        """Begins games on all boards.
+    def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
+        """Begins a batch of games.
 
         Args:
-            spec: of the boards' environment.
-            boards: number of games, E.
-            owned: (E, N) which agents it plays.
-            seeds: (E,) a number of its own for each game.
+            spec: of the environment.
+            num_games: G, in the batch.
+            owned: (G, N) which agents it plays; in some games it may play none.
+            seeds: (G,) a number of its own for each game.
         """
 
     @abstractmethod
-    def act(self, turn: Turn) -> list[PlayerError]:
-        """Decides, writes the actions into ``turn.actions``, and tells on which boards it failed to."""
+    def act(self, request: DecisionRequest) -> list[PlayerError]:
+        """Writes actions into ``request.actions``, and returns an error for each game in which it failed to."""
 
 
 class TimeUp(BaseException):
@@ -97,14 +99,24 @@ def _time_up(number: int, frame: FrameType | None) -> None:
     raise TimeUp
 
 
-def _fault(board: int, error: BaseException, seconds: float) -> PlayerError:
-    if isinstance(error, TimeUp):
-        return PlayerError(board=board, kind="timeout", detail=f"no decision within {seconds:g} s")
-    text = " ".join(str(error).split())[:200]
-    return PlayerError(
-        board=board, kind="crash", detail=f"{type(error).__name__}: {text}" if text else type(error).__name__
-    )
+def call_player(function: Callable[[], ResultT], game: int, seconds: float) -> ResultT | PlayerError:
+    """Calls a player's own code.
 
+    Args:
+        function: the call.
+        game: in which the player decides, by its index in the batch.
+        seconds: the time limit; 0 for none.
 
-_PLAYERS_OWN: Final = (Exception, SystemExit, TimeUp)
-"""What a player may raise and only lose by; not KeyboardInterrupt, which is ours."""
+    Returns:
+        What the function returned, or the error where it raised or took too long. A KeyboardInterrupt is the user's,
+        and goes through.
+    """
+    try:
+        with time_limit(seconds):
+            return function()
+    except TimeUp:
+        return PlayerError(game=game, kind="timeout", detail=f"no decision within {seconds:g} s")
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())[:200]
+        detail = f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return PlayerError(game=game, kind="crash", detail=detail)

@@ -1,16 +1,17 @@
-"""Players: who decides for one side on many boards at once, by policies, at random or by a user's own objects."""
+"""Players that decide by policies or at random, for many games at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from marl.games.player import _PLAYERS_OWN, Player, PlayerError, TimeUp, Turn, _fault, time_limit
+from marl.games.player import DecisionRequest, Player, PlayerError, call_player
 from marl.policy import Policy
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 from marl.types import Array, Bools, GroupStep, Integers, TimeStep
@@ -18,14 +19,14 @@ from marl.types import Array, Bools, GroupStep, Integers, TimeStep
 
 @dataclass(slots=True)
 class _Part:
-    """One group of a policy, and where its agents are in the time steps of the boards."""
+    """One group of a policy, and where its agents are in the time steps of the games."""
 
     policy: Policy
     group: GroupSpec
     places: list[tuple[str, int, int]]
     """For each agent: group, row in it, column among all agents."""
     whole: str | None
-    """The boards' group whose agents are just these; None where agents are grouped in another way."""
+    """The games' group whose agents are just these; None where agents are grouped in another way."""
     state: Tensor | None = None
 
 
@@ -37,7 +38,7 @@ class PolicyPlayer(Player):
     are shown what an agent saw last while others move.
 
     Args:
-        spec: what the policies were made for; its agents and their spaces are the boards'.
+        spec: what the policies were made for; its agents and their spaces are the games'.
         policies: one a group of ``spec``.
     """
 
@@ -49,8 +50,7 @@ class PolicyPlayer(Player):
         self._parts: list[_Part] = []
         self._owned: Bools = np.zeros((0, 0), dtype=bool)
 
-    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
-        """See Player."""
+    def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
         self._owned = owned
         places: dict[str, tuple[str, int, int]] = {}
         for group in spec.groups:
@@ -68,77 +68,72 @@ class PolicyPlayer(Player):
                         group=group,
                         places=[places[agent] for agent in group.agents],
                         whole=whole.get(group.agents),
-                        state=policy.initial_state(boards),
+                        state=policy.initial_state(num_games),
                     )
                 )
         self._index = {group.name: index for index, group in enumerate(spec.groups)}
 
-    def act(self, turn: Turn) -> list[PlayerError]:
-        """See Player. Where a whole forward pass fails, each board is tried alone, to find the guilty ones."""
-        try:
-            with time_limit(turn.move_seconds):
-                self._act(turn, np.arange(len(turn.boards)))
+    def act(self, request: DecisionRequest) -> list[PlayerError]:
+        everything = np.arange(len(request.games))
+        error = call_player(partial(self._act, request, everything), int(request.games[0]), request.move_seconds)
+        if error is None:
             return []
-        except TimeUp as error:
-            return [_fault(int(board), error, turn.move_seconds) for board in turn.boards]
-        except _PLAYERS_OWN:
-            pass
-        faults = []
-        for row in range(len(turn.boards)):
-            try:
-                with time_limit(turn.move_seconds):
-                    self._act(turn, np.array([row]))
-            except _PLAYERS_OWN as error:
-                faults.append(_fault(int(turn.boards[row]), error, turn.move_seconds))
-        return faults
+        if error.kind == "timeout":
+            return [replace(error, game=game) for game in request.games.tolist()]
+        # Where a whole forward pass fails, each game is tried alone, to find the guilty ones.
+        alone = [
+            call_player(partial(self._act, request, everything[row : row + 1]), game, request.move_seconds)
+            for row, game in enumerate(request.games.tolist())
+        ]
+        return [error for error in alone if error is not None]
 
     @torch.inference_mode()
-    def _act(self, turn: Turn, rows: Integers) -> None:
+    def _act(self, request: DecisionRequest, rows: Integers) -> None:
         decided = []
         for part in self._parts:
             columns = [column for _, _, column in part.places]
-            must = turn.must_act[rows][:, columns]
+            must = request.must_act[rows][:, columns]
             chosen = rows if part.state is not None else rows[must.any(1)]
             if part.state is None:
                 must = must[must.any(1)]
             if not len(chosen):
                 continue
-            boards = torch.from_numpy(turn.boards[chosen])
+            games = torch.from_numpy(request.games[chosen])
             uniforms = None
             if part.policy.num_uniforms:
-                assert turn.uniforms is not None
-                uniforms = turn.uniforms[torch.from_numpy(chosen)][:, columns, : part.policy.num_uniforms]
-            first = torch.full((len(chosen),), turn.first)
-            state = None if part.state is None else part.state[boards]
-            decision = part.policy.act(self._read(part, turn.step, boards, must), first, state, uniforms)
-            decided.append((part, boards, must, decision))
-        # Nothing is written before everything went well, so that a failed pass can be repeated board by board.
-        for part, boards, must, decision in decided:
+                assert request.uniforms is not None
+                uniforms = request.uniforms[torch.from_numpy(chosen)][:, columns, : part.policy.num_uniforms]
+            first = torch.full((len(chosen),), request.first)
+            state = None if part.state is None else part.state[games]
+            decision = part.policy.act(self._read(part, request.step, games, must), first, state, uniforms)
+            decided.append((part, games, must, decision))
+        # Nothing is written before everything went well, so that a failed pass can be repeated game by game.
+        for part, games, must, decision in decided:
             if part.state is not None and decision.state is not None:
-                part.state[boards] = decision.state
-            actions, on = decision.actions.cpu().numpy(), boards.numpy()
+                part.state[games] = decision.state
+            actions, on = decision.actions.cpu().numpy(), games.numpy()
             for index, (group, row, _) in enumerate(part.places):
                 acts = must[:, index]
-                turn.actions[self._index[group]][on[acts], row] = actions[acts, index]
+                request.actions[self._index[group]][on[acts], row] = actions[acts, index]
 
-    def _read(self, part: _Part, step: TimeStep, boards: Tensor, must: Bools) -> GroupStep:
-        """The group's time step on some boards; agents that other players play are unseen."""
+    def _read(self, part: _Part, step: TimeStep, games: Tensor, must: Bools) -> GroupStep:
+        """The group's time step in some games; agents that other players play are unseen."""
         active = torch.from_numpy(must)
         zeros = torch.zeros(active.shape)
         none = torch.zeros(active.shape, dtype=torch.bool)
         if part.whole is not None:
             source = step.groups[part.whole]
-            observations = source.observations[boards]
-            masks = None if source.action_masks is None else source.action_masks[boards]
+            observations = source.observations[games]
+            masks = None if source.action_masks is None else source.action_masks[games]
         else:
             sources = [(step.groups[group], row) for group, row, _ in part.places]
-            observations = torch.stack([group.observations[boards, row] for group, row in sources], dim=1)
+            observations = torch.stack([group.observations[games, row] for group, row in sources], dim=1)
             masks = None
             if part.group.masked:
-                parts = [group.action_masks[boards, row] for group, row in sources if group.action_masks is not None]
+                parts = [group.action_masks[games, row] for group, row in sources if group.action_masks is not None]
                 masks = torch.stack(parts, dim=1)
         columns = [column for _, _, column in part.places]
-        owned = torch.from_numpy(self._owned[boards.numpy()][:, columns])
+        owned = torch.from_numpy(self._owned[games.numpy()][:, columns])
         if not bool(owned.all()):
             observations = torch.where(
                 owned.view(*owned.shape, *[1] * (observations.dim() - 2)), observations, torch.zeros_like(observations)
@@ -159,24 +154,22 @@ class PolicyPlayer(Player):
 class RandomPlayer(Player):
     """Uniformly random legal actions."""
 
-    def begin(self, spec: EnvironmentSpec, boards: int, owned: Bools, seeds: Sequence[int]) -> None:
-        """See Player."""
-        self._spec = spec
-
     def __init__(self, spec: EnvironmentSpec) -> None:
         self._spec = spec
         self.num_uniforms = max(num_choices(group.action) for group in spec.groups)
 
-    def act(self, turn: Turn) -> list[PlayerError]:
-        """See Player."""
-        assert turn.uniforms is not None
-        write_random(self._spec, turn, turn.uniforms)
+    def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
+        self._spec = spec
+
+    def act(self, request: DecisionRequest) -> list[PlayerError]:
+        assert request.uniforms is not None
+        write_random_actions(self._spec, request, request.uniforms)
         return []
 
 
-def blank_step(group: GroupSpec, boards: int) -> GroupStep:
+def blank_step(group: GroupSpec, num_envs: int) -> GroupStep:
     """A step at which nobody of the group sees anything or has to act, everything is legal, and nothing is received."""
-    shape = (boards, group.size)
+    shape = (num_envs, group.size)
     masks = None
     if group.masked and not isinstance(group.action, ContinuousActions):
         masks = torch.ones((*shape, group.action.mask_size), dtype=torch.bool)
@@ -190,29 +183,29 @@ def blank_step(group: GroupSpec, boards: int) -> GroupStep:
     )
 
 
-def write_random(spec: EnvironmentSpec, turn: Turn, uniforms: Tensor) -> None:
+def write_random_actions(spec: EnvironmentSpec, request: DecisionRequest, uniforms: Tensor) -> None:
     """Writes uniformly random legal actions for the agents that must act.
 
     Args:
-        spec: of the boards.
-        turn: where.
+        spec: of the environment.
+        request: which agents, and where the actions go.
         uniforms: (R, N, k) in (0, 1); k at least the number of choices of any agent.
     """
     numbers = uniforms.numpy()
     column = 0
     for index, group in enumerate(spec.groups):
-        step = turn.step.groups[group.name]
+        step = request.step.groups[group.name]
         for row in range(group.size):
-            acts = turn.must_act[:, column]
-            boards = turn.boards[acts]
-            if len(boards):
-                masks = None if step.action_masks is None else step.action_masks.numpy()[boards, row]
-                turn.actions[index][boards, row] = _random_actions(group.action, masks, numbers[acts, column])
+            acts = request.must_act[:, column]
+            games = request.games[acts]
+            if len(games):
+                masks = None if step.action_masks is None else step.action_masks.numpy()[games, row]
+                request.actions[index][games, row] = _random_actions(group.action, masks, numbers[acts, column])
             column += 1
 
 
 def num_choices(action: ActionSpec) -> int:
-    """How many numbers one action is made of, which is how many uniforms a random one needs."""
+    """Number of components of one action, which is how many uniforms a random one needs."""
     if isinstance(action, DiscreteActions):
         return 1
     return action.size if isinstance(action, ContinuousActions) else len(action.nvec)

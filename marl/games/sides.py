@@ -1,24 +1,26 @@
-"""Sides."""
+"""The sides of a game: which agents play together; the one rule of self-play, leagues and tournaments."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from marl.errors import InputError
-from marl.specs import EnvironmentSpec
+from marl.errors import InputError, nearest
+from marl.specs import AgentSpec, EnvironmentSpec, GroupSpec, group_agents
+
+_EXAMPLE = '--teams \'{"AGENT": "TEAM", ...}\''
 
 
 class Sides:
-    """The sides of a game: which agents play together.
+    """The sides of a game. Each is an agent, or a team of agents; one player decides for a side.
 
     Args:
         spec: of the environment.
-        side_of: the side of each agent, by name; by default every agent is a side where all agents have equal
-            spaces, and every group is one where they differ (roles).
+        teams: the team of each agent, by name; see ``default_teams`` for what stands in its place.
 
     Attributes:
         names: of the S sides, in the order of their first agents' names.
@@ -27,7 +29,7 @@ class Sides:
         of_agent: the same for all agents, group by group.
 
     Raises:
-        InputError: there are fewer than two sides, or agents are left out or invented.
+        InputError: there are fewer than two sides, or agents are left out or unknown.
     """
 
     names: tuple[str, ...]
@@ -35,25 +37,15 @@ class Sides:
     of_group: dict[str, Tensor]
     of_agent: Tensor
 
-    def __init__(self, spec: EnvironmentSpec, side_of: Mapping[str, str] | None = None) -> None:
-        if side_of is None:
-            roles = len(spec.groups) > 1
-            side_of = {agent: group.name if roles else agent for group in spec.groups for agent in group.agents}
-        if wrong := sorted(set(spec.agents) ^ set(side_of)):
-            raise InputError(
-                f"--sides gives each of {', '.join(spec.agents)} a side and nobody else; wrong or missing: "
-                f"{', '.join(wrong)}"
-            )
-        self.names = tuple(dict.fromkeys(side_of[agent] for agent in spec.agents))
-        if len(self.names) < 2:
-            raise InputError(
-                f"all agents ({', '.join(spec.agents)}) are on one side, so there is nobody to play against; "
-                'name sides with --sides \'{"AGENT": "SIDE", ...}\''
-            )
-        self.agents = tuple(tuple(agent for agent in spec.agents if side_of[agent] == name) for name in self.names)
+    def __init__(self, spec: EnvironmentSpec, teams: Mapping[str, str] | None = None) -> None:
+        if teams is None:
+            teams = default_teams(spec)
+        _check_teams(spec.agents, teams)
+        self.names = tuple(dict.fromkeys(teams[agent] for agent in spec.agents))
+        self.agents = tuple(tuple(agent for agent in spec.agents if teams[agent] == name) for name in self.names)
         index = {name: number for number, name in enumerate(self.names)}
         self.of_group = {
-            group.name: torch.tensor([index[side_of[agent]] for agent in group.agents]) for group in spec.groups
+            group.name: torch.tensor([index[teams[agent]] for agent in group.agents]) for group in spec.groups
         }
         self.of_agent = torch.cat(list(self.of_group.values()))
 
@@ -66,49 +58,72 @@ class Sides:
         return sums.index_add_(1, self.of_agent, of_agents)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """The agents that one player plays."""
+def default_teams(spec: EnvironmentSpec) -> dict[str, str]:
+    """The team of each agent where nobody named teams.
 
-    name: str
-    agents: tuple[str, ...]
+    Agents whose names differ in a trailing number only are a team (``red_0`` and ``red_1``), if that makes two teams
+    or more, one of them of several agents. Else agents of equal spaces are a team, if spaces differ. Else every agent
+    is alone. How agents share policies has no part in it.
+    """
+    by_name = {agent: agent.rstrip("0123456789").rstrip("_- ") or agent for agent in spec.agents}
+    if 1 < len(set(by_name.values())) < len(by_name):
+        return by_name
+    agents = [
+        AgentSpec(name=agent, observation=group.observation, action=group.action, masked=group.masked)
+        for group in spec.groups
+        for agent in group.agents
+    ]
+    by_spaces = group_agents(agents)
+    if len(by_spaces) > 1:
+        return {agent: group.name for group in by_spaces for agent in group.agents}
+    return {agent: agent for agent in spec.agents}
 
 
-def two_or_more_sides(agents: Sequence[str], teams: Mapping[str, Sequence[str]] | None = None) -> tuple[Side, ...]:
-    """Divides agents into sides.
-
-    Args:
-        agents: all agents.
-        teams: agents by side. By default those whose names differ in their numbers only (``red_0``, ``red_1``) are a
-            side; where that puts all together, every agent is a side of its own.
+def read_teams(text: str | None) -> dict[str, str] | None:
+    """Reads the option ``--teams``, a JSON object from agent to team; None where it was not given.
 
     Raises:
-        InputError: an agent is in no side, in two, or unknown; or there is one side only.
+        InputError: it is something else, or names an agent twice; ``Sides`` checks the agents.
     """
-    if teams is None:
-        found: dict[str, list[str]] = {}
-        for agent in sorted(agents):
-            found.setdefault(agent.rstrip("0123456789").rstrip("_- ") or agent, []).append(agent)
-        teams = found if len(found) > 1 else {agent: [agent] for agent in sorted(agents)}
-    taken = [agent for members in teams.values() for agent in members]
-    if unknown := sorted(set(taken) - set(agents)):
-        raise InputError(f"a team names {unknown[0]}, but the agents are {', '.join(sorted(agents))}")
-    if missing := sorted(set(agents) - set(taken)):
-        raise InputError(f"no team has {', '.join(missing)}; every agent belongs to one")
-    if len(set(taken)) != len(taken):
-        raise InputError(f"{next(a for a in taken if taken.count(a) > 1)} is in two teams")
-    if len(teams) < 2 or not all(teams.values()):
-        raise InputError("a game needs two sides or more, each with agents")
-    return tuple(Side(name=name, agents=tuple(members)) for name, members in teams.items())
+    if text is None:
+        return None
+    try:
+        pairs = json.loads(text, object_pairs_hook=_Pairs)
+    except ValueError as error:
+        raise InputError(f"--teams is not JSON ({error}); give {_EXAMPLE}") from error
+    if not isinstance(pairs, _Pairs) or not all(isinstance(team, str) and team for _, team in pairs):
+        raise InputError(f"--teams is a JSON object from agent to team, as {_EXAMPLE}; not {text}")
+    teams = dict(pairs)
+    if len(teams) < len(pairs):
+        agents = [agent for agent, _ in pairs]
+        raise InputError(f"--teams names {next(agent for agent in agents if agents.count(agent) > 1)!r} twice")
+    return teams
 
 
-def sides_are_alike(spec: EnvironmentSpec, sides: Sequence[Side]) -> bool:
-    """Whether all sides have the same number of agents with the same spaces, so that returns can be compared."""
-    groups = {agent: group for group in spec.groups for agent in group.agents}
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object with all its pairs, of which a dict would keep the last of equal names."""
 
-    def kind(side: Side) -> list[str]:
-        return sorted(
-            repr((groups[agent].observation, groups[agent].action, groups[agent].masked)) for agent in side.agents
+
+def _check_teams(agents: Sequence[str], teams: Mapping[str, str]) -> None:
+    if unknown := sorted(set(teams) - set(agents)):
+        raise InputError(f"--teams names {unknown[0]!r}, which is no agent{nearest(unknown[0], agents)}")
+    if missing := sorted(set(agents) - set(teams)):
+        raise InputError(f"--teams leaves out {', '.join(missing)}; every agent belongs to a team")
+    if len(set(teams.values())) < 2:
+        raise InputError(
+            f"all agents ({', '.join(agents)}) are on one side, so there is nobody to play against; give {_EXAMPLE}"
         )
 
-    return all(kind(side) == kind(sides[0]) for side in sides[1:])
+
+def sides_are_alike(spec: EnvironmentSpec, sides: Sides) -> bool:
+    """True if all sides have the same number of agents with the same spaces, so that returns can be compared."""
+    groups = {agent: group for group in spec.groups for agent in group.agents}
+
+    def spaces(agents: Sequence[str]) -> list[str]:
+        return sorted(_spaces(groups[agent]) for agent in agents)
+
+    return all(spaces(agents) == spaces(sides.agents[0]) for agents in sides.agents[1:])
+
+
+def _spaces(group: GroupSpec) -> str:
+    return repr((group.observation, group.action, group.masked))

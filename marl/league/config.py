@@ -18,8 +18,8 @@ class LeagueConfig:
     """The experiment of each learning player. Steps are those of all players together, environments those of each."""
     learners: Mapping[str, Role]
     """Roles of the learning players, by name; the first one is the main player, which is evaluated."""
-    side_of: Mapping[str, str] | None = None
-    """The side of each agent; see ``self_play.Sides``."""
+    teams: Mapping[str, str] | None = None
+    """The team of each agent; see ``self_play.Sides``."""
     swap_steps: int | None = None
     """Environment steps of the learner for which opponents stay (but for whole episodes); None for new opponents every
     episode."""

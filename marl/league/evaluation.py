@@ -13,7 +13,7 @@ from marl.core import Communicator
 from marl.experiments.experiment import Experiment
 from marl.games.sides import Sides
 from marl.league.league import League
-from marl.self_play.matches import play_games
+from marl.self_play.matches import play_matches
 from marl.self_play.opponents import RANDOM, Policies
 
 
@@ -40,7 +40,7 @@ class GameEvaluation(Evaluation):
 
 
 def evaluate_player(
-    name: str, player: Experiment, sides: Sides, side_of: Mapping[str, str] | None, communicator: Communicator
+    name: str, player: Experiment, sides: Sides, teams: Mapping[str, str] | None, communicator: Communicator
 ) -> GameEvaluation:
     """Plays greedy games of a player against random opponents, on each side in turn. Collective.
 
@@ -48,7 +48,7 @@ def evaluate_player(
         name: the player's.
         player: its experiment.
         sides: of the game.
-        side_of: the side of each agent; see Sides.
+        teams: the team of each agent; see Sides.
         communicator: the ranks.
     """
     config = player.config
@@ -56,17 +56,17 @@ def evaluate_player(
     own_sides = torch.arange(games) % num_sides
     seating = torch.full((games, num_sides), RANDOM)
     seating[torch.arange(games), own_sides] = 0
-    returns, lengths, stopped = play_games(
+    returns, lengths, stopped = play_matches(
         seating,
         lambda _: player.greedy,
         config.environment,
-        side_of=side_of,
+        teams=teams,
         num_envs=config.num_envs,
         seed=config.seed,
         purpose="evaluate",
         communicator=communicator,
         sharing=config.builder.sharing,
-        like=player.greedy,
+        template=player.greedy,
         max_steps=config.evaluation_max_steps,
     )
     own = returns.gather(1, own_sides.unsqueeze(1))
@@ -88,7 +88,7 @@ def measure_newest_snapshot(
     player: Experiment,
     games: int,
     *,
-    side_of: Mapping[str, str] | None,
+    teams: Mapping[str, str] | None,
     seed: int,
     communicator: Communicator,
 ) -> None:
@@ -99,7 +99,7 @@ def measure_newest_snapshot(
         policies: returns the policies of a snapshot by number.
         player: an experiment with the environment to play in.
         games: against each earlier snapshot, half from each seat, rounded up.
-        side_of: the side of each agent; see Sides.
+        teams: the team of each agent; see Sides.
         seed: of games and actions.
         communicator: the ranks.
     """
@@ -110,17 +110,17 @@ def measure_newest_snapshot(
     pairs = torch.stack((torch.full_like(others, newest), others), dim=1)
     seating = torch.cat((pairs, pairs.flip(1))).repeat(-(-games // 2), 1)
     config = player.config
-    returns, _, _ = play_games(
+    returns, _, _ = play_matches(
         seating,
         policies,
         config.environment,
-        side_of=side_of,
+        teams=teams,
         num_envs=config.num_envs,
         seed=seed,
         purpose="measure",
         communicator=communicator,
         sharing=config.builder.sharing,
-        like=policies(newest),
+        template=policies(newest),
         max_steps=config.evaluation_max_steps,
     )
     league.add_games(seating[:, 0].numpy(), seating[:, 1].numpy(), returns.numpy())

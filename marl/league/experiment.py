@@ -156,7 +156,7 @@ class LeagueExperiment(TrainingTask):
 
     def evaluate(self) -> GameEvaluation:
         """Plays greedy games of the main player against random opponents, on each side in turn. Collective."""
-        return evaluate_player(self.main, self.players[self.main], self.sides, self.config.side_of, self.communicator)
+        return evaluate_player(self.main, self.players[self.main], self.sides, self.config.teams, self.communicator)
 
     def learner_state(self) -> State:
         return self.players[self.main].learner_state()
@@ -224,7 +224,7 @@ class LeagueExperiment(TrainingTask):
 
     def _actor_factory(self, name: str) -> Callable[..., Actor]:
         def make(spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext, adder: Adder) -> Actor:
-            self._sides = Sides(spec, self.config.side_of)
+            self._sides = Sides(spec, self.config.teams)
             self._frozen = FrozenPolicies(self.config.experiment.builder, spec, self.league)
             swap_steps = self.config.swap_steps
             opponents = LeagueOpponents(
@@ -274,7 +274,7 @@ class LeagueExperiment(TrainingTask):
             self._frozen,
             player,
             self.config.measure_games,
-            side_of=self.config.side_of,
+            teams=self.config.teams,
             seed=derive_int(self.config.experiment.seed, "measure", len(self.league.players) - 1),
             communicator=self.communicator,
         )

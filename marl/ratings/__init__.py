@@ -1,1 +1,1 @@
-"""Ratings."""
+"""Ratings and rankings of players from their games: Elo and its kin, sequential tests, equilibria of payoff tables."""

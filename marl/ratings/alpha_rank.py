@@ -1,4 +1,4 @@
-"""Alpha rank."""
+"""alpha-rank: players ranked by how an evolving population plays in the long run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def alpha_rank(payoffs: Any, *, alpha: float = 1.0, population: int = 50) -> Alp
         transitions = _single_population_chain(np.asarray(payoffs, dtype=np.float64), alpha, population)
         shape: tuple[int, ...] = (len(payoffs),)
     else:
-        tensors = _payoff_tensors(payoffs)
+        tensors = payoff_tensors(payoffs)
         shape = tensors[0].shape
         transitions = _multi_population_chain(tensors, alpha, population)
     flat = _stationary_distribution(transitions)
@@ -126,7 +126,8 @@ def _log_sum_exp(terms: Floats, axis: int) -> Floats:
     return logs
 
 
-def _payoff_tensors(payoffs: Sequence[Floats]) -> list[Floats]:
+def payoff_tensors(payoffs: Sequence[Floats]) -> list[Floats]:
+    """Payoffs as float64, one array a player, (S_1, ..., S_K); ValueError where shapes do not fit, or for NaN."""
     tensors = [np.asarray(payoff, dtype=np.float64) for payoff in payoffs]
     shapes = {tensor.shape for tensor in tensors}
     if len(shapes) != 1 or tensors[0].ndim != len(tensors) or not tensors[0].size:
@@ -134,13 +135,3 @@ def _payoff_tensors(payoffs: Sequence[Floats]) -> list[Floats]:
     if not all(np.isfinite(tensor).all() for tensor in tensors):
         raise ValueError("payoffs must be finite")
     return tensors
-
-
-def _deviation_payoffs(payoff: Floats, mixtures: Sequence[Floats], axis: int) -> Floats:
-    """Expected payoff of each pure strategy of player ``axis`` while the others mix: (S_axis,)."""
-    result = payoff
-    for mixture in reversed(mixtures[axis + 1 :]):
-        result = result @ mixture
-    for mixture in mixtures[:axis]:
-        result = mixture @ result.reshape(len(mixture), -1)
-    return result

@@ -1,4 +1,4 @@
-"""Bootstrap."""
+"""Elo intervals by the bootstrap over pairs of games."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marl.ratings.elo import EloConfig, _anchoring, fit_elo
+from marl.ratings.elo import EloConfig, anchoring_matrix, fit_elo
 from marl.ratings.payoffs import Games
 from marl.ratings.sprt import ELO_SCALE
 from marl.streams import derive
@@ -15,7 +15,7 @@ from marl.types import Floats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootstrapElo:
-    """What resampling pairs of games says about the ratings."""
+    """Ratings of tournaments that are resampled from pairs of games."""
 
     players: tuple[str, ...]
     samples: Floats
@@ -36,7 +36,7 @@ def bootstrap_elo(
     seed and games, not on their order.
     """
     config = config or EloConfig()
-    anchoring = _anchoring(games.players, config)
+    anchoring = anchoring_matrix(games.players, config)
     size = len(games.players)
     code = (games.first * size + games.second) * 3 + games.outcome
     units: dict[int, list[int]] = {}

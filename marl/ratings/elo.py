@@ -1,4 +1,4 @@
-"""Who is better, with error bars: Elo by maximum likelihood, sequential tests, and ratings of n-player games.
+"""Elo ratings by maximum likelihood, with error bars.
 
 Elo here is the batch estimate, a function of counts only: no update constant, no dependence on the order of
 games. The model of one game is Davidson's (1970, JASA 65:317, eq. 2.4) with the order effect of Davidson and
@@ -29,12 +29,12 @@ from marl.types import Floats, Integers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EloConfig:
-    """How Elo ratings are estimated."""
+    """Settings of the estimate of Elo ratings."""
 
     anchor: str | None = None
     """The player whose rating is fixed; None fixes the mean of all."""
     anchor_rating: float = 0.0
-    """What the anchor (or the mean) is fixed to."""
+    """The rating of the anchor, or the mean."""
     seat_advantage: bool = True
     """Whether the first seat has an advantage of its own, estimated with the ratings."""
     confidence: float = 0.95
@@ -172,7 +172,7 @@ def elo_ratings(counts: NDArray[Any], players: Sequence[str], config: EloConfig 
     if counts.shape != (len(players), len(players), 3):
         raise ValueError(f"counts must have shape ({len(players)}, {len(players)}, 3), not {counts.shape}")
     fit = fit_elo(counts[None], config)
-    anchoring = _anchoring(players, config)
+    anchoring = anchoring_matrix(players, config)
     size = len(players)
     covariance = ELO_SCALE**2 * np.linalg.inv(fit.information[0])
     anchored = anchoring @ covariance[:size, :size] @ anchoring.T
@@ -279,7 +279,7 @@ def _posterior(
     return _log_posterior(counts, games, theta, precision), gradient, hessian
 
 
-def _anchoring(players: Sequence[str], config: EloConfig) -> Floats:
+def anchoring_matrix(players: Sequence[str], config: EloConfig) -> Floats:
     """The matrix J that takes ratings to anchored ratings: (P, P)."""
     size = len(players)
     if not size:

@@ -1,4 +1,4 @@
-"""Nash."""
+"""Nash equilibria of greatest entropy of two-player zero-sum games, and Nash averaging."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ZeroSumEquilibrium:
     column: Floats
     """(C,) the minimising player's."""
     value: float
-    """What the row player receives."""
+    """The payoff of the row player."""
 
 
 def zero_sum_nash(payoff: Any) -> ZeroSumEquilibrium:
@@ -79,7 +79,7 @@ class NashAverage:
     """A ranking that copies of players cannot change."""
 
     mixture: Floats
-    """(P,) the equilibrium of greatest entropy: who matters."""
+    """(P,) the equilibrium of greatest entropy: the weight of each player."""
     ratings: Floats
     """(P,) payoff against that mixture; zero for those in it, at most zero for others."""
 

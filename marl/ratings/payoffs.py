@@ -1,4 +1,4 @@
-"""Who played whom, from which seat, and how it ended: games as arrays, and tables of counts that add up."""
+"""Results of games between pairs of players: games as arrays, and payoff tables of counts that add up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Games:
     outcome: Integers
     """(G,) LOSS, DRAW or WIN of the first seat."""
     pair: Integers
-    """(G,) which games share a seed (with seats swapped): the unit that is resampled, because it is not independent."""
+    """(G,) a number that games of one seed (seats swapped) share: not independent, they are resampled together."""
 
     def __post_init__(self) -> None:
         if len(set(self.players)) != len(self.players):
@@ -73,7 +73,7 @@ class Games:
         )
 
     def counts(self) -> Integers:
-        """How often each ordered pair of players had each outcome: (P, P, 3), the last axis LOSS, DRAW, WIN."""
+        """Number of games of each ordered pair of players by outcome: (P, P, 3), the last axis LOSS, DRAW, WIN."""
         size = len(self.players)
         counts = np.zeros((size, size, 3), dtype=np.int64)
         np.add.at(counts, (self.first, self.second, self.outcome), 1)
@@ -154,14 +154,6 @@ class PayoffTable(Saveable):
         np.add.at(self.counts.numpy(), (rows, columns, outcomes), 1)
         np.add.at(self.returns.numpy(), (rows, columns), np.asarray(returns, dtype=np.float64).reshape(-1, 2))
 
-    def merge(self, other: PayoffTable) -> None:
-        """Adds the games of another table, whose players are all in this one; raises InputError if not."""
-        rows = torch.tensor([self.index(player) for player in other.players], dtype=torch.int64)
-        if rows.numel():
-            where = (rows.view(-1, 1), rows.view(1, -1))
-            self.counts[where] += other.counts
-            self.returns[where] += other.returns
-
     def all_reduce(self, communicator: Communicator) -> None:
         """Sums the tables of all ranks, in place. Collective; all hold the same players in the same order."""
         if not self._players:
@@ -228,7 +220,7 @@ class PayoffTable(Saveable):
         return {"players": torch.from_numpy(names), "counts": self.counts.clone(), "returns": self.returns.clone()}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back players and games; raises ValueError if the shapes do not fit."""
+        """Replaces players and games; raises ValueError if the shapes do not fit."""
         text = bytes(state["players"].to(torch.uint8).tolist()).decode()
         players = text.split("\n") if text else []
         size = len(players)

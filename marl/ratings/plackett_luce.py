@@ -1,4 +1,4 @@
-"""Plackett luce."""
+"""Plackett-Luce ratings of games of any number of sides."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SkillRatings:
     sigma: Floats
     """(P,) standard deviation."""
     ordinal: Floats
-    """(P,) mu - 3 sigma, the conservative figure that leaderboards sort by."""
+    """(P,) mu - 3 sigma, the conservative estimate that leaderboards sort by."""
 
 
 def plackett_luce(games: Sequence[RankedGame], players: Sequence[str] | None = None) -> SkillRatings:

@@ -1,4 +1,4 @@
-"""Sprt."""
+"""The sequential probability ratio test of an Elo difference."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SPRTConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SPRTResult:
-    """Where a sequential test stands, or how it ended."""
+    """The state of a sequential test, or its decision."""
 
     decision: Literal["elo0", "elo1"] | None
     """The accepted hypothesis; None while the test goes on."""

@@ -1,1 +1,1 @@
-"""Self play."""
+"""Self-play: a learner on one side of a game, players that do not learn on the others."""

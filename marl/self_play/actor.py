@@ -1,9 +1,9 @@
-"""Self-play: who sits on which side, opponents that are frozen for whole episodes, and whose experience counts.
+"""The actor of self-play: seats for players, opponents that are frozen for whole episodes, and whose experience counts.
 
-A game has sides: single agents, or teams. In each episode of each copy every side is given to a player. The learner
-sits on one side, which rotates with the copy's global index and the episode's number; the others are drawn by
-``Opponents`` and act with parameters that do not change, all copies of one player in one forward pass a group. The
-learner's dataset sees only the learner's own seats as active, so nobody else's experience has weight in its losses.
+A game has sides: single agents, or teams. In each episode of each environment every side is given to a player. The
+learner sits on one side, which rotates with the environment's global index and the episode's number; the others are
+drawn by ``Opponents`` and act with parameters that do not change, all seats of one player in one forward pass a group.
+The learner's dataset sees only the learner's own seats as active, so nobody else's experience has weight in its losses.
 """
 
 from __future__ import annotations
@@ -38,11 +38,9 @@ class OwnSeatsAdder(Adder):
         self.own = {}
 
     def add_first(self, timestep: TimeStep) -> None:
-        """See Adder."""
         self._adder.add_first(self._masked(timestep))
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """See Adder."""
         self._adder.add(actions, extras, self._masked(timestep))
 
     def _masked(self, timestep: TimeStep) -> TimeStep:
@@ -51,13 +49,13 @@ class OwnSeatsAdder(Adder):
 
 
 class SelfPlayActor(Actor):
-    """The learner's policies on the learner's side, frozen players on the others, all seats of E copies.
+    """The learner's policies on the learner's side, frozen players on the others, in all seats of E environments.
 
     Args:
         learner: acts with the learner's policies in all seats; its adder is ``adder``.
-        adder: is told which seats are the learner's.
+        adder: masks all seats but the learner's.
         players: act in all other seats.
-        opponents: draws them for each new episode, and is told the results.
+        opponents: draws the players of each new episode, and records the results.
         sides: of the game.
         tracker: adds up returns, of this actor's own.
     """
@@ -80,18 +78,16 @@ class SelfPlayActor(Actor):
         self._episodes = torch.full((len(players.players),), -1)
 
     def select_actions(self, timestep: TimeStep) -> Actions:
-        """See Actor."""
         return self._players.act(timestep, self._learner.select_actions(timestep))
 
     def observe_first(self, timestep: TimeStep) -> None:
-        """See Actor. After a checkpoint was loaded, everybody keeps the seat."""
+        # After a checkpoint was loaded, players keep their seats.
         if int(self._episodes[0]) < 0:
             self._seat(torch.arange(len(self._episodes)))
         self._note_seats()
         self._learner.observe_first(timestep)
 
     def observe(self, actions: Actions, timestep: TimeStep) -> None:
-        """See Actor."""
         ended = self._tracker.track(timestep)
         if ended is not None and timestep.final is not None:
             self._opponents.record(self._players.players[ended.envs], self._sides.returns(ended.returns))
@@ -101,23 +97,20 @@ class SelfPlayActor(Actor):
         self._learner.observe(actions, timestep)
 
     def update(self) -> None:
-        """See Actor."""
         self._learner.update()
 
     def state_dict(self) -> State:
-        """From what all random numbers follow."""
         return {
             **{f"learner/{name}": tensor for name, tensor in self._learner.state_dict().items()},
             **{f"players/{name}": tensor for name, tensor in self._players.state_dict().items()},
         }
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._learner.load_state_dict(_named("learner/", state))
         self._players.load_state_dict(_named("players/", state))
 
     def env_state_dict(self) -> State:
-        """Episode numbers, who sits where, recurrent states, and returns so far."""
+        """Episode numbers, seats, recurrent states, and returns so far."""
         return {
             "episodes": self._episodes,
             **{f"learner/{name}": tensor for name, tensor in self._learner.env_state_dict().items()},
@@ -126,7 +119,6 @@ class SelfPlayActor(Actor):
         }
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._episodes = state["episodes"].clone()
         self._learner.load_env_state_dict(_named("learner/", state))
         self._players.load_env_state_dict(_named("players/", state))
@@ -152,11 +144,11 @@ def make_self_play_actor(
     seed: int,
     first_env: int = 0,
     device: torch.device | str = "cpu",
-    like: Policies | None = None,
+    template: Policies | None = None,
 ) -> SelfPlayActor:
     """A SelfPlayActor for a learner's exploring policies; arguments as in PolicyActor and SelfPlayActor.
 
-    ``like`` is as in SeatedPlayers, where opponents' policies are of another kind than the learner's.
+    ``template`` is as in SeatedPlayers, where opponents' policies are of another kind than the learner's.
     """
     own_seats = OwnSeatsAdder(adder)
     learner = PolicyActor(
@@ -172,7 +164,7 @@ def make_self_play_actor(
         spec,
         sides,
         opponents.policies,
-        policies if like is None else like,
+        policies if template is None else template,
         num_envs=num_envs,
         seed=seed,
         purpose="opponents",

@@ -1,4 +1,4 @@
-"""A learned best response to policies that stay as they are: what it wins is the least that they can be exploited."""
+"""Learned best responses to policies that do not change: their gains bound exploitability from below."""
 
 from __future__ import annotations
 
@@ -23,22 +23,20 @@ from marl.types import Floats
 
 
 class FixedOpponents:
-    """The same policies on all sides but the learner's, in every episode; see self_play.Opponents."""
+    """The same policies on all sides but the learner's, in every episode; see Opponents."""
 
     def __init__(self, policies: Policies, side: int, num_sides: int) -> None:
         self._policies = policies
         self._seating = torch.where(torch.arange(num_sides) == side, LEARNER, 0)
 
     def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
-        """See Opponents."""
         return self._seating.expand(len(envs), -1)
 
     def policies(self, player: int) -> Policies:
-        """See Opponents."""
         return self._policies
 
     def record(self, players: Tensor, returns: Tensor) -> None:
-        """See Opponents; results are measured elsewhere."""
+        """Does nothing: results are measured elsewhere."""
 
 
 def learn_response(
@@ -46,17 +44,17 @@ def learn_response(
     policies: Policies,
     side: int,
     *,
-    side_of: Mapping[str, str] | None = None,
+    teams: Mapping[str, str] | None = None,
     communicator: Communicator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[EnvironmentSpec, Policies]:
     """Learns to play one side against policies that do not change.
 
     Args:
-        config: who learns, where and for how long; its builder shares policies among agents as ``policies`` do.
+        config: of the learner; its builder shares policies among agents as ``policies`` do.
         policies: one a group, on all other sides.
         side: the learner's, by number.
-        side_of: the side of each agent; see ``self_play.Sides``.
+        teams: the team of each agent; see ``Sides``.
         communicator: the ranks; this process alone by default.
         should_stop: see ``Experiment.run``.
 
@@ -70,7 +68,7 @@ def learn_response(
     def make(spec: EnvironmentSpec, own: Mapping[str, Policy], context: RunContext, adder: Adder) -> Actor:
         if set(policies) != {group.name for group in spec.groups}:
             raise InputError("a best response shares policies among agents as the policies that it responds to")
-        sides = Sides(spec, side_of)
+        sides = Sides(spec, teams)
         return make_self_play_actor(
             spec,
             own,
@@ -81,7 +79,7 @@ def learn_response(
             seed=context.seed,
             first_env=context.first_env,
             device=context.device,
-            like=policies,
+            template=policies,
         )
 
     experiment = Experiment(config, communicator, make)
@@ -94,7 +92,7 @@ def learn_response(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gains:
-    """What responses win more than the policies themselves, with 95 % intervals over the games."""
+    """Gains of responses over the policies themselves, with 95 % intervals over the games."""
 
     gains: Floats
     """(S,) of each side: the return of its response less that of the policies, everybody else being the policies."""

@@ -1,4 +1,4 @@
-"""Matches."""
+"""Games between players that do not learn, in environments that begin episodes by themselves, over all ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marl.acting.episodes import EpisodeTracker
 from marl.acting.evaluation import MAX_STEPS
-from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.distributed.communicators import split
 from marl.games.sides import Sides
 from marl.self_play.opponents import Policies
@@ -18,40 +18,40 @@ from marl.specs import DiscreteActions, EnvironmentSpec, Sharing
 from marl.types import TimeStep
 
 
-def play_games(
+def play_matches(
     seating: Tensor,
     policies: Callable[[int], Policies],
     environment: EnvironmentFactory,
     *,
-    side_of: Mapping[str, str] | None = None,
+    teams: Mapping[str, str] | None = None,
     num_envs: int,
     seed: int,
     purpose: str,
     communicator: Communicator,
     sharing: Sharing = "spaces",
-    like: Policies,
+    template: Policies,
     device: torch.device | str = "cpu",
     max_steps: int = MAX_STEPS,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Plays G games between players that do not learn, spread over copies and ranks. Collective.
+    """Plays G games between players that do not learn, spread over environments and ranks. Collective.
 
-    Game g is the (g // num_envs)th episode of copy g % num_envs, so neither the games' lengths nor the number of
+    Game g is the (g // num_envs)th episode of environment g % num_envs, so neither the games' lengths nor the number of
     ranks have a part in the results.
 
     Args:
-        seating: (G, S) int64, who sits on each side in each game; the same on all ranks.
-        policies: gives a player's policies.
-        environment: makes the copies.
-        side_of: see Sides.
-        num_envs: copies over all ranks, at most.
+        seating: (G, S) int64, the player on each side in each game; the same on all ranks.
+        policies: a function from player to policies.
+        environment: makes the environments.
+        teams: see Sides.
+        num_envs: environments over all ranks, at most.
         seed: of games and actions.
         purpose: part of the seeds.
         communicator: the ranks.
         sharing: as the policies were trained.
-        like: see SeatedPlayers.
+        template: see SeatedPlayers.
         device: where policies compute.
-        max_steps: a game that has not ended by then is a draw, and so are the others that its copy was to play, since
-            episodes begin anew by their own end only.
+        max_steps: a game that has not ended by then is a draw, and so are the others that its environment was to
+            play, since episodes begin anew by their own end only.
 
     Returns:
         (G, S) float64, each side's undiscounted return, zeros where the step limit made it a draw; (G,) float64
@@ -66,61 +66,76 @@ def play_games(
             num_envs=count, first_env=first, seed=seed, purpose=purpose, sharing=sharing, with_state=False
         )
         envs = environment(request)
-        sides = Sides(envs.spec, side_of)
-        tracker = EpisodeTracker(envs.spec, count)
+        sides = Sides(envs.spec, teams)
         seated = SeatedPlayers(
             envs.spec,
             sides,
             policies,
-            like,
+            template,
             num_envs=count,
             seed=seed,
             purpose=purpose,
             first_env=first,
             device=device,
         )
-        done = torch.zeros(count, dtype=torch.int64)
-        seated.players = seating[first : first + count].clone()
-        missing = sum(len(range(first + copy, games, total)) for copy in range(count))
-        timestep = envs.reset()
-        blank = {
-            group.name: torch.zeros((count, group.size, *group.action.array.shape), dtype=group.action.array.dtype)
-            for group in envs.spec.groups
-        }
-        steps = 0
-        while missing:
-            timestep = envs.step(seated.act(timestep, _legal(blank, timestep, envs.spec)))
-            steps += 1
-            ended = tracker.track(timestep)
-            if steps >= max_steps:
-                for copy in tracker.cut(max_steps).envs.tolist():
-                    # None, if it had played all its games and went on for nothing.
-                    left = torch.arange(min(int(done[copy]) * total + first + copy, games), games, total)
-                    results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
-                    missing -= len(left)
-                    done[copy] += len(left)
-            if ended is None:
-                continue
-            numbers = done[ended.envs] * total + first + ended.envs
-            wanted = numbers < games
-            figures = torch.cat((sides.returns(ended.returns), ended.lengths.unsqueeze(1)), dim=1)
-            results[numbers[wanted], :-1] = figures[wanted]
-            missing -= int(wanted.sum())
-            done[ended.envs] += 1
-            # Who has played all its games goes on, for nothing, until the others have.
-            seated.players[ended.envs] = seating[(numbers + total) % games]
+        _play_share(results, seating, envs, sides, seated, first, total, max_steps)
         envs.close()
     communicator.all_reduce(results)
     return results[:, :-2], results[:, -2], results[:, -1] > 0
 
 
-def _legal(blank: dict[str, Tensor], timestep: TimeStep, spec: EnvironmentSpec) -> dict[str, Tensor]:
+def _play_share(
+    results: Tensor,
+    seating: Tensor,
+    envs: VectorEnvironment,
+    sides: Sides,
+    seated: SeatedPlayers,
+    first: int,
+    total: int,
+    max_steps: int,
+) -> None:
+    """Plays the games of one rank's environments, the first of which is number ``first`` of ``total``.
+
+    Writes into the rows of ``results``, (G, S + 2): returns of the sides, steps, and 1 where the limit was reached.
+    """
+    games, count = len(seating), envs.num_envs
+    tracker = EpisodeTracker(envs.spec, count)
+    done = torch.zeros(count, dtype=torch.int64)
+    seated.players = seating[first : first + count].clone()
+    missing = sum(len(range(first + env, games, total)) for env in range(count))
+    timestep = envs.reset()
+    steps = 0
+    while missing:
+        timestep = envs.step(seated.act(timestep, _legal_actions(timestep, envs.spec)))
+        steps += 1
+        ended = tracker.track(timestep)
+        if steps >= max_steps:
+            for env in tracker.cut(max_steps).envs.tolist():
+                # None, if it had played all its games and went on for nothing.
+                left = torch.arange(min(int(done[env]) * total + first + env, games), games, total)
+                results[left, -2:] = torch.tensor([float(max_steps), 1.0], dtype=torch.float64)
+                missing -= len(left)
+                done[env] += len(left)
+        if ended is None:
+            continue
+        numbers = done[ended.envs] * total + first + ended.envs
+        wanted = numbers < games
+        outcomes = torch.cat((sides.returns(ended.returns), ended.lengths.unsqueeze(1)), dim=1)
+        results[numbers[wanted], :-1] = outcomes[wanted]
+        missing -= int(wanted.sum())
+        done[ended.envs] += 1
+        # An environment that has played all its games goes on, for nothing, until the others have.
+        seated.players[ended.envs] = seating[(numbers + total) % games]
+
+
+def _legal_actions(timestep: TimeStep, spec: EnvironmentSpec) -> dict[str, Tensor]:
     """Actions for agents that need not act: any, but legal ones where there are masks."""
     actions = {}
     for group in spec.groups:
-        masks = timestep.groups[group.name].action_masks
-        if masks is None or not isinstance(group.action, DiscreteActions):
-            actions[group.name] = blank[group.name]
+        step = timestep.groups[group.name]
+        if step.action_masks is None or not isinstance(group.action, DiscreteActions):
+            array = group.action.array
+            actions[group.name] = torch.zeros((*step.active.shape, *array.shape), dtype=array.dtype)
         else:
-            actions[group.name] = masks.int().argmax(-1)
+            actions[group.name] = step.action_masks.int().argmax(-1)
     return actions

@@ -1,4 +1,4 @@
-"""Opponents."""
+"""The interface of a learner's opponents."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ RANDOM: Final = -2
 """Uniformly random legal actions, where players are numbers."""
 
 Policies = Mapping[str, Policy]
-"""One a group: how a player acts on whichever side it sits."""
+"""A player's policies, one a group; it can sit on any side."""
 
 
 class Opponents(Protocol):
-    """Who plays against a learner; the same on all ranks."""
+    """A learner's opponents; the same on all ranks."""
 
     def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
-        """Who sits on each side in new episodes.
+        """Draws the players of each side in new episodes.
 
         Args:
-            envs: (K,) int64, which copies of this rank.
+            envs: (K,) int64 indices of environments of this rank.
             episodes: (K,) int64, the number of each one's episode.
 
         Returns:
@@ -34,14 +34,14 @@ class Opponents(Protocol):
         ...
 
     def policies(self, player: int) -> Policies:
-        """How a player acts; its parameters do not change."""
+        """Returns a player's policies; their parameters do not change."""
         ...
 
     def record(self, players: Tensor, returns: Tensor) -> None:
-        """Is told how episodes ended: (K, S) players, and (K, S) undiscounted returns of the sides."""
+        """Records episodes that ended: (K, S) players, and (K, S) undiscounted returns of the sides."""
         ...
 
 
 def learner_sides(envs: Tensor, episodes: Tensor, num_sides: int) -> Tensor:
-    """The side of the learner in each episode, (K,): it rotates with the global copy index and the episode."""
+    """The side of the learner in each episode, (K,): it rotates with the environment's global index and the episode."""
     return (envs + episodes) % num_sides

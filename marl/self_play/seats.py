@@ -1,4 +1,4 @@
-"""Seats."""
+"""Players that do not learn, in their seats."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from marl.types import Actions, GroupStep, TimeStep
 
 
 class SeatedPlayers(Saveable):
-    """Acts for the players that sit in E copies; the seats of one player go through one forward pass a group.
+    """Acts for the players that sit in E environments; the seats of one player go through one forward pass a group.
 
     Args:
         spec: of the environment.
         sides: its sides.
-        policies: gives a player's policies.
-        like: policies with the same recurrent states and random numbers as the players' (the learner's, say).
+        policies: a function from player to policies.
+        template: policies with the same recurrent states and random numbers as the players' (the learner's, say).
         num_envs: E.
         seed: the experiment's.
         purpose: what the random numbers are for.
-        first_env: global index of this rank's first copy.
+        first_env: global index of this rank's first environment.
         device: where policies compute.
 
     Attributes:
-        players: (E, S) int64: who sits on each side; LEARNER where somebody else acts.
+        players: (E, S) int64: the player on each side; LEARNER where the learner itself acts.
     """
 
     players: Tensor
@@ -41,7 +41,7 @@ class SeatedPlayers(Saveable):
         spec: EnvironmentSpec,
         sides: Sides,
         policies: Callable[[int], Policies],
-        like: Policies,
+        template: Policies,
         *,
         num_envs: int,
         seed: int,
@@ -55,7 +55,7 @@ class SeatedPlayers(Saveable):
         random = {group.name: RandomPolicy(group) for group in spec.groups}
         self._random: Policies = random
         self._noise = ActingNoise(
-            {name: max(policy.num_uniforms, random[name].num_uniforms) for name, policy in like.items()},
+            {name: max(policy.num_uniforms, random[name].num_uniforms) for name, policy in template.items()},
             {group.name: group.size for group in spec.groups},
             num_envs=num_envs,
             seed=seed,
@@ -64,7 +64,7 @@ class SeatedPlayers(Saveable):
             device=device,
         )
         self._states: dict[str, Tensor] = {}
-        for name, policy in like.items():
+        for name, policy in template.items():
             state = policy.initial_state(num_envs)
             if state is not None:
                 self._states[name] = state
@@ -72,7 +72,7 @@ class SeatedPlayers(Saveable):
 
     @torch.inference_mode()
     def act(self, timestep: TimeStep, actions: Actions) -> Actions:
-        """The actions with those of the seated players written over them."""
+        """Returns the actions with those of the seated players written over them."""
         noise = self._noise.next()
         present = self.players.unique().tolist()
         if present == [LEARNER]:
@@ -102,19 +102,16 @@ class SeatedPlayers(Saveable):
         return merged
 
     def state_dict(self) -> State:
-        """From what the random numbers follow."""
         return self._noise.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self._noise.load_state_dict(state)
 
     def env_state_dict(self) -> State:
-        """Who sits where, and recurrent states."""
+        """Seats and recurrent states."""
         return {"players": self.players, **{f"state/{name}": state for name, state in self._states.items()}}
 
     def load_env_state_dict(self, state: State) -> None:
-        """See Saveable."""
         self.players = state["players"].clone()
         for name in self._states:
             self._states[name] = state[f"state/{name}"].clone()

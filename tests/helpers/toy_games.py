@@ -1,18 +1,18 @@
-"""Games of the toy match for tests: boards, pairs, and players of any kind."""
+"""Games of the toy match for tests: environments, pairs, and players of any kind."""
 
 import toy_match
 
 from marl.envs.pettingzoo.arena import PettingZooArena
-from marl.games.block import play_games
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.object_player import ObjectPlayer
 from marl.games.players import PolicyPlayer, RandomPlayer
-from marl.games.sides import two_or_more_sides
+from marl.games.sides import Sides
 from marl.policy import Policy
 
 
-def arena(boards=8, **settings):
-    return PettingZooArena(lambda: toy_match.make(**settings), boards)
+def arena(num_envs=8, **settings):
+    return PettingZooArena(lambda: toy_match.make(**settings), num_envs)
 
 
 def pairs(first, second, count=8):
@@ -22,18 +22,18 @@ def pairs(first, second, count=8):
     ]
 
 
-def policy_player(boards, kind):
-    return PolicyPlayer(boards.spec, {group.name: kind(group) for group in boards.spec.groups})
+def policy_player(envs, kind):
+    return PolicyPlayer(envs.spec, {group.name: kind(group) for group in envs.spec.groups})
 
 
-def play(boards, games, rules=None, **players):
-    sides = two_or_more_sides(boards.spec.agents)
+def play(envs, games, rules=None, **players):
+    sides = Sides(envs.spec)
     made = {
-        name: player(boards.spec)
+        name: player(envs.spec)
         if player is RandomPlayer
-        else policy_player(boards, player)
+        else policy_player(envs, player)
         if issubclass(player, Policy)
         else ObjectPlayer(player)
         for name, player in players.items()
     }
-    return play_games(boards, sides, made, games, rules or GameRules(seed=3))
+    return play_games(envs, sides, made, games, rules or GameRules(seed=3))

@@ -153,7 +153,7 @@ class Babble:
 
 
 class Batched(Policy):
-    """A policy of the library's kind; fails for boards on which the common number is 0 if it is told to."""
+    """A policy of the library's kind; fails for games in which the common number is 0 if it is told to."""
 
     fails = False
 

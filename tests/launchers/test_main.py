@@ -1,8 +1,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from command_line import POLITE, SHORT
 
 from marl import __version__
 from marl.launchers.main import COMMANDS
@@ -62,3 +64,37 @@ def test_what_only_starts_ranks_loads_no_torch(command):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines() == ["[]"]
+
+
+MODULE = """
+import pettingzoo
+
+def make():
+    return pettingzoo.make("aec", "classic/tictactoe-v3")
+
+class Lowest:
+    def act(self, agent, observation, action_mask):
+        return int(action_mask.argmax())
+"""
+
+
+@pytest.mark.parametrize("ranks", [(), ("--ranks", "2")], ids=["one process", "two ranks"])
+def test_modules_in_the_current_folder_are_found_behind_all_that_is_installed(tmp_path, ranks):
+    """By the console script, by the ranks that it starts, and for environments and players alike."""
+    (tmp_path / "my_module.py").write_text(MODULE)
+    # Names that packages need: a folder that came first would hide them.
+    for name in ("safetensors", "pettingzoo"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('hidden')")
+    program = Path(sys.executable).parent / "marl"
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def marl(*words):
+        done = subprocess.run(
+            [program, *words, *ranks], cwd=tmp_path, env={**variables, **POLITE}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done
+
+    marl("train", "ippo", "my_module:make", "--steps", "64", *SHORT, "--out", "run")
+    players = ("--players", "low=my_module:Lowest", "trained=run", "--games", "4")
+    marl("tournament", "my_module:make", *players, "--out", "tournament")
+    assert (tmp_path / "tournament" / "results.json").exists()

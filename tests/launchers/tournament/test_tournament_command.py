@@ -20,7 +20,7 @@ from marl.distributed.communicators import SerialCommunicator
 from marl.launchers.tournament import report as tournament_report
 from marl.launchers.tournament.contestants import read_entries
 from marl.launchers.tournament.games_file import GamesFile
-from marl.launchers.tournament.options import Options
+from marl.launchers.tournament.options import TournamentOptions
 from marl.launchers.tournament.runner import TournamentRunner
 
 TESTS = Path(__file__).parents[2] / "helpers"
@@ -52,15 +52,16 @@ class Together(Communicator):
         raise NotImplementedError
 
 
-def hold_together(options, ranks, path):
-    """Holds a tournament on threads and returns the games that count."""
+def run_together(options, ranks, path):
+    """Plays a tournament on threads and returns the games that count."""
     shared = {"barrier": threading.Barrier(ranks)}
-    halls = [TournamentRunner.prepare(options, read_entries(options.players), None) for _ in range(ranks)]
+    runners = [TournamentRunner.prepare(options, read_entries(options.players), None) for _ in range(ranks)]
     with ThreadPoolExecutor(ranks) as pool:
         waiting = [
-            pool.submit(hall.hold, Together(rank, ranks, shared), GamesFile(path)) for rank, hall in enumerate(halls)
+            pool.submit(runner.run, Together(rank, ranks, shared), GamesFile(path))
+            for rank, runner in enumerate(runners)
         ]
-        return next(iter([held.result(60) for held in waiting]))
+        return next(iter([future.result(60) for future in waiting]))
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +70,11 @@ def _toys_are_found(monkeypatch):
 
 
 @pytest.fixture
-def hold(marl, tmp_path):
-    """``hold("name", ...)`` holds a tournament of the toy game and returns its folder."""
+def play(marl, tmp_path):
+    """``play("name", ...)`` plays a tournament of the toy game and returns its folder."""
 
-    def run(name, *words, players=FEW, env=GAME, games=10):
-        done = marl("tournament", env, "--players", *players, "--games", games, "--out", tmp_path / name, *words)
+    def run(name, *argv, players=FEW, env=GAME, games=10):
+        done = marl("tournament", env, "--players", *players, "--games", games, "--out", tmp_path / name, *argv)
         assert done.code == 0, done
         return tmp_path / name
 
@@ -93,8 +94,8 @@ def same(one, other, *names):
     return [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()] == []
 
 
-def test_everybody_meets_everybody_and_the_better_bidder_leads(hold):
-    path = hold("t")
+def test_everybody_meets_everybody_and_the_better_bidder_leads(play):
+    path = play("t")
     found = results(path)
     assert found["ratings"][0]["player"] == "high"
     assert found["games"] == 30
@@ -109,27 +110,27 @@ def test_everybody_meets_everybody_and_the_better_bidder_leads(hold):
     assert (path / "report.png").stat().st_size > 10_000
 
 
-def test_the_page_needs_nothing_else_and_says_what_matters(hold):
-    page = (hold("t", players=(*FEW, "bad=toy_match:Cheat")) / "report.html").read_text()
+def test_the_page_needs_nothing_else_and_says_what_matters(play):
+    page = (play("t", players=(*FEW, "bad=toy_match:Cheat")) / "report.html").read_text()
     for piece in ("Leaderboard", "<svg", "hsl(", "Seats", "games as bidder_0", "illegal moves", "toy_match:Cheat"):
         assert piece in page
     assert "http" not in page
     assert "src=" not in page
 
 
-def test_any_number_of_ranks_gives_the_same_files(hold):
+def test_any_number_of_ranks_gives_the_same_files(play):
     players = (*FEW, "batched=toy_match:Batched", "counting=toy_match:Counting", "bad=toy_match:Crash")
-    words = ("--boards", 4, "--seed", 5)
-    alone = hold("one", *words, players=players)
-    assert same(alone, hold("two", *words, "--ranks", 2, players=players))
-    assert same(alone, hold("four", *words, "--ranks", 4, players=players))
+    argv = ("--boards", 4, "--seed", 5)
+    alone = play("one", *argv, players=players)
+    assert same(alone, play("two", *argv, "--ranks", 2, players=players))
+    assert same(alone, play("four", *argv, "--ranks", 4, players=players))
 
 
-def test_trained_players_give_the_same_table_from_any_number_of_ranks(hold, tictactoe_run):
+def test_trained_players_give_the_same_table_from_any_number_of_ranks(play, tictactoe_run):
     env = "toy_game:strict_tictactoe"
     players = (f"trained={tictactoe_run}", f"twin={tictactoe_run}", "random")
-    alone = hold("one", "--choosing", "sampled", players=players, env=env)
-    two = hold("two", "--choosing", "sampled", "--ranks", 2, players=players, env=env)
+    alone = play("one", "--action-selection", "sampled", players=players, env=env)
+    two = play("two", "--action-selection", "sampled", "--ranks", 2, players=players, env=env)
     assert same(alone, two)
     found = results(alone)
     assert found["players"]["trained"]["env_steps"] == 200
@@ -138,18 +139,18 @@ def test_trained_players_give_the_same_table_from_any_number_of_ranks(hold, tict
 
 
 def test_greedy_players_repeat_themselves_and_that_is_said(marl, tictactoe_run, tmp_path):
-    words = ("toy_game:strict_tictactoe", "--players", f"a={tictactoe_run}", f"b={tictactoe_run}", "--games", 20)
-    done = marl("tournament", *words, "--out", tmp_path / "same")
+    argv = ("toy_game:strict_tictactoe", "--players", f"a={tictactoe_run}", f"b={tictactoe_run}", "--games", 20)
+    done = marl("tournament", *argv, "--out", tmp_path / "same")
     assert "only 2 of 20 games differ" in done.stdout
-    done = marl("tournament", *words, "--opening", 3, "--out", tmp_path / "openings")
+    done = marl("tournament", *argv, "--random-opening-moves", 3, "--out", tmp_path / "openings")
     assert "games differ" not in done.stdout
 
 
-def test_a_tournament_killed_at_random_moments_ends_with_the_same_table(tmp_path, hold):
+def test_a_tournament_killed_at_random_moments_ends_with_the_same_table(tmp_path, play):
     players = ("slow=toy_match:Slow", "slower=toy_match:Slow", "random")
-    undisturbed = hold("undisturbed", "--boards", 4, players=players, games=24)
-    options = Options(env=GAME, players=players, games=24, boards=4, out=tmp_path / "killed")
-    hall = TournamentRunner.prepare(options, read_entries(players), None)
+    undisturbed = play("undisturbed", "--boards", 4, players=players, games=24)
+    options = TournamentOptions(env=GAME, players=players, games=24, boards=4, out=tmp_path / "killed")
+    runner = TournamentRunner.prepare(options, read_entries(players), None)
     file = GamesFile(tmp_path / "games.jsonl")
     generator = random.Random(1)
     kills = 0
@@ -157,7 +158,7 @@ def test_a_tournament_killed_at_random_moments_ends_with_the_same_table(tmp_path
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                hall.hold(SerialCommunicator(), file)
+                runner.run(SerialCommunicator(), file)
             os._exit(0)
         time.sleep(generator.uniform(0.0, 0.06))
         os.kill(child, signal.SIGKILL)
@@ -167,18 +168,18 @@ def test_a_tournament_killed_at_random_moments_ends_with_the_same_table(tmp_path
             size = file.path.stat().st_size
             os.truncate(file.path, max(0, size - generator.randrange(400)))
     assert kills >= 10
-    hall.hold(SerialCommunicator(), file)
-    hall.arena.close()
+    runner.run(SerialCommunicator(), file)
+    runner.arena.close()
     assert file.path.read_bytes() == (undisturbed / "games.jsonl").read_bytes()
 
 
-def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, hold, tmp_path):
+def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, play, tmp_path):
     players = ("slow=toy_match:Slow", "slower=toy_match:Slow", "slowest=toy_match:Slow", "random")
-    words = (GAME, "--players", *players, "--games", 60, "--boards", 4)
-    undisturbed = hold("undisturbed", "--boards", 4, players=players, games=60)
+    argv = (GAME, "--players", *players, "--games", 60, "--boards", 4)
+    undisturbed = play("undisturbed", "--boards", 4, players=players, games=60)
     out = tmp_path / "killed"
     python_path = str(TESTS)
-    process = start("tournament", *words, "--out", out, "--ranks", 2, PYTHONPATH=python_path)
+    process = start("tournament", *argv, "--out", out, "--ranks", 2, PYTHONPATH=python_path)
     games = GamesFile(out / "games.jsonl")
     deadline = time.monotonic() + 90
     while games.count() < 40 and process.poll() is None and time.monotonic() < deadline:
@@ -190,8 +191,8 @@ def test_ranks_that_are_killed_leave_a_tournament_that_goes_on(start, hold, tmp_
     # The ranks are in a group of their own; they end when their mpirun is gone.
     while (later := _settled(games)) != before and time.monotonic() < deadline:
         before = later
-    words = ("--boards", 4, "--resume")
-    assert same(undisturbed, hold("killed", *words, players=players, games=60))
+    argv = ("--boards", 4, "--resume")
+    assert same(undisturbed, play("killed", *argv, players=players, games=60))
 
 
 def _settled(games):
@@ -199,7 +200,7 @@ def _settled(games):
     return games.count()
 
 
-def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(hold, tictactoe_run, tmp_path, monkeypatch):
+def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(play, tictactoe_run, tmp_path, monkeypatch):
     sent = []
 
     class Logger:
@@ -219,9 +220,9 @@ def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(hold, tictact
 
     monkeypatch.setattr(tournament_report, "WandbLogger", Logger)
     checkpoint = sorted((tictactoe_run / "checkpoints").iterdir())[-1]
-    words = ("--opening", 2, "--wandb", "offline", "--wandb-project", "games")
+    argv = ("--random-opening-moves", 2, "--wandb", "offline", "--wandb-project", "games")
     players = (f"new={tictactoe_run}", f"same={checkpoint}", "random")
-    path = hold("t", *words, players=players, env="toy_game:strict_tictactoe", games=4)
+    path = play("t", *argv, players=players, env="toy_game:strict_tictactoe", games=4)
     begun, *rows, board, payoff, closed = sent
     assert begun == ("begun", "games", "t", "offline")
     # One checkpoint under two names: one point of one curve.
@@ -236,62 +237,62 @@ def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(hold, tictact
     assert closed == ("closed",)
 
 
-def test_a_finished_tournament_is_only_told_again(hold, marl, tmp_path):
-    path = hold("t")
+def test_a_finished_tournament_is_only_told_again(play, marl, tmp_path):
+    path = play("t")
     games = (path / "games.jsonl").stat().st_mtime_ns
     (path / "results.json").unlink()
-    hold("t")
+    play("t")
     assert (path / "games.jsonl").stat().st_mtime_ns == games
     assert results(path)["games"] == 30
 
 
-def test_a_request_to_stop_gives_code_75_and_the_same_command_goes_on(hold, marl, tmp_path, monkeypatch):
-    undisturbed = hold("undisturbed", "--boards", 4)
-    blocks = []
+def test_a_request_to_stop_gives_code_75_and_the_same_command_goes_on(play, marl, tmp_path, monkeypatch):
+    undisturbed = play("undisturbed", "--boards", 4)
+    batches = []
 
     def interrupted(*arguments, **named):
-        blocks.append(1)
-        if len(blocks) == 3:
+        batches.append(1)
+        if len(batches) == 3:
             raise KeyboardInterrupt
-        return play(*arguments, **named)
+        return play_games(*arguments, **named)
 
-    from marl.launchers.tournament.runner import play_games as play
+    from marl.launchers.tournament.runner import play_games
 
     monkeypatch.setattr("marl.launchers.tournament.runner.play_games", interrupted)
-    words = ("tournament", GAME, "--players", *FEW, "--games", 10, "--boards", 4, "--out", tmp_path / "stopped")
-    done = marl(*words)
+    argv = ("tournament", GAME, "--players", *FEW, "--games", 10, "--boards", 4, "--out", tmp_path / "stopped")
+    done = marl(*argv)
     assert done.code == 75
     assert "the same command goes on" in done.stderr
     assert 0 < GamesFile(tmp_path / "stopped" / "games.jsonl").count() < 10
-    monkeypatch.setattr("marl.launchers.tournament.runner.play_games", play)
-    assert same(undisturbed, hold("stopped", "--boards", 4))
+    monkeypatch.setattr("marl.launchers.tournament.runner.play_games", play_games)
+    assert same(undisturbed, play("stopped", "--boards", 4))
 
 
 @pytest.mark.parametrize(
     ("player", "kind"),
     [("toy_match:Crash", "crash"), ("toy_match:Quit", "crash"), ("toy_match:Cheat", "illegal")],
 )
-def test_forfeits_are_losses_and_counted_by_kind(hold, player, kind):
-    ratings = table(hold("t", players=(f"bad={player}", "low=toy_match:Low")))
+def test_forfeits_are_losses_and_counted_by_kind(play, player, kind):
+    ratings = table(play("t", players=(f"bad={player}", "low=toy_match:Low")))
     assert ratings["bad"]["forfeits"] == {"crash": 0, "timeout": 0, "illegal": 0} | {kind: 10}
     assert (ratings["bad"]["losses"], ratings["low"]["forfeits"][kind]) == (10, 0)
 
 
-def test_players_that_take_too_long_forfeit(hold):
+def test_players_that_take_too_long_forfeit(play):
     players = ("slow=toy_match:Sleeper", "low=toy_match:Low")
-    ratings = table(hold("t", "--move-seconds", 0.02, players=players, games=4))
+    ratings = table(play("t", "--move-seconds", 0.02, players=players, games=4))
     assert ratings["slow"]["forfeits"]["timeout"] == 4
 
 
-def test_a_game_that_never_ends_is_a_draw_and_counted(hold, marl, tmp_path):
-    path = hold("t", "--env-kwargs", '{"endless": true}', "--max-steps", 7, games=4)
+def test_a_game_that_never_ends_is_a_draw_and_counted(play, marl, tmp_path):
+    path = play("t", "--env-kwargs", '{"endless": true}', "--max-steps", 7, games=4)
     found = results(path)
     assert (found["step_limits"], found["games"]) == (12, 12)
     assert all((one["draws"], one["wins"], one["losses"]) == (8, 0, 0) for one in found["ratings"])
 
 
-def test_three_players_at_a_table(hold):
-    path = hold("t", "--env-kwargs", '{"bidders": 3}', players=(*FEW, "lower=toy_match:Low"), games=9)
+def test_three_players_at_a_table(play):
+    path = play("t", "--env-kwargs", '{"bidders": 3}', players=(*FEW, "lower=toy_match:Low"), games=9)
     found = results(path)
     assert found["games"] == 4 * 9
     for one in found["ratings"]:
@@ -300,25 +301,25 @@ def test_three_players_at_a_table(hold):
     assert found["seat_advantage"] is None
 
 
-def test_four_sides_from_three_ranks(hold, tmp_path):
-    words = ("--env-kwargs", '{"bidders": 4}', "--boards", 4)
+def test_four_sides_from_three_ranks(play, tmp_path):
+    argv = ("--env-kwargs", '{"bidders": 4}', "--boards", 4)
     players = (*FEW, "lower=toy_match:Low")
-    one = hold("one", *words, players=players, games=8)
-    options = Options(env=GAME, players=players, games=8, env_kwargs=words[1], boards=4)
-    assert hold_together(options, 3, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
+    one = play("one", *argv, players=players, games=8)
+    options = TournamentOptions(env=GAME, players=players, games=8, env_kwargs=argv[1], boards=4)
+    assert run_together(options, 3, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
     assert table(one)["high"]["seats"] == {f"bidder_{seat}": 2 for seat in range(4)}
 
 
-def test_teams_that_are_unlike_are_compared_in_the_same_seat(hold):
-    path = hold("t", "--env-kwargs", '{"teams": true}', games=8)
+def test_teams_that_are_unlike_are_compared_in_the_same_seat(play):
+    path = play("t", "--env-kwargs", '{"teams": true}', games=8)
     found = results(path)
     assert found["scoring"] == "duplicate"
     assert found["sides"] == {"hare": ["hare_0", "hare_1"], "wolf": ["wolf_0", "wolf_1"]}
     assert {one["player"]: one["seats"] for one in found["ratings"]}["high"] == {"hare": 8, "wolf": 8}
 
 
-def test_predators_and_prey_of_simple_tag(hold):
-    path = hold("t", env="mpe2.simple_tag_v3", players=("a=random", "b=random"), games=6)
+def test_predators_and_prey_of_simple_tag(play):
+    path = play("t", env="mpe2.simple_tag_v3", players=("a=random", "b=random"), games=6)
     found = results(path)
     assert found["scoring"] == "duplicate"
     assert found["sides"] == {
@@ -328,52 +329,58 @@ def test_predators_and_prey_of_simple_tag(hold):
     assert found["distinct_games"] == 6
 
 
-def test_teams_can_be_told(hold, refused, tmp_path):
-    words = ("--env-kwargs", '{"bidders": 4}', "--teams", "red=bidder_0,bidder_3", "blue=bidder_1,bidder_2")
-    found = results(hold("t", *words, games=4))
+def test_teams_can_be_named(play, refused, tmp_path):
+    teams = {"bidder_0": "red", "bidder_1": "blue", "bidder_2": "blue", "bidder_3": "red"}
+    argv = ("--env-kwargs", '{"bidders": 4}', "--teams")
+    found = results(play("t", *argv, json.dumps(teams), games=4))
     assert found["sides"] == {"red": ["bidder_0", "bidder_3"], "blue": ["bidder_1", "bidder_2"]}
     assert found["scoring"] == "game"
-    told = ("tournament", GAME, "--players", *FEW, "--out", tmp_path / "x", "--teams", "red=bidder_0,bidder_9")
-    assert "a team names bidder_9" in refused(*told)
+    wrong = ("tournament", GAME, "--players", *FEW, "--out", tmp_path / "x", *argv)
+    assert "'bidder_9', which is no agent; did you mean" in refused(*wrong, json.dumps({**teams, "bidder_9": "red"}))
+    assert "--teams leaves out bidder_3" in refused(*wrong, json.dumps(dict(list(teams.items())[:3])))
+    assert "nobody to play against" in refused(*wrong, json.dumps(dict.fromkeys(teams, "red")))
+    assert not (tmp_path / "x").exists()
 
 
-def test_the_first_runs_the_gauntlet(hold):
-    found = results(hold("t", "--format", "gauntlet", players=(*FEW, "lower=toy_match:Low"), games=4))
+def test_the_first_runs_the_gauntlet(play):
+    found = results(play("t", "--format", "gauntlet", players=(*FEW, "lower=toy_match:Low"), games=4))
     assert found["games"] == 12
     met = found["payoff"]["comparisons"]
     assert met[0] == [0, 4, 4, 4]
     assert met[1] == [4, 0, 0, 0]
 
 
-def test_swiss_rounds_are_the_same_from_any_number_of_ranks_and_after_a_break(hold, tmp_path):
+def test_swiss_rounds_are_the_same_from_any_number_of_ranks_and_after_a_break(play, tmp_path):
     players = tuple(
         f"p{index}=toy_match:{kind}" for index, kind in enumerate(("High", "Low", "Slow", "Batched", "Low"))
     )
-    words = ("--format", "swiss", "--boards", 4)
-    one = hold("one", *words, players=players, games=6)
+    argv = ("--format", "swiss", "--boards", 4)
+    one = play("one", *argv, players=players, games=6)
     assert results(one)["games"] == 3 * 2 * 6
-    options = Options(env=GAME, players=players, games=6, format="swiss", boards=4)
-    assert hold_together(options, 2, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
+    options = TournamentOptions(env=GAME, players=players, games=6, format="swiss", boards=4)
+    assert run_together(options, 2, tmp_path / "g") == list(GamesFile(one / "games.jsonl").read().values())
     broken = Path(shutil.copytree(one, one.with_name("broken")))
     lines = (one / "games.jsonl").read_bytes().splitlines(keepends=True)
     (broken / "games.jsonl").write_bytes(b"".join(lines[:17]) + lines[17][:40])
-    assert same(one, hold("broken", *words, players=players, games=6))
+    assert same(one, play("broken", *argv, players=players, games=6))
 
 
-def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_of_ranks(hold, tmp_path):
+def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_of_ranks(play, tmp_path):
     players = ("high=toy_match:High", "low=toy_match:Low")
-    words = ("--sprt", 0, 50, "--boards", 8)
-    one = hold("one", *words, players=players, games=1000)
+    argv = ("--sprt", 0, 50, "--boards", 8)
+    one = play("one", *argv, players=players, games=1000)
     (test,) = results(one)["sprt"]
     assert test["decision"] == "elo1"
     assert results(one)["games"] == 2 * test["used"] < 200
     assert GamesFile(one / "games.jsonl").count() < 300
-    counted = hold_together(Options(env=GAME, players=players, games=1000, sprt=(0, 50), boards=8), 3, tmp_path / "g")
+    counted = run_together(
+        TournamentOptions(env=GAME, players=players, games=1000, sprt=(0, 50), boards=8), 3, tmp_path / "g"
+    )
     assert counted == list(GamesFile(one / "games.jsonl").read().values())[: 2 * test["used"]]
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (("--players", "random"), "needs two players or more"),
         ((), "needs two players or more"),
@@ -391,15 +398,16 @@ def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_o
         (("--players", *FEW, "--anchor", "nobody"), "--anchor nobody is no player"),
         (("--players", *FEW, "--env-kwargs", '{"bidders": 5}'), "5 sides, but there are 3 players"),
         (("--players", *FEW, "--env-kwargs", '{"bids": 5}'), "toy_match:make"),
+        (("--players", *FEW, "--teams", "red=a,b"), "--teams is not JSON"),
         (("--players", *FEW, "--format", "knockout"), "format"),
         (("--players", *FEW, "--gmaes", "5"), "did you mean --games"),
         (("--players", *FEW, "--max-steps", "0"), "max_steps is at least 1"),
         (("--players", *FEW, "--resume"), "no tournament in"),
     ],
 )
-def test_wrong_input_is_one_line_and_leaves_nothing(refused, tmp_path, words, message):
+def test_wrong_input_is_one_line_and_leaves_nothing(refused, tmp_path, argv, message):
     out = tmp_path / "x"
-    line = refused("tournament", GAME, *words, "--out", out)
+    line = refused("tournament", GAME, *argv, "--out", out)
     assert re.search(message, line), line
     assert not out.exists()
 
@@ -412,23 +420,23 @@ def test_a_tournament_without_anything_is_explained(refused, marl):
 
 
 def test_players_of_another_environment_or_other_spaces_are_refused(refused, spread_run, tictactoe_run, tmp_path):
-    words = ("--out", tmp_path / "x", "--players", f"a={tictactoe_run}", f"b={spread_run}")
-    line = refused("tournament", "toy_game:strict_tictactoe", *words)
+    argv = ("--out", tmp_path / "x", "--players", f"a={tictactoe_run}", f"b={spread_run}")
+    line = refused("tournament", "toy_game:strict_tictactoe", *argv)
     assert line == "player b was trained on mpe2.simple_spread_v3, not on toy_game:strict_tictactoe"
-    words = ("--out", tmp_path / "x", "--players", f"a={spread_run}", "random", "--env-kwargs", '{"N": 4}')
-    assert "does not fit" in refused("tournament", "mpe2.simple_spread_v3", *words)
+    argv = ("--out", tmp_path / "x", "--players", f"a={spread_run}", "random", "--env-kwargs", '{"N": 4}')
+    assert "does not fit" in refused("tournament", "mpe2.simple_spread_v3", *argv)
     assert not (tmp_path / "x").exists()
 
 
 def test_folders_of_something_else_and_other_settings_are_refused_and_nothing_is_lost(
-    hold, refused, spread_run, tmp_path
+    play, refused, spread_run, tmp_path
 ):
     line = refused("tournament", GAME, "--players", *FEW, "--out", spread_run)
     assert "holds a run, not a tournament" in line
-    path = hold("t")
+    path = play("t")
     before = {name: (path / name).read_bytes() for name in os.listdir(path)}
-    words = ("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
-    assert "seed was 0, now 4" in refused(*words, "--seed", 4)
+    argv = ("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
+    assert "seed was 0, now 4" in refused(*argv, "--seed", 4)
     assert "players.low" in refused("tournament", GAME, "--players", "high=toy_match:High", "random", "--out", path)
     assert {name: (path / name).read_bytes() for name in os.listdir(path)} == before
     full = tmp_path / "full"
@@ -437,41 +445,41 @@ def test_folders_of_something_else_and_other_settings_are_refused_and_nothing_is
     assert "is not empty" in refused("tournament", GAME, "--players", *FEW, "--out", full)
 
 
-def test_a_player_stays_the_checkpoint_that_it_was(hold, refused, tictactoe_run, tmp_path):
+def test_a_player_stays_the_checkpoint_that_it_was(play, refused, tictactoe_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(tictactoe_run, run)
     env = "toy_game:strict_tictactoe"
-    path = hold("t", players=(f"a={run}", "random"), env=env)
+    path = play("t", players=(f"a={run}", "random"), env=env)
     checkpoint = list_checkpoints(run / "checkpoints")[-1]
     assert results(path)["players"]["a"]["checkpoint"] == str(checkpoint)
     (path / "games.jsonl").unlink()
     shutil.copytree(checkpoint, checkpoint.with_name("000000000999"))
     # The run has been trained further; the tournament's player is the one that it began with.
-    again = hold("t", players=(f"a={run}", "random"), env=env)
+    again = play("t", players=(f"a={run}", "random"), env=env)
     assert results(again)["players"]["a"]["checkpoint"] == str(checkpoint)
     shutil.rmtree(checkpoint)
-    words = ("tournament", env, "--players", f"a={run}", "random", "--games", 10, "--out", path)
-    assert "is gone" in refused(*words)
+    argv = ("tournament", env, "--players", f"a={run}", "random", "--games", 10, "--out", path)
+    assert "is gone" in refused(*argv)
 
 
-def test_games_of_another_tournament_are_refused(hold, refused, tmp_path):
-    path, other = hold("t"), hold("other", players=("x=random", "y=random", "z=random"))
+def test_games_of_another_tournament_are_refused(play, refused, tmp_path):
+    path, other = play("t"), play("other", players=("x=random", "y=random", "z=random"))
     shutil.copy(other / "games.jsonl", path / "games.jsonl")
     line = refused("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
     assert "holds game 0 of another tournament" in line
 
 
-def test_snapshots_of_a_league_play_by_name_and_by_file(hold, marl, refused, tmp_path):
+def test_snapshots_of_a_league_play_by_name_and_by_file(play, marl, refused, tmp_path):
     league = tmp_path / "league"
-    words = ("--steps", 600, "--num-envs", 4, "--save-steps", 200, "--evaluation-episodes", 0)
-    assert marl("league", "ippo", "toy_game:strict_tictactoe", *words, "--out", league).code == 0
+    argv = ("--steps", 600, "--num-envs", 4, "--save-steps", 200, "--evaluation-episodes", 0)
+    assert marl("league", "ippo", "toy_game:strict_tictactoe", *argv, "--out", league).code == 0
     file = sorted((league / "snapshots").iterdir())[0]
     players = (f"now={league}", f"{league}@main-0000", f"file={file}")
-    path = hold("t", "--choosing", "sampled", players=players, env="toy_game:strict_tictactoe")
+    path = play("t", "--action-selection", "sampled", players=players, env="toy_game:strict_tictactoe")
     about = results(path)["players"]
     assert about["league-main-0000"]["checkpoint"].endswith(".safetensors")
     assert about["file"]["checkpoint"] == str(file)
     assert about["league-main-0000"]["env_steps"] < about["now"]["env_steps"]
     assert results(path)["forfeits"] == 0
-    words = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
-    assert "has no snapshot 'main-0099'" in refused("tournament", *words)
+    argv = ("toy_game:strict_tictactoe", "--players", f"a={league}@main-0099", "random", "--out", tmp_path / "x")
+    assert "has no snapshot 'main-0099'" in refused("tournament", *argv)

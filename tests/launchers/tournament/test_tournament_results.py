@@ -8,14 +8,13 @@ import pytest
 
 from marl.errors import InputError
 from marl.games.game import Forfeit, PlayedGame
-from marl.games.pairings import Meeting
-from marl.games.sides import Side
+from marl.games.pairings import Matchup
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.results import comparisons, results_json, sequential_test, tally
 from marl.ratings.sprt import SPRTConfig, sprt
 
-TWO = (Side(name="first", agents=("x",)), Side(name="second", agents=("y",)))
-THREE = (*TWO, Side(name="third", agents=("z",)))
+TWO = ("first", "second")
+THREE = (*TWO, "third")
 
 
 def game(index, players, returns, *, pair=None, ending="finished", forfeits=(), places=None):
@@ -121,10 +120,10 @@ def test_duplicates_are_compared_in_the_same_seat_of_the_same_deal():
 
 
 def test_a_forfeit_loses_both_comparisons_of_its_pair_and_a_step_limit_makes_them_equal():
-    fault = Forfeit(player="a", kind="crash", detail="")
-    forfeit = game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(fault,), places=(1, 0))
+    forfeit = Forfeit(player="a", kind="crash", detail="")
+    forfeited = game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(forfeit,), places=(1, 0))
     fine = game(1, ("b", "a"), (10.0, 99.0))
-    assert [row[2] for row in comparisons([forfeit, fine], "duplicate")] == [0.0, 0.0]
+    assert [row[2] for row in comparisons([forfeited, fine], "duplicate")] == [0.0, 0.0]
     endless = game(0, ("a", "b"), (50.0, 0.0), ending="step_limit", places=(0, 0))
     assert [row[2] for row in comparisons([endless, fine], "duplicate")] == [0.5, 0.5]
 
@@ -181,9 +180,9 @@ def test_rock_paper_scissors_has_a_nash_average_of_thirds():
 
 
 def test_forfeits_and_step_limits_are_counted_apart():
-    fault = Forfeit(player="a", kind="timeout", detail="")
+    forfeit = Forfeit(player="a", kind="timeout", detail="")
     games = [
-        game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(fault,), places=(1, 0)),
+        game(0, ("a", "b"), (0.0, 0.0), ending="forfeit", forfeits=(forfeit,), places=(1, 0)),
         game(1, ("b", "a"), (3.0, 1.0), ending="step_limit", places=(0, 0)),
         *[game(2 + i, ("a", "b"), (1.0, 0.0)) for i in range(2)],
     ]
@@ -209,15 +208,15 @@ def test_three_sides_are_rated_by_openskill_too():
 
 
 def test_the_sequential_test_takes_pairs_in_order_up_to_the_first_that_is_missing():
-    meeting = Meeting(number=0, players=("a", "b"), games=400)
+    matchup = Matchup(number=0, players=("a", "b"), games=400)
     config = SPRTConfig(elo0=0, elo1=50)
     generator = random.Random(5)
     games = {g.index: g for g in match([generator.choice([1, 1, 0.5, 0]) for _ in range(400)])}
-    whole = sequential_test(meeting, games, 0, "game", config)
+    whole = sequential_test(matchup, games, 0, "game", config)
     assert whole.decision == "elo1"
     assert whole.used < 200
     del games[30]
-    cut = sequential_test(meeting, games, 0, "game", config)
+    cut = sequential_test(matchup, games, 0, "game", config)
     assert cut.used <= 15
     scores = [round(2 * sum(_points(games[i], "a") for i in (start, start + 1))) for start in range(0, 30, 2)]
     assert cut == sprt(scores, config)

@@ -72,9 +72,9 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("ippo", "mpe2.simple_spread_v3", "--sides", "{}"), "nobody else"),
-        (("ippo", TICTACTOE, "--sides", "player_1"), "not JSON"),
-        (("ippo", TICTACTOE, "--sides", '{"player_1": "a", "player_2": "a"}'), "nobody to play against"),
+        (("ippo", "mpe2.simple_spread_v3", "--teams", "{}"), "--teams leaves out agent_0, agent_1, agent_2"),
+        (("ippo", TICTACTOE, "--teams", "player_1"), "not JSON"),
+        (("ippo", TICTACTOE, "--teams", '{"player_1": "a", "player_2": "a"}'), "nobody to play against"),
         (("ippo", TICTACTOE, "--save-steps", 0), "save-steps"),
         (("ippo", TICTACTOE, "--first-snapshot-fraction", 2), "first-snapshot-fraction"),
         (("ippo", TICTACTOE, "--matchmaking", "psro-nash", "--main-exploiters", 1), "psro"),
@@ -123,7 +123,7 @@ def test_teams_and_games_of_three_in_a_league_and_then_in_a_tournament(marl, tmp
     assert {name: len(agents) for name, agents in found["sides"].items()} == sides
     assert found["forfeits"] == 0
     for one in found["ratings"]:
-        # Every player took every side, to within a game of each meeting.
+        # Every player took every side, to within a game of each matchup.
         assert max(one["seats"].values()) - min(one["seats"].values()) <= 3
 
 
@@ -165,7 +165,7 @@ def test_nfsp_is_a_run_that_goes_on_and_whose_averages_are_measured_and_play(mar
     assert found[1] == pytest.approx(11 / 24, abs=0.01)
     assert found[0] != found[1]
     words = ("tournament", "openspiel/kuhn_poker", "--players", f"a={whole}", f"b={whole}@main-0001", "random")
-    assert marl(*words, "--games", 4, "--choosing", "sampled", "--out", tmp_path / "t").code == 0
+    assert marl(*words, "--games", 4, "--action-selection", "sampled", "--out", tmp_path / "t").code == 0
 
 
 def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):

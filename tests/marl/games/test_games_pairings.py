@@ -4,15 +4,15 @@ from collections import Counter
 import pytest
 
 from marl.errors import InputError
-from marl.games.pairings import Meeting, blocks_of, check_entries, gauntlet, round_robin, swiss_round, swiss_rounds
+from marl.games.pairings import Matchup, batches_of, check_entries, gauntlet, round_robin, swiss_round, swiss_rounds
 
 
 @pytest.mark.parametrize("players", [("a", "b"), ("a", "b", "c"), ("a", "b", "c", "d")])
 @pytest.mark.parametrize("games", [1, 2, 5, 12, 13])
 def test_seats_are_balanced_to_within_one_game_at_any_time(players, games):
-    meeting = Meeting(number=0, players=players, games=games)
+    matchup = Matchup(number=0, players=players, games=games)
     seats = {name: Counter(dict.fromkeys(range(len(players)), 0)) for name in players}
-    for game in meeting.schedule(first_game=7, first_unit=3):
+    for game in matchup.schedule(first_game=7, first_unit=3):
         assert sorted(game.players) == sorted(players)
         for seat, name in enumerate(game.players):
             seats[name][seat] += 1
@@ -21,7 +21,7 @@ def test_seats_are_balanced_to_within_one_game_at_any_time(players, games):
 
 
 def test_games_of_a_unit_share_its_number_and_every_player_has_every_seat_once():
-    games = list(Meeting(number=2, players=("a", "b", "c"), games=9).schedule(first_game=100, first_unit=40))
+    games = list(Matchup(number=2, players=("a", "b", "c"), games=9).schedule(first_game=100, first_unit=40))
     assert [game.index for game in games] == list(range(100, 109))
     assert [game.pair for game in games] == [40] * 3 + [41] * 3 + [42] * 3
     for start in (0, 3, 6):
@@ -33,13 +33,13 @@ def test_games_of_a_unit_share_its_number_and_every_player_has_every_seat_once()
 
 
 @pytest.mark.parametrize(("games", "most"), [(100, 64), (7, 2), (1, 64), (65, 64), (9, 4), (10, 1)])
-def test_blocks_hold_all_games_once_in_whole_units(games, most):
-    blocks = blocks_of(Meeting(number=0, players=("a", "b"), games=games), first_game=0, first_unit=0, most=most)
-    assert [game.index for block in blocks for game in block.games] == list(range(games))
-    sizes = [len(block.games) for block in blocks]
+def test_batches_hold_all_games_once_in_whole_units(games, most):
+    batches = batches_of(Matchup(number=0, players=("a", "b"), games=games), first_game=0, first_unit=0, most=most)
+    assert [game.index for batch in batches for game in batch] == list(range(games))
+    sizes = [len(batch) for batch in batches]
     assert all(0 < size <= max(most, 2) for size in sizes)
     assert max(sizes) - min(sizes) <= 2 + games % 2
-    units = [{game.pair for game in block.games} for block in blocks]
+    units = [{game.pair for game in batch} for batch in batches]
     assert all(not first & second for first, second in itertools.combinations(units, 2))
 
 
@@ -53,7 +53,7 @@ def test_formats():
 
 
 def play_swiss(players, rounds, strength):
-    """A Swiss tournament in which the stronger always wins: its meetings, and who sat out."""
+    """A Swiss tournament in which the stronger always wins: its matchups, and who sat out."""
     met, byes, points, history = Counter(), Counter(), {name: [] for name in players}, []
     for _ in range(rounds):
         scores = {name: sum(won) / len(won) for name, won in points.items() if won}

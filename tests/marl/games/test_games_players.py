@@ -7,8 +7,11 @@ from toy_games import arena, pairs, play
 
 from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
+from marl.games.object_player import ObjectPlayer
 from marl.games.players import RandomPlayer
+from marl.games.sides import Sides
 from marl.policy import Policy
 
 
@@ -31,6 +34,14 @@ def test_a_player_that_fails_forfeits_and_the_game_never_sees_its_move(player, k
         assert (forfeit.player, forfeit.kind) == ("bad", kind)
         assert detail in forfeit.detail
         assert game.length == (1 if player is toy_match.Crash else 0)
+
+
+def test_an_object_that_cannot_be_made_fails_alike_in_every_batch():
+    envs, games = arena(2), pairs("bad", "low", 2)
+    players = {"bad": ObjectPlayer(toy_match.Stillborn), "low": ObjectPlayer(toy_match.Low)}
+    first, again = (play_games(envs, Sides(envs.spec), players, games, GameRules()) for _ in range(2))
+    assert first == again
+    assert {game.forfeits[0].detail for game in again} == {"OSError: no weights"}
 
 
 def test_a_player_that_takes_too_long_forfeits_even_if_it_catches_exceptions():
@@ -57,16 +68,16 @@ def test_a_batched_policy_that_fails_forfeits_only_where_it_fails_alone():
             assert (game.returns, game.trace) == (same.returns, same.trace)
 
 
-def test_recurrent_policies_begin_each_block_anew_and_keep_their_boards_apart():
-    boards = arena(4)
-    first = play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
-    assert first == play(boards, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+def test_recurrent_policies_begin_each_batch_anew_and_keep_their_games_apart():
+    envs = arena(4)
+    first = play(envs, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
+    assert first == play(envs, pairs("counting", "low", 4), counting=toy_match.Counting, low=toy_match.Low)
     # Bids 1, 2, 0, 1 against 0: three prizes of four.
     assert {game.players[game.places.index(0)] for game in first} == {"counting"}
 
 
 def test_recurrent_policies_count_the_turns_of_others_too():
-    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 1)
+    envs = PettingZooArena(make_constructor("classic/tictactoe-v3"), 1)
     seen = []
 
     class Watching(Policy):
@@ -81,12 +92,12 @@ def test_recurrent_policies_count_the_turns_of_others_too():
             choice = step.action_masks.float().argmax(-1)
             return toy_match.Decision(actions=choice, extras={}, state=state + 1)
 
-    (game,) = play(boards, pairs("watching", "random", 1), watching=Watching, random=RandomPlayer)
+    (game,) = play(envs, pairs("watching", "random", 1), watching=Watching, random=RandomPlayer)
     assert seen == list(range(game.length))
 
 
 def test_a_policy_is_not_shown_what_other_players_see():
-    boards = arena(1)
+    envs = arena(1)
     shown = []
 
     class Peeking(toy_match.Batched):
@@ -94,13 +105,13 @@ def test_a_policy_is_not_shown_what_other_players_see():
             shown.append(step.observations.clone())
             return super().act(step, first, state, uniforms)
 
-    play(boards, pairs("peeking", "low", 1), peeking=Peeking, low=toy_match.Low)
+    play(envs, pairs("peeking", "low", 1), peeking=Peeking, low=toy_match.Low)
     assert all(float(rows[0, 0].abs().sum()) > 0 for rows in shown)
     assert all(float(rows[0, 1].abs().sum()) == 0 for rows in shown)
 
 
 def test_random_players_choose_evenly_among_what_is_legal():
-    boards = arena(64, rounds=1)
+    envs = arena(64, rounds=1)
     chosen = []
 
     class Recording(toy_match.Low):
@@ -109,7 +120,7 @@ def test_random_players_choose_evenly_among_what_is_legal():
             return 0
 
     games = [Game(index=index, pair=index, players=("random", "low")) for index in range(64)]
-    results = play(boards, games, random=RandomPlayer, low=Recording)
+    results = play(envs, games, random=RandomPlayer, low=Recording)
     won = sum(game.places == (0, 1) for game in results)
     drawn = sum(game.returns == (0.0, 0.0) for game in results)
     assert won + drawn == 64

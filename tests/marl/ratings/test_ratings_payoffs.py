@@ -53,27 +53,6 @@ def test_returns_are_averaged_by_seat():
     np.testing.assert_allclose(table.antisymmetric_payoff(), [[0, -0.5], [0.5, 0]])
 
 
-def test_tables_of_parts_add_up_to_the_table_of_all():
-    whole, parts = PayoffTable("abc"), PayoffTable("abc")
-    for seed in range(4):
-        whole.merge(random_table(seed))
-        parts.merge(random_table(3 - seed))
-    assert torch.equal(whole.counts, parts.counts)
-    torch.testing.assert_close(whole.returns, parts.returns)
-    assert int(whole.counts.sum()) == 200
-
-
-def test_tables_are_merged_by_name():
-    table = PayoffTable("abcd")
-    table.merge(random_table(0, "db"))
-    expected = random_table(0, "db")
-    assert torch.equal(table.counts[3, 1], expected.counts[0, 1])
-    assert torch.equal(table.counts[1, 3], expected.counts[1, 0])
-    assert torch.equal(table.counts[1, 1], expected.counts[1, 1])
-    with pytest.raises(InputError, match="no player called z"):
-        table.merge(random_table(0, "az"))
-
-
 def test_ranks_are_summed_exactly():
     table = random_table(0)
     table.counts[0, 1, 2] = 2**40 + 1
@@ -98,8 +77,7 @@ def test_new_players_leave_old_games_alone():
 
 
 def test_a_table_comes_back_from_its_state():
-    table = PayoffTable(["main/1", "ünïcode", "x"])
-    table.merge(random_table(0, ["main/1", "ünïcode", "x"]))
+    table = random_table(0, ["main/1", "ünïcode", "x"])
     state = table.state_dict()
     again = PayoffTable()
     again.load_state_dict(state)

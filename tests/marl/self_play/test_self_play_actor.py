@@ -10,16 +10,12 @@ from marl.acting.actors import PolicyActor
 from marl.acting.episodes import EpisodeTracker
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.core import Adder, EnvironmentRequest
-from marl.distributed.communicators import SerialCommunicator
-from marl.errors import InputError
 from marl.games.sides import Sides
 from marl.policy import Decision, Policy
 from marl.self_play.actor import make_self_play_actor
-from marl.self_play.matches import play_games
-from marl.self_play.opponents import LEARNER, RANDOM, learner_sides
+from marl.self_play.opponents import LEARNER, learner_sides
 from marl.self_play.seats import SeatedPlayers
-from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 THREE = DiscreteActions(num_actions=3)
 SEEN = ArraySpec(shape=(2,))
@@ -99,38 +95,8 @@ def seated(game, *, num_envs=4, opponents=None, purpose="train"):
     return environment, actor, adder, opponents, sides
 
 
-def test_sides_are_agents_of_equal_spaces_or_else_roles():
-    assert Sides(spec_of(GAMES["at once"])).names == ("p_0", "p_1")
-    roles = Sides(spec_of(GAMES["roles"]))
-    assert roles.names == ("hunter", "prey")
-    assert roles.agents == (("hunter_0", "hunter_1"), ("prey",))
-    assert roles.of_group["hunter"].tolist() == [0, 0]
-    assert roles.of_group["prey"].tolist() == [1]
-    assert roles.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[3.0, -4.0]]
-
-
-def test_sides_can_be_named():
-    sides = Sides(spec_of(GAMES["roles"]), {"hunter_0": "a", "prey": "a", "hunter_1": "b"})
-    assert sides.names == ("a", "b")
-    assert sides.agents == (("hunter_0", "prey"), ("hunter_1",))
-    assert sides.returns(torch.tensor([[1.0, 2.0, -4.0]])).tolist() == [[-3.0, 2.0]]
-
-
-@pytest.mark.parametrize(
-    ("side_of", "says"),
-    [
-        ({"hunter_0": "a", "hunter_1": "a", "prey": "a"}, "nobody to play against"),
-        ({"hunter_0": "a", "prey": "b"}, "hunter_1"),
-        ({"hunter_0": "a", "hunter_1": "a", "prey": "b", "cat": "b"}, "cat"),
-    ],
-)
-def test_sides_that_make_no_sense_are_refused(side_of, says):
-    with pytest.raises(InputError, match=says):
-        Sides(spec_of(GAMES["roles"]), side_of)
-
-
 @pytest.mark.parametrize("num_sides", [2, 3])
-def test_the_learners_seat_rotates_evenly_over_episodes_and_over_copies(num_sides):
+def test_the_learners_seat_rotates_evenly_over_episodes_and_over_environments(num_sides):
     table = torch.stack([learner_sides(torch.arange(12), torch.full((12,), k), num_sides) for k in range(12)])
     for line in (*table, *table.t()):
         assert torch.bincount(line, minlength=num_sides).tolist() == [12 // num_sides] * num_sides
@@ -162,7 +128,7 @@ def test_opponents_act_in_their_seats_for_whole_episodes_and_only_the_learners_s
     assert int(episodes.max()) > 3
 
 
-def test_a_players_copies_go_through_one_forward_pass():
+def test_a_players_seats_go_through_one_forward_pass():
     environment, actor, _, opponents, _ = seated(GAMES["at once"], num_envs=8)
     timestep = environment.reset()
     actor.observe_first(timestep)
@@ -170,7 +136,7 @@ def test_a_players_copies_go_through_one_forward_pass():
     assert [part["p"].asked for part in opponents.made.values()] == [[4], [4]]
 
 
-def test_in_turns_only_copies_in_which_a_player_is_to_move_are_computed():
+def test_in_turns_only_environments_in_which_a_player_is_to_move_are_computed():
     environment, actor, _, opponents, _ = seated(GAMES["in turns"], num_envs=8)
     timestep = environment.reset()
     actor.observe_first(timestep)
@@ -220,7 +186,7 @@ def recurrent_policies(spec, seed=0):
 
 
 def test_frozen_recurrent_players_remember_as_if_each_played_alone():
-    """Two recurrent players in alternating copies act as an actor of either alone does, bit for bit or nearly."""
+    """Two recurrent players in alternating environments act as an actor of either alone does, bit for bit or nearly."""
     game = GAMES["at once"]
     environment = game(EnvironmentRequest(num_envs=4))
     spec, sides = environment.spec, Sides(environment.spec)
@@ -276,92 +242,3 @@ def test_actors_resume_in_the_middle_of_episodes(game):
     actor.observe_first(environment.current())
     for ours, theirs in zip(play(environment, actor, environment.current(), 20), expected, strict=True):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-
-
-def games_of(seating, communicator, **settings):
-    spec = spec_of(GAMES["in turns"])
-    policies = {player: {"p": Constant(player)} for player in (0, 1, 2)}
-    return play_games(
-        seating,
-        policies.__getitem__,
-        GAMES["in turns"],
-        num_envs=5,
-        seed=0,
-        purpose="games",
-        communicator=communicator,
-        like={group.name: Constant(0) for group in spec.groups},
-        **settings,
-    )
-
-
-class Part(SerialCommunicator):
-    """One of several ranks, whose sums are taken by hand."""
-
-    def __init__(self, rank, size):
-        self.rank, self.size = rank, size
-
-
-def test_games_do_not_depend_on_ranks():
-    seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
-    seating[3] = RANDOM
-    returns, lengths, stopped = games_of(seating, SerialCommunicator())
-    assert returns.shape == (13, 2)
-    assert bool((lengths > 0).all())
-    for size in (2, 3, 7):
-        parts = [games_of(seating, Part(rank, size)) for rank in range(size)]
-        assert torch.equal(sum(part[0] for part in parts), returns)
-        assert torch.equal(sum(part[1] for part in parts), lengths)
-    assert not bool(stopped.any())
-
-
-def test_games_that_do_not_end_are_draws_and_counted():
-    seating = torch.randint(0, 3, (13, 2), generator=torch.Generator().manual_seed(0))
-    whole, lengths, _ = games_of(seating, SerialCommunicator())
-    limit = int(lengths.sort().values[-2])
-    returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
-    late = lengths > limit
-    # Whoever ends at the limit has ended; the others of a copy that is stuck are draws as well.
-    assert bool(stopped[late].all())
-    assert torch.equal(returns[~stopped], whole[~stopped])
-    assert torch.equal(cut[~stopped], lengths[~stopped])
-    assert 0 < int(stopped.sum()) < 13
-    assert not bool(returns[stopped].any())
-    _, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=1)
-    assert bool(stopped[lengths > 1].all())
-    assert bool((cut[stopped] == 1).all())
-
-
-def test_a_copy_that_has_played_its_games_may_reach_the_limit_again():
-    seating = torch.randint(0, 3, (61, 2), generator=torch.Generator().manual_seed(0))
-    whole, lengths, _ = games_of(seating, SerialCommunicator())
-    for limit in lengths.unique().int().tolist():
-        returns, cut, stopped = games_of(seating, SerialCommunicator(), max_steps=limit)
-        assert torch.equal(returns[~stopped], whole[~stopped])
-        assert torch.equal(cut[~stopped], lengths[~stopped])
-        assert bool(stopped[lengths > limit].all())
-
-
-def test_random_players_take_legal_actions_only():
-    actions = ContinuousActions(low=(-1.0, -1.0), high=(1.0, 1.0))
-    agents = (
-        AgentSpec(name="p_0", observation=SEEN, action=THREE, masked=True),
-        AgentSpec(name="p_1", observation=SEEN, action=actions),
-    )
-
-    def game(request):
-        return FakeVectorEnvironment(
-            dataclasses.replace(spec_of(anything(*agents))), num_envs=request.num_envs, first_env=request.first_env
-        )
-
-    spec = spec_of(anything(*agents))
-    returns, _, _ = play_games(
-        torch.full((6, 2), RANDOM),
-        lambda player: pytest.fail("nobody else plays"),
-        game,
-        num_envs=3,
-        seed=0,
-        purpose="games",
-        communicator=SerialCommunicator(),
-        like={group.name: Constant(0) for group in spec.groups},
-    )
-    assert bool(torch.isfinite(returns).all())

@@ -1,22 +1,25 @@
-"""Games between policies: equilibria of payoff matrices, rankings from them, and meta-strategies for PSRO.
-
-All functions are pure and deterministic, take numpy arrays, and scale with payoffs (doubling all payoffs changes
-no strategy), except where an intensity such as alpha sets the unit.
-"""
+"""Replicator dynamics of games between policies, and the mixture that they lead to, for PSRO."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from marl.errors import InputError
-from marl.ratings.alpha_rank import _deviation_payoffs, _payoff_tensors, alpha_rank
-from marl.ratings.nash import zero_sum_nash
+from marl.ratings.alpha_rank import payoff_tensors
 from marl.types import Floats
 
-MetaSolver = Callable[[Sequence[Floats]], tuple[Floats, ...]]
-"""From one payoff array a player, each of shape (S_1, ..., S_K), to one mixture a player, (S_k,)."""
+
+def replicator_mixture(payoff: Floats) -> Floats:
+    """The mixture of PSRO by projected replicator dynamics, in a symmetric zero-sum game.
+
+    Args:
+        payoff: (N, N) antisymmetric, what the row's player wins from the column's.
+
+    Returns:
+        (N,).
+    """
+    return projected_replicator([payoff, -payoff])[0]
 
 
 def replicator_step(payoffs: Sequence[Floats], mixtures: Sequence[Floats]) -> tuple[Floats, ...]:
@@ -33,38 +36,7 @@ def replicator_step(payoffs: Sequence[Floats], mixtures: Sequence[Floats]) -> tu
     return tuple(rates)
 
 
-def uniform_meta_strategy(payoffs: Sequence[Floats]) -> tuple[Floats, ...]:
-    """Each player mixes uniformly: PSRO with it is fictitious self-play."""
-    return tuple(np.full(size, 1.0 / size) for size in _payoff_tensors(payoffs)[0].shape)
-
-
-def nash_meta_strategy(payoffs: Sequence[Floats]) -> tuple[Floats, ...]:
-    """The zero-sum equilibrium of greatest entropy (double oracle).
-
-    A constant sum other than zero does no harm.
-
-    Raises:
-        InputError: the game has other than two players, or is not constant-sum.
-    """
-    tensors = _payoff_tensors(payoffs)
-    if len(tensors) != 2:
-        raise InputError(f"the Nash meta-strategy is for two players, not {len(tensors)}; use alpha-rank or replicator")
-    total = tensors[0] + tensors[1]
-    scale = max(float(np.abs(tensors[0]).max()), float(np.abs(tensors[1]).max()), 1e-300)
-    if float(np.ptp(total)) > 1e-6 * scale:
-        raise InputError("the Nash meta-strategy is for zero-sum games; use alpha-rank or replicator")
-    equilibrium = zero_sum_nash((tensors[0] - tensors[1]) / 2)
-    return equilibrium.row, equilibrium.column
-
-
-def alpha_rank_meta_strategy(
-    payoffs: Sequence[Floats], *, alpha: float = 1.0, population: int = 50
-) -> tuple[Floats, ...]:
-    """Marginals of multi-population alpha-rank (Muller et al. 2020, arXiv:1909.12823, use the joint one)."""
-    return alpha_rank(_payoff_tensors(payoffs), alpha=alpha, population=population).marginals
-
-
-def projected_replicator_meta_strategy(
+def projected_replicator(
     payoffs: Sequence[Floats], *, iterations: int = 20_000, step_size: float = 1e-2, exploration: float = 1e-6
 ) -> tuple[Floats, ...]:
     """Projected replicator dynamics (Lanctot et al. 2017, arXiv:1711.00832, section 3.1), averaged over time.
@@ -78,9 +50,9 @@ def projected_replicator_meta_strategy(
         step_size: their length, in units of one over the payoffs' range.
         exploration: gamma of the paper, in [0, 1).
     """
-    tensors = _payoff_tensors(payoffs)
+    tensors = payoff_tensors(payoffs)
     spread = max(float(np.ptp(tensor)) for tensor in tensors)
-    mixtures = uniform_meta_strategy(tensors)
+    mixtures = tuple(np.full(size, 1.0 / size) for size in tensors[0].shape)
     if spread == 0.0:
         return mixtures
     normalised = [tensor / spread for tensor in tensors]
@@ -114,3 +86,13 @@ def project_to_simplex(point: Floats, *, minimum: float = 0.0) -> Floats:
     threshold = excess[np.flatnonzero(descending - excess > 0)[-1]] if mass > 0 else shifted.max()
     projected: Floats = np.maximum(shifted - threshold, 0.0) + minimum
     return projected
+
+
+def _deviation_payoffs(payoff: Floats, mixtures: Sequence[Floats], axis: int) -> Floats:
+    """Expected payoff of each pure strategy of player ``axis`` while the others mix: (S_axis,)."""
+    result = payoff
+    for mixture in reversed(mixtures[axis + 1 :]):
+        result = result @ mixture
+    for mixture in mixtures[:axis]:
+        result = mixture @ result.reshape(len(mixture), -1)
+    return result

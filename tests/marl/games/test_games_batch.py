@@ -7,10 +7,10 @@ from toy_games import arena, pairs, play
 from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.errors import InputError
-from marl.games.block import play_games
+from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.players import RandomPlayer
-from marl.games.sides import Side, sides_are_alike, two_or_more_sides
+from marl.games.sides import Sides, sides_are_alike
 from marl.streams import derive_int
 
 
@@ -28,7 +28,7 @@ def test_the_higher_bidder_wins_in_both_seats_and_returns_are_the_prizes():
 
 
 def test_games_are_those_of_a_plain_loop_with_the_same_seeds_and_choices():
-    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 6)
+    envs = PettingZooArena(make_constructor("classic/tictactoe-v3"), 6)
 
     class Lowest:
         def act(self, agent, observation, action_mask):
@@ -38,7 +38,7 @@ def test_games_are_those_of_a_plain_loop_with_the_same_seeds_and_choices():
         def act(self, agent, observation, action_mask):
             return int(np.flatnonzero(action_mask)[-1])
 
-    games = play(boards, pairs("low", "high", 6), low=Lowest, high=Highest)
+    games = play(envs, pairs("low", "high", 6), low=Lowest, high=Highest)
     environment = pettingzoo.make("aec", "classic/tictactoe-v3")
     for game in games:
         environment.reset(seed=derive_int(3, "game/environment", game.pair))
@@ -55,7 +55,7 @@ def test_games_are_those_of_a_plain_loop_with_the_same_seeds_and_choices():
         assert game.length == length
 
 
-def test_a_block_is_a_function_of_seed_and_indices_alone():
+def test_a_batch_is_a_function_of_seed_and_indices_alone():
     everything = {"a": RandomPlayer, "b": toy_match.Slow}
     once = play(arena(8), pairs("a", "b"), **everything)
     again = play(arena(11), pairs("a", "b"), **everything)
@@ -65,16 +65,16 @@ def test_a_block_is_a_function_of_seed_and_indices_alone():
     assert len({game.trace for game in once}) > 4
 
 
-def test_random_numbers_of_a_game_follow_from_its_index_not_from_its_block():
-    sides = two_or_more_sides(arena().spec.agents)
-    boards = arena(8)
-    players = {"a": RandomPlayer(boards.spec), "b": RandomPlayer(boards.spec)}
+def test_random_numbers_of_a_game_follow_from_its_index_not_from_its_batch():
+    envs = arena(8)
+    sides = Sides(envs.spec)
+    players = {"a": RandomPlayer(envs.spec), "b": RandomPlayer(envs.spec)}
     games = pairs("a", "b")
-    together = play_games(boards, sides, players, games, GameRules(seed=1))
+    together = play_games(envs, sides, players, games, GameRules(seed=1))
     apart = [
         played
         for start in (0, 2, 4, 6)
-        for played in play_games(boards, sides, players, games[start : start + 2], GameRules(seed=1))
+        for played in play_games(envs, sides, players, games[start : start + 2], GameRules(seed=1))
     ]
     assert together == apart
 
@@ -85,87 +85,60 @@ def test_games_without_end_are_draws_at_the_step_limit():
     assert {(game.ending, game.length, game.places) for game in games} == {("step_limit", 9, (0, 0))}
 
 
-def test_openings_are_random_equal_within_a_pair_and_different_between_pairs():
-    boards = PettingZooArena(make_constructor("classic/tictactoe-v3"), 20)
+def test_random_opening_moves_are_equal_within_a_pair_and_different_between_pairs():
+    envs = PettingZooArena(make_constructor("classic/tictactoe-v3"), 20)
 
     class Lowest:
         def act(self, agent, observation, action_mask):
             return int(np.flatnonzero(action_mask)[0])
 
-    plain = play(boards, pairs("a", "b", 20), a=Lowest, b=Lowest)
+    plain = play(envs, pairs("a", "b", 20), a=Lowest, b=Lowest)
     assert len({game.trace for game in plain}) == 1
-    games = play(boards, pairs("a", "b", 20), GameRules(opening=3), a=Lowest, b=Lowest)
+    games = play(envs, pairs("a", "b", 20), GameRules(random_opening_moves=3), a=Lowest, b=Lowest)
     assert len({game.trace for game in games}) > 5
     # Equal players and one opening: the same game from both seats.
     assert all(forth.trace == back.trace for forth, back in zip(games[::2], games[1::2], strict=True))
 
 
 def test_teams_are_played_by_one_player_each():
-    boards = arena(4, teams=True)
-    sides = two_or_more_sides(boards.spec.agents)
-    assert [(side.name, side.agents) for side in sides] == [
-        ("hare", ("hare_0", "hare_1")),
-        ("wolf", ("wolf_0", "wolf_1")),
-    ]
-    assert not sides_are_alike(boards.spec, sides)
+    envs = arena(4, teams=True)
+    sides = Sides(envs.spec)
+    assert sides.names == ("hare", "wolf")
+    assert sides.agents == (("hare_0", "hare_1"), ("wolf_0", "wolf_1"))
+    assert not sides_are_alike(envs.spec, sides)
     asked = []
 
     class Listening(toy_match.Low):
         def reset(self, agents, seed):
             asked.append(tuple(agents))
 
-    play(boards, pairs("listening", "high", 2), listening=Listening, high=toy_match.High)
+    play(envs, pairs("listening", "high", 2), listening=Listening, high=toy_match.High)
     assert asked == [("hare_0", "hare_1"), ("wolf_0", "wolf_1")]
 
 
 def test_three_sides_have_places_and_ties():
-    boards = arena(3, bidders=3)
+    envs = arena(3, bidders=3)
     names = ("high", "low", "lower")
     games = [
         Game(index=index, pair=0, players=tuple(names[(seat + index) % 3] for seat in range(3))) for index in range(3)
     ]
-    for game in play(boards, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Low):
+    for game in play(envs, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Low):
         places = dict(zip(game.players, game.places, strict=True))
         assert places == {"high": 0, "low": 1, "lower": 1}
-    for game in play(boards, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Cheat):
+    for game in play(envs, games, high=toy_match.High, low=toy_match.Low, lower=toy_match.Cheat):
         places = dict(zip(game.players, game.places, strict=True))
         assert places == {"high": 0, "low": 0, "lower": 2}
 
 
-@pytest.mark.parametrize(
-    ("teams", "message"),
-    [
-        ({"a": ["x"], "b": ["z"]}, "a team names z, but the agents are x, y"),
-        ({"a": ["x"]}, "no team has y"),
-        ({"a": ["x", "y"], "b": ["x"]}, "x is in two teams"),
-        ({"a": ["x", "y"]}, "two sides or more"),
-        ({"a": ["x", "y"], "b": []}, "two sides or more"),
-    ],
-)
-def test_teams_that_make_no_sense_are_refused(teams, message):
-    with pytest.raises(InputError, match=message):
-        two_or_more_sides(["x", "y"], teams)
-
-
-def test_sides_follow_from_names():
-    assert two_or_more_sides(["player_0", "player_1"]) == (
-        Side(name="player_0", agents=("player_0",)),
-        Side(name="player_1", agents=("player_1",)),
-    )
-    assert [side.name for side in two_or_more_sides(["red_0", "blue_0", "red_1", "blue_1"])] == ["blue", "red"]
-    with pytest.raises(InputError, match="two sides or more"):
-        two_or_more_sides(["agent_0"])
-
-
-@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"move_seconds": -1.0}, {"opening": -1}])
+@pytest.mark.parametrize("wrong", [{"max_steps": 0}, {"move_seconds": -1.0}, {"random_opening_moves": -1}])
 def test_rules_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
         GameRules(**wrong)
 
 
-def test_blocks_must_fit_and_count():
-    boards = arena(2)
-    with pytest.raises(ValueError, match="3 games do not fit on 2 boards"):
-        play(boards, pairs("a", "b", 3), a=toy_match.High, b=toy_match.Low)
+def test_batches_must_fit_and_count():
+    envs = arena(2)
+    with pytest.raises(ValueError, match="3 games do not fit in 2 environments"):
+        play(envs, pairs("a", "b", 3), a=toy_match.High, b=toy_match.Low)
     with pytest.raises(ValueError, match="consecutive"):
-        play(boards, pairs("a", "b", 3)[::2], a=toy_match.High, b=toy_match.Low)
+        play(envs, pairs("a", "b", 3)[::2], a=toy_match.High, b=toy_match.Low)

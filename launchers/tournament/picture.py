@@ -1,0 +1,65 @@
+"""The picture of a tournament's results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from marl.files import reported_as_input_error
+from marl.launchers.tournament.report import in_leaderboard_order
+from marl.launchers.tournament.results import TournamentResults
+
+
+def write_picture(path: Path, results: TournamentResults, *, title: str, steps: Mapping[str, int | None]) -> None:
+    """Draws ratings with their intervals, scores of pairs, and ratings over training steps where several are known.
+
+    Args:
+        path: a .png.
+        results: of the tournament.
+        title: above the picture.
+        steps: environment steps that each player was trained for, None for those that were not.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    trained = [(step, one) for one in results.standings if (step := steps.get(one.player)) is not None]
+    trained.sort(key=lambda pair: pair[0])
+    curve = len({step for step, _ in trained}) > 1
+    names = [one.player for one in results.standings]
+    size = max(3.0, 0.45 * len(names) + 1.5)
+    figure = Figure(figsize=(4.5 + size + 1.0 + (4.5 if curve else 0.0), size), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3 if curve else 2, width_ratios=[4.5, size + 1.0, *([4.5] if curve else [])])
+    figure.suptitle(title)
+    rows = np.arange(len(names))
+    for row, one in zip(rows, results.standings, strict=True):
+        axes[0].plot(one.interval, (row, row), color="tab:blue", linewidth=2)
+        axes[0].plot(one.elo, row, "o", color="tab:blue")
+    axes[0].set_yticks(rows, names)
+    axes[0].invert_yaxis()
+    axes[0].set_xlabel("Elo, 95 %")
+    axes[0].grid(axis="x", alpha=0.3)
+    rates = in_leaderboard_order(results, results.win_rates)
+    shown = axes[1].imshow(rates, vmin=0.0, vmax=1.0, cmap="RdYlGn")
+    axes[1].set_xticks(rows, names, rotation=45, ha="right")
+    axes[1].set_yticks(rows, names)
+    axes[1].set_title("score of the row against the column", fontsize="medium")
+    if len(names) <= 16:
+        for row in rows:
+            for column in rows:
+                if row != column and not math.isnan(rates[row, column]):
+                    text = f"{100 * rates[row, column]:.0f}"
+                    axes[1].text(column, row, text, ha="center", va="center", fontsize="small")
+    figure.colorbar(shown, ax=axes[1], shrink=0.8)
+    if curve:
+        elo = np.array([one.elo for _, one in trained])
+        errors = np.abs(np.array([one.interval for _, one in trained]).T - elo)
+        axes[2].errorbar([step for step, _ in trained], elo, yerr=errors, fmt="o", capsize=3)
+        axes[2].set_xlabel("environment steps of training")
+        axes[2].set_ylabel("Elo")
+        axes[2].grid(alpha=0.3)
+    with reported_as_input_error(f"write {path}"):
+        figure.savefig(path, dpi=110)
