@@ -1,10 +1,8 @@
 """An environment of your own: any PettingZoo environment, batched and stepped as it is.
 
-``python examples/own_environment.py`` trains on it; so does ``marl train ippo own_environment:make`` in this folder, and
-``marl doctor own_environment:make`` says whether it keeps PettingZoo's rules.
+``python examples/own_environment.py`` trains on it; so does ``marl train ippo own_environment:make`` in this folder,
+and ``marl doctor own_environment:make`` says whether it keeps PettingZoo's rules.
 """
-
-import functools
 
 import numpy as np
 from gymnasium import spaces
@@ -22,17 +20,18 @@ LENGTH, TIME_LIMIT = 8, 20
 class Corridor(ParallelEnv):
     """Two walkers are paid once both stand on the same field, and start at the two ends of a corridor."""
 
-    metadata = {"name": "corridor"}
-    possible_agents = ["left", "right"]
-    render_mode = None
+    def __init__(self):
+        self.metadata = {"name": "corridor"}
+        self.render_mode = None
+        self.possible_agents = ["left", "right"]
+        self.observation_spaces = {agent: spaces.Box(0, LENGTH, (2,), np.float32) for agent in self.possible_agents}
+        self.action_spaces = {agent: spaces.Discrete(3) for agent in self.possible_agents}
 
-    @functools.cache
     def observation_space(self, agent):
-        return spaces.Box(0, LENGTH, (2,), np.float32)
+        return self.observation_spaces[agent]
 
-    @functools.cache
     def action_space(self, agent):
-        return spaces.Discrete(3)
+        return self.action_spaces[agent]
 
     def reset(self, seed=None, options=None):
         self.agents = list(self.possible_agents)

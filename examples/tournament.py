@@ -1,7 +1,7 @@
 """A tournament of classes of your own: who blocks, who plays at random, and what that is worth in Elo.
 
-``marl tournament classic/tictactoe-v3 --players tournament:Blocker random`` does the same from this folder, with runs of
-``marl train`` and snapshots of leagues among the players, on any number of ranks.
+``marl tournament classic/tictactoe-v3 --players tournament:Blocker random`` does the same from this folder, with runs
+of ``marl train`` and snapshots of leagues among the players, on any number of ranks.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Trains MAPPO on three agents that cover three landmarks: ``python examples/train.py``, or with ``mpirun -n 2`` before it.
+"""Trains MAPPO on three agents that cover three landmarks.
 
-The same file runs on any number of ranks and learns the same; only the speed differs.
+``python examples/train.py``, or ``mpirun -n 2 python examples/train.py``: any number of ranks learns the same.
 """
 
 from pathlib import Path
