@@ -186,14 +186,11 @@ def tally(
     wins = (counts[..., 2] + counts[..., 0].T).sum(1)
     draws = (counts[..., 1] + counts[..., 1].T).sum(1)
     losses = (counts[..., 0] + counts[..., 2].T).sum(1)
-    by_player = {name: [game for game in ordered if name in game.players] for name in players}
     standings = []
     for index, name in enumerate(players):
-        mine = by_player[name]
         total = int(wins[index] + draws[index] + losses[index])
         fisher = (float(elo.intervals[index, 0]), float(elo.intervals[index, 1]))
         bootstrap = (float(resampled.intervals[index, 0]), float(resampled.intervals[index, 1]))
-        seats = {side: [game for game in mine if game.players[s] == name] for s, side in enumerate(sides)}
         standings.append(
             Standing(
                 player=name,
@@ -201,26 +198,15 @@ def tally(
                 interval=fisher if seated else bootstrap,
                 fisher_interval=fisher,
                 bootstrap_interval=bootstrap,
-                games=len(mine),
                 wins=int(wins[index]),
                 draws=int(draws[index]),
                 losses=int(losses[index]),
                 score=float(wins[index] + draws[index] / 2) / total if total else 0.5,
-                mean_return=_mean([game.returns[game.players.index(name)] for game in mine]) or 0.0,
-                seats={side: len(there) for side, there in seats.items()},
-                seat_scores={
-                    side: _mean([_points(game, game.players.index(name)) for game in there])
-                    for side, there in seats.items()
-                },
-                forfeits={
-                    kind: sum(f.kind == kind and f.player == name for game in mine for f in game.forfeits)
-                    for kind in ("crash", "timeout", "illegal")
-                },
-                step_limits=sum(game.ending == "step_limit" for game in mine),
                 nash_share=float(average.mixture[index]),
                 nash_rating=float(average.ratings[index]),
                 alpha_rank=float(alpha.distribution[index]),
                 openskill=None if skills is None else skills[name],
+                **_game_statistics([game for game in ordered if name in game.players], name, sides),
             )
         )
     standings.sort(key=lambda standing: -round(standing.elo, 6))
@@ -238,6 +224,24 @@ def tally(
         step_limits=sum(game.ending == "step_limit" for game in ordered),
         forfeits=sum(len(game.forfeits) for game in ordered),
     )
+
+
+def _game_statistics(games: Sequence[PlayedGame], player: str, sides: Sequence[str]) -> dict[str, Any]:
+    """The fields of a player's standing that its games give, without comparisons."""
+    seats = {side: [game for game in games if game.players[s] == player] for s, side in enumerate(sides)}
+    return {
+        "games": len(games),
+        "mean_return": _mean([game.returns[game.players.index(player)] for game in games]) or 0.0,
+        "seats": {side: len(there) for side, there in seats.items()},
+        "seat_scores": {
+            side: _mean([_points(game, game.players.index(player)) for game in there]) for side, there in seats.items()
+        },
+        "forfeits": {
+            kind: sum(f.kind == kind and f.player == player for game in games for f in game.forfeits)
+            for kind in ("crash", "timeout", "illegal")
+        },
+        "step_limits": sum(game.ending == "step_limit" for game in games),
+    }
 
 
 def _points(game: PlayedGame, side: int) -> float:

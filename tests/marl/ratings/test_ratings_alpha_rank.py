@@ -25,7 +25,7 @@ def han_2013():
 
 class TestAlphaRank:
     def test_five_strategies_of_han_2013(self):
-        # OpenSpiel's alpharank_test.py prints these figures.
+        # OpenSpiel's alpharank_test.py prints these numbers.
         result = alpha_rank(han_2013(), alpha=0.1, population=20)
         expected = (0.40966787, 0.07959841, 0.20506998, 0.08505983, 0.2206039)
         np.testing.assert_allclose(result.distribution, expected, atol=1e-6)
