@@ -10,17 +10,22 @@ class InputError(ValueError):
     """Raised for invalid user input. The message is one line: the cause, and the way out; commands exit with code 2."""
 
 
+def closest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
+    """The known word that is most like ``word``; None where none is like it (a similarity of ``cutoff`` in 0 to 1)."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
 def nearest(word: str, known: Iterable[str], *, prefix: str = "", list_all: bool = True) -> str:
-    """``; did you mean 'x'?`` with the nearest known word, or all of them where none is near.
+    """``; did you mean 'x'?`` with the closest known word, or all of them where none is close.
 
     Args:
         word: as it was typed, without the prefix.
         known: words that there are.
         prefix: put before each known word.
-        list_all: whether all are listed where none is near; otherwise there is no suggestion then.
+        list_all: whether all are listed where none is close; otherwise there is no suggestion then.
     """
     words = sorted(known)
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {prefix + near[0]!r}?"
+    near = closest(word, words)
+    if near is not None:
+        return f"; did you mean {prefix + near!r}?"
     return f"; there are {', '.join(prefix + known for known in words)}" if list_all else ""
