@@ -20,7 +20,7 @@ from marl.games.sides import Side, Sides
 from marl.launchers.console import require_positive
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.settings import Backend, environment_of, read_env_kwargs
-from marl.launchers.run.sources import Trained
+from marl.launchers.run.sources import TrainedPolicies
 from marl.self_play.best_response import Gains, learn_response, measure_gains
 from marl.specs import EnvironmentSpec
 from marl.streams import derive_int
@@ -54,7 +54,7 @@ class ResponseSettings:
         find_algorithm(self.algorithm)
 
 
-def exploit(trained: Trained, steps: int, settings: ResponseSettings) -> tuple[tuple[str, ...], Gains]:
+def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) -> tuple[tuple[str, ...], Gains]:
     """Learns a best response on each side of a game, and measures what it gains.
 
     Args:

@@ -1,4 +1,4 @@
-"""``marl doctor``: what works here, and what an environment breaks, in plain words."""
+"""``marl doctor``: checks of this installation, or of an environment, with findings in plain language."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from marl.launchers.run.settings import read_env_kwargs
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What ``marl doctor`` can be told."""
+    """Options of ``marl doctor``."""
 
     env: Annotated[str | None, tyro.conf.Positional] = None
     """The environment to check; this installation if not given."""
@@ -33,9 +33,9 @@ class DoctorOptions:
     """Print one JSON object a finding."""
 
 
-def doctor(words: list[str]) -> int:
+def doctor(argv: list[str]) -> int:
     """Checks this installation, or an environment; 1 where something keeps it from training."""
-    options: DoctorOptions = read_options(DoctorOptions, words, program="marl doctor")
+    options: DoctorOptions = read_options(DoctorOptions, argv, program="marl doctor")
 
     findings = examine_installation() if options.env is None else examine_environment(options.env, options.env_kwargs)
     broken = False

@@ -1,4 +1,4 @@
-"""The smaller subcommands: what happens to a run after training, and what helps before it."""
+"""``marl evaluate``: greedy episodes of a run's policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marl.launchers.console import describe_evaluation, read_options, require_po
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What ``marl evaluate`` can be told."""
+    """Options of ``marl evaluate``."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory, or one checkpoint in it."""
@@ -32,9 +32,9 @@ class EvaluateOptions:
     """Print one JSON object instead of a line."""
 
 
-def evaluate(words: list[str]) -> int:
+def evaluate(argv: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
-    options: EvaluateOptions = read_options(EvaluateOptions, words, program="marl evaluate")
+    options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
     from marl.acting.evaluation import evaluate as play_episodes
     from marl.core import Communicator

@@ -1,4 +1,4 @@
-"""Play."""
+"""``marl play``: one episode of a run as a video, or a game against it in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marl.launchers.console import read_options, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class PlayOptions:
-    """What ``marl play`` can be told."""
+    """Options of ``marl play``."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
@@ -32,9 +32,9 @@ class PlayOptions:
     """Pictures a second."""
 
 
-def play(words: list[str]) -> int:
+def play(argv: list[str]) -> int:
     """Records one greedy episode, or lets a person play."""
-    options: PlayOptions = read_options(PlayOptions, words, program="marl play")
+    options: PlayOptions = read_options(PlayOptions, argv, program="marl play")
     require_positive(max_steps=options.max_steps, fps=options.fps)
     if options.human:
         from marl.launchers.commands.play_human import play_in_terminal

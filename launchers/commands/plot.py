@@ -1,4 +1,4 @@
-"""Plot."""
+"""``marl plot``: learning curves of one or more runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marl.launchers.console import read_options
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions:
-    """What ``marl plot`` can be told."""
+    """Options of ``marl plot``."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories; those that differ in the seed only are one curve."""
@@ -28,9 +28,9 @@ class PlotOptions:
     """Above the picture."""
 
 
-def plot(words: list[str]) -> int:
+def plot(argv: list[str]) -> int:
     """Draws learning curves."""
-    options: PlotOptions = read_options(PlotOptions, words, program="marl plot")
+    options: PlotOptions = read_options(PlotOptions, argv, program="marl plot")
     if not options.runs:
         raise InputError("which runs? For instance: marl plot runs/a runs/b --out curves.png")
     from marl.launchers.reports.curves import plot_runs

@@ -1,4 +1,4 @@
-"""Sources."""
+"""Trained policies by the path of a run, a checkpoint or a league's snapshot."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from marl.launchers.run.trained_run import load_run
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec
 
-Choosing = Literal["greedy", "sampled"]
+ActionSelection = Literal["greedy", "sampled"]
+"""Whether policies take their best action, or draw one as in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainedPolicies:
     """Policies out of a run or a league."""
 
     env: str
@@ -30,23 +31,23 @@ class Trained:
     env_steps: int
     """Environment steps of training."""
     file: Path
-    """What is read, so that a tournament that goes on later has the same player: a checkpoint or a snapshot."""
+    """The checkpoint or snapshot that was read, so that a resumed tournament has the same player."""
     digest: str
-    """Of its content."""
+    """A hash of its content."""
 
 
 def read_source(
     source: str,
     *,
-    choosing: Choosing = "greedy",
+    action_selection: ActionSelection = "greedy",
     env_kwargs: str | None = None,
     leagues: dict[Path, SavedLeague] | None = None,
-) -> Trained:
-    """Policies by the path of a run, of one of its checkpoints, or of a league's snapshot.
+) -> TrainedPolicies:
+    """Reads policies of a run, of one of its checkpoints, or of a league's snapshot.
 
     Args:
         source: ``RUN``, ``RUN/checkpoints/N``, ``LEAGUE@NAME`` or ``LEAGUE/snapshots/FILE``.
-        choosing: whether they take their best action, or draw one as in training.
+        action_selection: whether they take their best action, or draw one as in training.
         env_kwargs: arguments of the environment other than the run's.
         leagues: those that were read before, so that each is read once; takes those that are read now.
 
@@ -55,11 +56,11 @@ def read_source(
     """
     path = Path(source)
     if path.suffix == ".safetensors" or (not path.exists() and "@" in source):
-        return _read_snapshot(source, choosing, env_kwargs, leagues)
-    run = load_run(path, env_kwargs=env_kwargs, sampled=choosing == "sampled")
+        return _read_snapshot(source, action_selection, env_kwargs, leagues)
+    run = load_run(path, env_kwargs=env_kwargs, sampled=action_selection == "sampled")
     assert run.checkpoint is not None
     digest = hashlib.sha256((run.checkpoint / "manifest.json").read_bytes()).hexdigest()
-    return Trained(
+    return TrainedPolicies(
         env=run.env,
         settings=run.settings,
         spec=run.spec,
@@ -71,8 +72,8 @@ def read_source(
 
 
 def _read_snapshot(
-    source: str, choosing: Choosing, env_kwargs: str | None, leagues: dict[Path, SavedLeague] | None
-) -> Trained:
+    source: str, action_selection: ActionSelection, env_kwargs: str | None, leagues: dict[Path, SavedLeague] | None
+) -> TrainedPolicies:
     path = Path(source)
     folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
     if leagues is None:
@@ -85,12 +86,12 @@ def _read_snapshot(
         if not found:
             raise InputError(f"the league in {folder} has no snapshot {path.name}")
         name = found[0]
-    policies = league.policies(name, greedy=choosing == "greedy")
+    policies = league.policies(name, greedy=action_selection == "greedy")
     settings = league.settings
     if env_kwargs is not None:
         settings = replace(settings, env_kwargs=env_kwargs)
     digest = league.digests[name]
-    return Trained(
+    return TrainedPolicies(
         env=league.env,
         settings=settings,
         spec=league.spec,

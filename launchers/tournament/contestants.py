@@ -16,7 +16,7 @@ from marl.games.object_player import ObjectPlayer
 from marl.games.player import Player
 from marl.games.players import PolicyPlayer, RandomPlayer
 from marl.launchers.run.saved_league import SavedLeague
-from marl.launchers.run.sources import Choosing, Trained, _split_snapshot, read_source
+from marl.launchers.run.sources import ActionSelection, TrainedPolicies, _split_snapshot, read_source
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, GroupSpec
 
@@ -88,7 +88,7 @@ class Contestant:
     """A player that has been loaded."""
 
     entry: Entry
-    run: Trained | None = None
+    run: TrainedPolicies | None = None
     make: Callable[..., Any] | None = None
 
     @property
@@ -134,7 +134,7 @@ class Contestant:
 def load_contestant(
     entry: Entry,
     *,
-    choosing: Choosing,
+    choosing: ActionSelection,
     env_kwargs: str | None = None,
     checkpoint: str | None = None,
     leagues: dict[Path, SavedLeague] | None = None,
@@ -160,7 +160,7 @@ def load_contestant(
         left = ", ".join(other.name for other in list_checkpoints(path.parent)) or "none"
         raise InputError(f"player {entry.name}: the checkpoint {path} is gone; in its folder there are now: {left}")
     try:
-        run = read_source(str(path), choosing=choosing, env_kwargs=env_kwargs, leagues=leagues)
+        run = read_source(str(path), action_selection=choosing, env_kwargs=env_kwargs, leagues=leagues)
     except InputError as error:
         raise InputError(f"player {entry.name}: {error}") from error
     return Contestant(entry=entry, run=run)

@@ -13,7 +13,7 @@ from marl.games.game import GameRules
 from marl.games.pairings import Format
 from marl.launchers.console import require_positive
 from marl.launchers.run.settings import read_env_kwargs
-from marl.launchers.run.sources import Choosing
+from marl.launchers.run.sources import ActionSelection
 from marl.launchers.tournament.contestants import Entry, read_entries
 from marl.ratings.sprt import SPRTConfig
 
@@ -42,7 +42,7 @@ class Options:
     """Insist that there is a tournament to go on with."""
     sprt: tuple[float, float] | None = None
     """Stop a meeting of two as soon as it is decided which of these Elo differences holds (errors of 5 % each)."""
-    choosing: Choosing = "greedy"
+    choosing: ActionSelection = "greedy"
     """Whether trained policies take their best action, or draw one as in training."""
     opening: int = 0
     """Random moves at the beginning, equal in both games of a pair, so that greedy players' games differ."""

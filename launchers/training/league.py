@@ -12,10 +12,11 @@ from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.launchers.console import require_positive
+from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
-from marl.launchers.training.options import Command, Options
+from marl.launchers.training.options import Command, Training, TrainOptions
 from marl.league.experiment import LeagueConfig, LeagueExperiment
 from marl.league.league import Role
 from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
@@ -49,8 +50,8 @@ _META_STRATEGIES: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
-    """What ``marl league`` can be told."""
+class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
+    """Options of ``marl league``."""
 
     matchmaking: MatchmakingName = "window"
     """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
@@ -85,10 +86,10 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     """Settings of the average policy, with ``nfsp``."""
 
 
-_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(Options)})
+_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(TrainOptions)})
 
 
-def league(words: list[str]) -> int:
+def league(argv: list[str]) -> int:
     """Trains one player by self-play, or a league of several; see ``main.main`` for the exit codes."""
     command = Command(
         name="league",
@@ -97,12 +98,13 @@ def league(words: list[str]) -> int:
         build=_build,
         check=_config,
         more_config=lambda options: {"league": _plain({name: getattr(options, name) for name in _OWN})},
-        devices=False,
-        survives=False,
+        more_recipes=LEAGUE_RECIPES,
+        gpus=False,
+        elastic=False,
         compiles=False,
         curve="main/score",
     )
-    return run_command(command, words)
+    return run_command(command, argv)
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:
@@ -110,10 +112,9 @@ def _plain(settings: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(settings, default=asdict))
 
 
-def _build(
-    algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path
-) -> LeagueExperiment:
-    return LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+def _build(algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path) -> Training:
+    experiment = LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+    return Training(experiment=experiment, small_networks=True)
 
 
 def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:

@@ -150,6 +150,11 @@ class Experiment:
         self.resumed = False
         """Whether a checkpoint was loaded."""
 
+    @property
+    def refills(self) -> bool:
+        """True if replay starts empty after ``load``, because the checkpoint does not hold it."""
+        return bool(getattr(self.dataset, "refills", False))
+
     def run(
         self,
         logger: Logger | None = None,

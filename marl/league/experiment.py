@@ -117,6 +117,11 @@ class LeagueExperiment:
         self.resumed = False
         """Whether a checkpoint was loaded."""
 
+    @property
+    def refills(self) -> bool:
+        """True if the replay of a player starts empty after ``load``."""
+        return any(player.refills for player in self.players.values())
+
     def run(
         self,
         logger: Logger | None = None,

@@ -55,7 +55,7 @@ def test_train_and_bench_explain_themselves_before_and_after_their_names(marl):
 @pytest.mark.parametrize("command", ["train", "league"])
 def test_what_only_starts_ranks_loads_no_torch(command):
     program = (
-        "import sys, marl.launchers.start as start\n"
+        "import sys, marl.launchers.training.start as start\n"
         "start.Supervisor.supervise = lambda self: 0\n"
         f"assert start.{command}(['ippo', 'mpe2.simple_spread_v3', '--ranks', '2', '--steps', '100']) == 0\n"
         f"print(sorted((set({HEAVY}) - {{'tyro'}}) & set(sys.modules)))"

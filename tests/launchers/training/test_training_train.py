@@ -244,7 +244,7 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
         def __init__(self, *words, **settings):
             super().__init__(*words, **settings, init_timeout=1.0, finish_timeout=1.0)
 
-    monkeypatch.setattr("marl.launchers.training.recorder.WandbLogger", Impatient)
+    monkeypatch.setattr("marl.launchers.reports.trackers.WandbLogger", Impatient)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     run = tmp_path / "run"
