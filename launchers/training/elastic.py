@@ -88,7 +88,7 @@ class Snapshots:
         self._kept[self._number] = snapshot
 
     def agree(self) -> Checkpoint | None:
-        """The newest snapshot that all ranks that are left have, from now on the newest of all; None if there is none."""
+        """The newest snapshot that all remaining ranks have, from now on the newest of all; None if there is none."""
         newest = torch.tensor([self._number])
         self._communicator.all_reduce(newest, "min")
         self._number = int(newest)

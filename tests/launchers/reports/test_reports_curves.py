@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_gets_one_clear_line_and_no_picture(tmp_path):
         ([good, empty.path], {}, "cannot read"),
         ([good], {"key": "episode_return/maen"}, "did you mean episode_return/mean"),
         ([good], {"key": "#"}, "it has env_steps, episode_return/mean, updates"),
-        ([nan.path], {"key": "loss"}, "only figures that are not finite"),
+        ([nan.path], {"key": "loss"}, "only values that are not finite"),
         ([good, late], {}, "no environment steps in common"),
     ]
     for runs, options, message in cases:
