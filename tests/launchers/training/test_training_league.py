@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from command_line import rows_of
+from saved_runs import timeless
 from tictactoe import lost_boards
 
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
-from marl.experiments.usage import MACHINE
 from marl.launchers.run.saved_league import load_league
 from marl.launchers.run.trained_run import load_run
 
@@ -19,10 +19,6 @@ TICTACTOE = "classic/tictactoe-v3"
 RPS = "envs.matrix_games:rock_paper_scissors"
 SMALL = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "4", "--algorithm.rollout-length", "10")
 TINY = (*SMALL, "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
-
-
-def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
 
 
 def test_a_league_leaves_a_run_that_other_commands_read(marl, tmp_path):
@@ -57,6 +53,27 @@ def test_a_league_goes_on_as_if_it_had_not_stopped(marl, tmp_path):
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert timeless(rows_of(tmp_path / "whole")) == timeless(rows_of(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize("matchmaking", ["window", "nfsp"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_resumed_league_says_that_replay_starts_empty_unless_it_was_saved(marl, tmp_path, matchmaking, saved):
+    words = ["league", "iql", RPS, "--matchmaking", matchmaking, "--num-envs", 4, "--evaluation-episodes", 0]
+    settings = {"replay.capacity": 400, "replay.min-size": 40, "replay.batch-size": 16, "hidden-sizes": 8}
+    words += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    words += ["--nfsp.hidden-sizes", 8, "--nfsp.reservoir", 400, "--out", tmp_path, *["--checkpoint-replay"] * saved]
+    assert marl(*words, "--steps", 200).code == 0
+    done = marl(*words, "--steps", 400, "--resume")
+    assert done.code == 0, done
+    assert ("replay was not saved (--checkpoint-replay) and starts empty" in done.stdout) is not saved
+
+
+def test_a_league_takes_what_the_recipe_of_its_pair_says_of_matchmaking(marl, tmp_path):
+    small = ("--steps", 64, "--num-envs", 4, "--evaluation-episodes", 0, "--algorithm.hidden-sizes", 8)
+    assert marl("league", "ippo", "openspiel/kuhn_poker", *small, "--out", tmp_path).code == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["recipe"], config["algorithm"]["magnet_updates"]) == ("kuhn", 8)
+    assert (config["league"]["matchmaking"], config["league"]["save_steps"]) == ("latest", 200_000)
 
 
 def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):

@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from command_line import SPREAD, rows_of
+from saved_runs import timeless
 
 from marl.checkpoints.checkpoint import load_checkpoint
-from marl.experiments.usage import MACHINE
 from marl.launchers.run.catalog import ALGORITHMS
 
-OFF_POLICY = [name for name in ALGORITHMS if name not in ("mappo", "ippo")]
+OFF_POLICY = [name for name, variant in ALGORITHMS.items() if not variant.build(variant.default_config()).on_policy]
 CONTINUOUS = ("--env-kwargs", '{"continuous_actions": true}')
 TINY = (
     *("--recipe", "none", "--num-envs", 4, "--row-every", 1, "--evaluation-episodes", 2),
@@ -20,11 +20,6 @@ TINY = (
     *("--algorithm.hidden-sizes", 8),
 )
 """Learning begins after 10 steps of 4 copies; there are about two updates a step."""
-
-
-def same_rows(ours, theirs):
-    timeless = [{key: row[key] for key in row if key not in MACHINE} for rows in (ours, theirs) for row in rows]
-    return timeless[: len(ours)] == timeless[len(ours) :]
 
 
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
@@ -69,7 +64,7 @@ def test_with_its_replay_a_resumed_run_equals_an_undisturbed_one(marl, tmp_path,
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
-    assert same_rows(rows_of(tmp_path / "parts"), rows_of(tmp_path / "whole"))
+    assert timeless(rows_of(tmp_path / "parts")) == timeless(rows_of(tmp_path / "whole"))
 
 
 def test_replay_need_not_be_saved_again_by_the_run_that_took_it_up(marl, tmp_path):
