@@ -53,16 +53,16 @@ _PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wan
 
 
 def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:
-    """PettingZoo's own tests and ours on one environment; what breaks several of them is told once."""
-    told = set()
+    """Runs PettingZoo's own tests and ours on one environment; a fault that breaks several of them is reported once."""
+    reported = set()
     for finding in examine(name, env_kwargs=read_env_kwargs(env_kwargs)):
-        if (finding.rule, finding.message) not in told:
+        if (finding.rule, finding.message) not in reported:
             yield finding
-        told.add((finding.rule, finding.message))
+        reported.add((finding.rule, finding.message))
 
 
 def examine_installation() -> Iterator[Finding]:
-    """Python, the packages, and whether two MPI ranks find each other."""
+    """Checks Python, the packages, cores, GPUs, and that two MPI ranks find each other."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(rule="python", agent=None, ok=sys.version_info >= (3, 10), message=f"{version} (3.10 or newer)")
     for package in _PACKAGES:

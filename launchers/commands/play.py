@@ -23,9 +23,9 @@ class PlayOptions:
     seat: str | None = None
     """The agent that you play first; then seats are exchanged."""
     video: Path = Path("episode.gif")
-    """Where the pictures go: .gif, or .mp4 where imageio-ffmpeg is installed."""
+    """The file of the pictures: .gif, or .mp4 where imageio-ffmpeg is installed."""
     seed: int = 0
-    """From which the episode follows."""
+    """The seed of the episode."""
     max_steps: int = 1000
     """Stop there if the episode has not ended."""
     fps: int = 10

@@ -19,13 +19,13 @@ class PlotOptions:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories; those that differ in the seed only are one curve."""
     out: Path = Path("learning_curves.png")
-    """Where the picture goes: .png, .svg or .pdf."""
+    """The file of the picture: .png, .svg or .pdf."""
     key: str = "episode_return/mean"
-    """Which figure of metrics.jsonl."""
+    """The metric of metrics.jsonl."""
     statistic: Literal["mean", "iqm"] = "mean"
     """Mean or interquartile mean over seeds."""
     title: str | None = None
-    """Above the picture."""
+    """The title above the picture."""
 
 
 def plot(argv: list[str]) -> int:

@@ -18,7 +18,7 @@ class TrackOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory."""
     mode: Literal["online", "offline"] = "online"
-    """Whether to send it, or to write it for ``wandb sync``."""
+    """Send it, or write it for ``wandb sync``."""
     project: str = "marl"
     """The W&B project."""
 

@@ -20,9 +20,9 @@ class Upload:
     """The outcome of an upload."""
 
     url: str | None
-    """Where the W&B run is: its address, or its folder if offline; None where W&B has not begun."""
+    """The address of the W&B run, or its folder if offline; None where W&B has not begun."""
     failure: str | None
-    """Why not all was sent; None where all was."""
+    """The reason for which not all was sent; None where all was."""
     warnings: tuple[str, ...]
     """Lines about trouble on the way."""
 

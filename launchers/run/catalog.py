@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marl.errors import InputError, nearest
 
-if TYPE_CHECKING:  # names are looked up where torch is not loaded
+if TYPE_CHECKING:  # the launching process looks names up without loading torch
     from marl.builders import Builder
 
 

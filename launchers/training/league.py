@@ -54,7 +54,7 @@ class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
     """Options of ``marl league``."""
 
     matchmaking: MatchmakingName = "window"
-    """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
+    """Opponents of the main player: itself (latest), all its past (uniform), the last snapshots and itself (window),
     those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores. With psro
     each snapshot is a best response to a mixture of those before, and the player then begins anew. With nfsp it plays
     itself, now its best response, now the average of all its best responses, which is what snapshots play."""
@@ -65,21 +65,21 @@ class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
     measure_games: int | None = None
     """Games that each new snapshot plays against every earlier one; 100 with psro, else none, if not given."""
     swap_steps: int | None = None
-    """A copy keeps its opponents for so many environment steps; new ones every episode if not given."""
+    """An environment keeps its opponents for so many steps; new ones every episode if not given."""
     window: int = 10
-    """How many of the newest snapshots ``window`` draws from."""
+    """Number of newest snapshots from which ``window`` draws."""
     play_against_latest_model_ratio: float = 0.5
     """Share of matches against itself, with ``window``; with ``quality`` too."""
     main_exploiters: int = 0
     """Players that learn to beat the main player, and begin anew once they do."""
     league_exploiters: int = 0
-    """Players that learn to beat everybody's past, and begin anew once they do."""
+    """Players that learn to beat the past of all players, and begin anew once they do."""
     exploiter_win_rate: float = 0.7
     """Score at which an exploiter leaves a snapshot and begins anew."""
     exploiter_max_steps: int = 200_000
     """Environment steps after which it does so in any case."""
     sides: str | None = None
-    """Which agents play together, as a JSON object from agent to side. By default every agent is alone where all
+    """The side of each agent, as a JSON object from agent to side. By default every agent is alone where all
     agents have equal spaces, else those of equal spaces are together."""
 
     nfsp: NFSPConfig = field(default_factory=NFSPConfig)

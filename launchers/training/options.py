@@ -24,11 +24,12 @@ class TrainOptions(Settings[ConfigT], JobOptions, TrackerOptions, Generic[Config
     recipe: str | None = None
     """Settings tuned for the pair: a recipe's name, or none for plain defaults. The pair's own if not given."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints stay."""
+    """Number of newest checkpoints that are kept."""
     checkpoint_replay: bool = False
     """Whether checkpoints hold replay, so that a resumed run goes on exactly; without it replay is filled anew."""
     elastic_deadline: float = 30.0
-    """Seconds in which they must be ready to go on; else the job ends, for --max-restarts to start it again."""
+    """Seconds in which the ranks that are left must be ready to go on, with --elastic; else the job ends, for
+    --max-restarts to start it again."""
 
 
 class Trainable(Protocol):

@@ -33,7 +33,7 @@ class JobOptions:
     elastic: bool = False
     """Whether ranks go on when one of them dies (Open MPI 5 with ULFM)."""
     max_restarts: int = 0
-    """How often a job that failed is started again from its newest checkpoint."""
+    """Number of times that a job that failed is started again from its newest checkpoint."""
     watchdog: float = 1800.0
     """Seconds without progress after which the late rank is named and the job ended; 0 for never."""
 

@@ -70,9 +70,9 @@ class WandbLogger(Logger):
         self.dropped = 0
         """Rows that were not sent because W&B stalled."""
         self.url: str | None = None
-        """Where the run can be seen (its folder, if offline), once W&B has begun."""
+        """The address of the run (its folder, if offline), once W&B has begun."""
         self.failure: str | None = None
-        """Why rows are no longer sent."""
+        """The reason for which rows are no longer sent; None while they are."""
         self._finished = False
         directory = Path(directory).absolute()
         directory.mkdir(parents=True, exist_ok=True)
@@ -160,7 +160,7 @@ class WandbLogger(Logger):
         except BlockingIOError:
             pass
         except OSError:
-            self._listen()  # it may have said why it went
+            self._listen()  # it may have sent the reason
             self._fail("its process ended")
 
     def _listen(self) -> None:

@@ -95,7 +95,7 @@ def main() -> int:
             dir=options["directory"],
             settings=wandb.Settings(
                 init_timeout=options["init_timeout"],
-                login_timeout=1.0,  # never wait for somebody to type a key
+                login_timeout=1.0,  # never wait for a key to be typed
                 silent=True,
                 console="off",
             ),
