@@ -1,25 +1,25 @@
-"""The interfaces, all of them. Every agent is made of these parts, and this is how they meet:
+"""The interfaces of an agent's parts, all of them, and the loop in which they meet:
 
-    environment = make_environment(...)                   # a VectorEnvironment: E copies of one environment
-    networks = builder.make_networks(environment.spec)
-    replay = builder.make_replay(...)
-    learner = builder.make_learner(networks, builder.make_dataset(replay), communicator)
-    actor = builder.make_actor(builder.make_policy(networks), builder.make_adder(replay), learner)
-
+    environment = make_environment(request)  # a VectorEnvironment: E copies of one environment
+    spec = environment.spec
+    networks = builder.make_networks(spec)
+    policies = builder.make_policies(spec, networks, evaluation=False, context=context)
+    dataset = builder.make_dataset(spec, policies, context)
+    learner = builder.make_learner(spec, networks, dataset, context)
+    actor = make_policy_actor(spec, policies, context, builder.make_adder(spec, dataset, context))
     timestep = environment.reset()
     actor.observe_first(timestep)
-    while counter.env_steps < budget:
-        actions = actor.select_actions(timestep)          # groups in, groups out
+    while context.counter.env_steps < context.total_steps:
+        actions = actor.select_actions(timestep)  # groups in, groups out
         timestep = environment.step(actions)
-        actor.observe(actions, timestep)                  # through the adder into replay
-        while dataset.ready():                            # decided on global counts: the same on every rank
-            metrics = learner.step()                      # one update; gradients meet in one all-reduce
+        actor.observe(actions, timestep)  # through the adder into the dataset
+        context.counter.env_steps += context.total_envs
+        while dataset.ready():  # the same on every rank: it goes by global counts
+            metrics = learner.step()  # one update; gradients meet in one all-reduce
             actor.update()
 
-Every rank runs this same loop over its own copies. No part knows how many ranks there are, except through the
-Communicator that it was handed. What a part must remember, it gives to checkpoints as tensors: ``state_dict``
-for what is equal on all ranks, ``env_state_dict`` for what belongs to environment copies (leading dimension
-E), so that a run can go on with another number of ranks.
+Every rank runs this loop over its own environments, and no part knows how many ranks there are, except through its
+context and Communicator. So checkpoints, which hold all parts' states, resume on any number of ranks.
 """
 
 from __future__ import annotations
@@ -35,59 +35,58 @@ from marl.specs import EnvironmentSpec, Sharing
 from marl.types import Actions, TimeStep
 
 Sample = TypeVar("Sample")
-State = dict[str, Tensor]
-"""What checkpoints hold: named tensors. Nested parts use dotted names."""
+State = dict[str, Tensor]  # named tensors, as checkpoints hold them; nested parts use dotted names
 Metrics = Mapping[str, float]
 
 
 class Saveable:
-    """A part with something to remember; the defaults are for parts without."""
+    """A part whose state is saved in checkpoints; the defaults are for parts without state."""
 
     def state_dict(self) -> State:
         """Tensors that are equal on all ranks."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back what ``state_dict`` gave; raises ValueError or KeyError if it does not fit."""
+        """Restores what ``state_dict`` returned; raises ValueError or KeyError if it does not fit."""
 
     def env_state_dict(self) -> State:
-        """Tensors with one row an environment copy of this rank, (E, ...)."""
+        """Tensors with one row for each environment of this rank, (E, ...)."""
         return {}
 
     def load_env_state_dict(self, state: State) -> None:
-        """Takes back the rows of this rank's copies."""
+        """Restores the rows of this rank's environments."""
 
 
 class VectorEnvironment(Saveable, ABC):
-    """E copies of one environment, stepped together; episodes reset by themselves (see TimeStep)."""
+    """E copies of one environment, stepped together; episodes reset automatically (see TimeStep)."""
 
     spec: EnvironmentSpec
     num_envs: int
 
     @abstractmethod
     def reset(self) -> TimeStep:
-        """Begins a new episode in every copy."""
+        """Starts a new episode in every environment."""
 
     @abstractmethod
     def step(self, actions: Actions) -> TimeStep:
-        """Takes one step in every copy. In turn-based games that is one turn."""
+        """Steps every environment once. In turn-based games that is one turn."""
 
     def current(self) -> TimeStep:
-        """The newest time step once more; after ``load_env_state_dict``, the one that was saved."""
+        """Returns the newest time step again; after ``load_env_state_dict``, the one that was saved."""
         raise NotImplementedError(f"{type(self).__name__} cannot be resumed in the middle of an episode")
 
     def close(self) -> None:
-        """Frees what the copies hold."""
+        """Frees resources."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRequest:
-    """What a process asks of an environment factory."""
+    """A process's request to an environment factory."""
 
     num_envs: int
-    """Copies on this rank, E."""
+    """Environments on this rank, E."""
     first_env: int = 0
-    """Global index of the first of them; copy e draws its episodes' seeds from ``first_env + e``."""
+    """Global index of the first of them; environment e draws its episodes' seeds from ``first_env + e``."""
     seed: int = 0
     purpose: str = "train"
     """Part of every seed, so that evaluation never repeats training episodes."""
@@ -100,74 +99,79 @@ EnvironmentFactory = Callable[[EnvironmentRequest], VectorEnvironment]
 
 
 class VariableSource(ABC):
-    """Whoever owns parameters that others act with."""
+    """A source of parameters for actors."""
 
     @abstractmethod
     def get_variables(self) -> State:
-        """The newest parameters, by name."""
+        """Returns the newest parameters, by name."""
 
 
 class Adder(Saveable, ABC):
-    """Turns steps into items of replay; it alone interprets active, terminated and truncated for its learner."""
+    """Adds experience to a dataset; it alone interprets active, terminated and truncated for its learner."""
 
     @abstractmethod
     def add_first(self, timestep: TimeStep) -> None:
-        """Begins with the environment's first time step."""
+        """Adds the environment's first time step."""
 
     @abstractmethod
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
-        """Adds what was done at the previous time step, what the policy noted, and where it led."""
+        """Adds actions at the previous time step, the policies' extras, and the resulting time step."""
 
 
 class Actor(Saveable, ABC):
-    """Acts for all groups in all copies, and passes experience on."""
+    """Acts for all groups in all environments, and passes experience on."""
 
     @abstractmethod
     def select_actions(self, timestep: TimeStep) -> Actions:
-        """Actions for every group."""
+        """Selects actions for every group."""
 
     @abstractmethod
     def observe_first(self, timestep: TimeStep) -> None:
-        """Is told of the environment's first time step."""
+        """Observes the environment's first time step."""
 
     @abstractmethod
     def observe(self, actions: Actions, timestep: TimeStep) -> None:
-        """Is told where its actions led."""
+        """Observes actions and the resulting time step."""
 
     @abstractmethod
     def update(self) -> None:
-        """Fetches the newest parameters, where they are not shared anyway."""
+        """Fetches the newest parameters, unless they are shared."""
 
 
 class Dataset(Saveable, ABC, Generic[Sample]):
-    """Where a learner takes its samples."""
+    """A source of samples for a learner."""
+
+    @property
+    def refills(self) -> bool:
+        """True if a checkpoint was loaded that does not hold its experience, so that it starts empty."""
+        return False
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether the learner should take its next sample now. The same on all ranks."""
+        """Returns whether the learner should take its next sample now; the same on all ranks."""
 
     def at_boundary(self) -> bool:
-        """Whether a checkpoint taken now loses nothing that was gathered for the next sample."""
+        """Returns whether a checkpoint taken now loses nothing that was gathered for the next sample."""
         return True
 
     def clear(self) -> None:
-        """Forgets what was gathered, where it outlives an update, for a learner that begins anew."""
+        """Discards experience that outlives an update, for a learner that is reset."""
 
     @abstractmethod
     def sample(self) -> Sample:
-        """This rank's share of the next global sample; it may be empty."""
+        """Returns this rank's share of the next global sample; it may be empty."""
 
 
 class Learner(VariableSource, Saveable):
-    """Improves parameters; replicas on all ranks stay equal."""
+    """Updates parameters; replicas on all ranks stay equal."""
 
     @abstractmethod
     def step(self) -> Metrics:
-        """One update; returns figures already reduced over ranks."""
+        """Performs one update; returns metrics, reduced over ranks."""
 
 
 class Communicator(ABC):
-    """What ranks do together. Tensors are contiguous; all calls are collective and in the same order everywhere."""
+    """Collectives of all ranks, which call them in the same order. Tensors are contiguous."""
 
     rank: int
     size: int
@@ -182,19 +186,14 @@ class Communicator(ABC):
 
     @abstractmethod
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; only numbers of rows may differ."""
+        """Returns all ranks' rows in rank order on rank 0, an empty tensor elsewhere; only their numbers may differ."""
+
+    def cast_vote(self, element: Tensor) -> None:
+        """Writes this rank's vote to stop, if there is a vote, into an element that is summed with the gradients."""
+
+    def read_vote(self, element: Tensor) -> None:
+        """Reads the outcome from the sum of all ranks' votes."""
 
     @abstractmethod
     def abort(self, code: int) -> None:
-        """Ends the whole job at once."""
-
-
-class Logger(ABC):
-    """Takes rows of named figures."""
-
-    @abstractmethod
-    def write(self, row: Mapping[str, float]) -> None:
-        """Takes one row; keys may differ from row to row."""
-
-    def close(self) -> None:
-        """Flushes and frees."""
+        """Ends the job on all ranks at once."""

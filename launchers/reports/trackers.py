@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from marl.core import Logger
 from marl.launchers.run.run_directory import RunDirectory
 from marl.loggers import OnlyNewer, TensorBoardLogger, WandbLogger
+from marl.loggers.base import Logger
 
 WandbMode = Literal["offline", "online"]
 

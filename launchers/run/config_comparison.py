@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from marl.errors import InputError
+from marl.experiments.config import Schedule
 from marl.files import render_json
 from marl.launchers.run.run_directory import RUN_ID, RunDirectory
 
-SCHEDULE_FIELDS: Final = (
-    "steps",
-    "evaluation_episodes",
-    "evaluation_max_steps",
-    "evaluate_every",
-    "checkpoint_every",
-    "row_every",
-)
-"""Settings that say for how long a run goes on, and when it is evaluated, saved and logged. They may differ between a
-run and its continuation."""
+SCHEDULE_FIELDS: Final = tuple(field.name for field in fields(Schedule))
+"""Settings that may differ between a run and its continuation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

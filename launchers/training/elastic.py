@@ -21,8 +21,8 @@ from torch import Tensor
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.state import flatten_state
 from marl.distributed.communicators import DelegatingCommunicator
+from marl.experiments.experiment import Experiment
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator
-from marl.launchers.training.options import ElasticTrainable
 
 T = TypeVar("T")
 SHARE: Final = 0.02
@@ -60,7 +60,7 @@ class Snapshots:
         self._ended = time.monotonic()
         self._cost = math.inf
 
-    def update(self, experiment: ElasticTrainable) -> None:
+    def update(self, experiment: Experiment) -> None:
         """Takes a snapshot, if one is due; to be called on all ranks, at the same updates. Collective."""
         updates = experiment.counter.updates
         if updates < self._due:
@@ -141,7 +141,7 @@ class ElasticTraining:
 
         return self._communicator.together(once, noticed=self._notice, survived=self._count_loss)
 
-    def at_boundary(self, experiment: ElasticTrainable) -> None:
+    def at_boundary(self, experiment: Experiment) -> None:
         """Takes a snapshot if one is due, which shows that all ranks that are left are ready to continue."""
         self._snapshots.update(experiment)
         if self._timer is None:

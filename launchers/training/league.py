@@ -17,7 +17,8 @@ from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Training, TrainOptions
-from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
 from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
 from marl.league.roles import (
@@ -113,8 +114,8 @@ def _plain(settings: Mapping[str, Any]) -> Any:
 
 
 def _build(algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path) -> Training:
-    experiment = LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
-    return Training(experiment=experiment, small_networks=True)
+    league = LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+    return Training(task=league, small_networks=True)
 
 
 def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic
 
-from marl.checkpoints.checkpoint import Checkpoint
-from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
-from marl.core import Communicator, Logger, State
-from marl.counters import Counter
-from marl.experiments.config import Result
+from marl.core import Communicator
+from marl.experiments.experiment import Experiment
+from marl.experiments.loop import TrainingTask
 from marl.launchers.reports.trackers import TrackerOptions
 from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions
@@ -32,52 +30,12 @@ class TrainOptions(Settings[ConfigT], JobOptions, TrackerOptions, Generic[Config
     --max-restarts to start it again."""
 
 
-class Trainable(Protocol):
-    """An experiment, or several that are run as one."""
-
-    counter: Counter
-
-    @property
-    def refills(self) -> bool:
-        """True if replay starts empty after ``load``, because the checkpoint does not hold it."""
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Continues from a checkpoint."""
-
-    def run(
-        self,
-        logger: Logger | None = None,
-        checkpointer: Checkpointer | AsyncCheckpointer | None = None,
-        should_stop: Callable[[], bool] = ...,
-    ) -> Result:
-        """Trains until all steps are done, or until some rank wants to stop."""
-
-    def close(self) -> None:
-        """Closes environments."""
-
-
-class ElasticTrainable(Trainable, Protocol):
-    """A Trainable that can continue from a snapshot in the ranks' memory."""
-
-    def gather_state(self, communicator: Communicator | None = None) -> State:
-        """The state of all parts, with all ranks' environments. Collective."""
-
-    def run(
-        self,
-        logger: Logger | None = None,
-        checkpointer: Checkpointer | AsyncCheckpointer | None = None,
-        should_stop: Callable[[], bool] = ...,
-        at_boundary: Callable[[], object] = ...,
-    ) -> Result:
-        """As above; ``at_boundary`` is called on all ranks before the first update and after each."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The experiment that a command runs, and what it declares about it."""
+    """The experiment or league that a command runs, and what the command declares about it."""
 
-    experiment: Trainable
-    elastic: ElasticTrainable | None = None
+    task: TrainingTask
+    elastic: Experiment | None = None
     """The same experiment, where it can continue with fewer ranks."""
     small_networks: bool
     """Whether networks are too small to gain from several threads."""

@@ -15,6 +15,7 @@ from marl.checkpoints.checkpoint import Checkpoint, list_checkpoints, load_check
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.experiments.config import Result
+from marl.experiments.loop import TrainingTask
 from marl.launchers.console import warn
 from marl.launchers.environment import use_fair_threads, world_size_from_environment
 from marl.launchers.mpi.broadcast import from_root
@@ -28,7 +29,7 @@ from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
 from marl.launchers.training.elastic import ElasticTraining
-from marl.launchers.training.options import Command, Trainable, Training, TrainOptions
+from marl.launchers.training.options import Command, Training, TrainOptions
 from marl.launchers.training.recorder import RunRecorder, check_directory
 
 _REFILLS: Final = "replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items"
@@ -144,17 +145,17 @@ class TrainingSession:
         heartbeat = Heartbeat(communicator.rank)
         ranks = communicator_for(communicator, self.device, elastic=options.elastic)
         training = self.build(WatchedCommunicator(ranks, heartbeat))
-        experiment = training.experiment
-        heartbeat.counter = experiment.counter
+        task = training.task
+        heartbeat.counter = task.counter
         use_fair_threads(small=training.small_networks)
-        with contextlib.closing(experiment):
+        with contextlib.closing(task):
             if snapshot is None:
-                self._resume(experiment)
+                self._resume(task)
             else:
-                experiment.load(snapshot)
-                if communicator.rank == 0 and experiment.refills:
+                task.load(snapshot)
+                if communicator.rank == 0 and task.refills:
                     warn(_REFILLS)
-            recorder.open(communicator, experiment.counter, again=snapshot is not None)
+            recorder.open(communicator, task.counter, again=snapshot is not None)
             with (
                 StopRequest() if stop is None else contextlib.nullcontext(stop) as request,
                 watched_rank(
@@ -165,25 +166,24 @@ class TrainingSession:
                     in_job=self.in_job,
                 ),
             ):
-                run = experiment.run
+                run = task.run
                 if elastic is not None:
                     assert training.elastic is not None, "options were checked"
-                    at_boundary = functools.partial(elastic.at_boundary, training.elastic)
-                    run = functools.partial(training.elastic.run, at_boundary=at_boundary)
+                    run = functools.partial(run, at_boundary=functools.partial(elastic.at_boundary, training.elastic))
                 result = run(recorder.logger, recorder.checkpointer, request.asked)
                 if recorder.checkpointer is not None:
                     recorder.checkpointer.close()
         return result
 
-    def _resume(self, experiment: Trainable) -> None:
+    def _resume(self, task: TrainingTask) -> None:
         """Loads the newest checkpoint, where the run is resumed and has one."""
         root = self.communicator.rank == 0
         checkpoints = self.path / "checkpoints"
         # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
         begins_anew = not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
         if self.options.resume and not begins_anew:
-            experiment.load(load_checkpoint(checkpoints, warn=warn if root else _ignore))
-            if root and experiment.refills:
+            task.load(load_checkpoint(checkpoints, warn=warn if root else _ignore))
+            if root and task.refills:
                 print(_REFILLS)
         elif self.options.resume and root:
             print(f"{self.path} has no checkpoint yet; it begins anew")

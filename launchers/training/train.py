@@ -23,10 +23,10 @@ def train(argv: list[str]) -> int:
 
 def _build(algorithm: str, env: str, options: TrainOptions[Any], communicator: Communicator, path: Path) -> Training:
     experiment = Experiment(make_experiment_config(algorithm, env, options), communicator)
-    return Training(experiment=experiment, elastic=experiment, small_networks=_has_small_networks(experiment))
+    return Training(task=experiment, elastic=experiment, small_networks=_has_small_networks(experiment))
 
 
 def _has_small_networks(experiment: Experiment) -> bool:
     if any(is_image(group.observation) for group in experiment.spec.groups):
         return False
-    return sum(tensor.numel() for tensor in experiment.learner.get_variables().values()) < _SMALL
+    return experiment.num_parameters < _SMALL

@@ -52,6 +52,12 @@ class DelegatingCommunicator(Communicator):
         """See Communicator."""
         return self._inner.gather_rows(tensor)
 
+    def cast_vote(self, element: Tensor) -> None:
+        self._inner.cast_vote(element)
+
+    def read_vote(self, element: Tensor) -> None:
+        self._inner.read_vote(element)
+
     def abort(self, code: int) -> None:
         """See Communicator."""
         self._inner.abort(code)

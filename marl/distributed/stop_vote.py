@@ -1,4 +1,4 @@
-"""Agreeing to stop costs no collective of its own: the question travels with the gradients."""
+"""Agreement on stopping that costs no collective of its own: votes travel with the gradients."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from marl.distributed.communicators import DelegatingCommunicator
 
 
 class StopVote(DelegatingCommunicator):
-    """Another communicator's collectives, and one yes-or-no question that travels with gradients.
+    """Another communicator's collectives, and a vote to stop that travels with gradients.
 
-    Whoever reduces gradients leaves one element of its buffer to the question (``cast`` before the all-reduce,
-    ``read`` after it; see ReplicatedAdam). So all ranks know at the same update whether any of them asked.
+    Optimizers leave one element of the buffer that they reduce to the vote (``cast_vote`` before the all-reduce,
+    ``read_vote`` after it; see ReplicatedAdam). So all ranks know at the same update whether any of them asked to stop.
 
     Args:
         communicator: the ranks.
@@ -21,14 +21,12 @@ class StopVote(DelegatingCommunicator):
     def __init__(self, communicator: Communicator) -> None:
         super().__init__(communicator)
         self.requested = False
-        """Whether this rank says yes; to be set before an update."""
+        """Whether this rank asks to stop; to be set before an update."""
         self.passed = False
-        """Whether any rank has said yes; the same on all ranks after an update."""
+        """Whether any rank has asked to stop; the same on all ranks after an update."""
 
-    def cast(self, seat: Tensor) -> None:
-        """Writes this rank's answer into an element that is about to be summed over ranks."""
-        seat.fill_(float(self.requested))
+    def cast_vote(self, element: Tensor) -> None:
+        element.fill_(float(self.requested))
 
-    def read(self, seat: Tensor) -> None:
-        """Reads the sum of all ranks' answers."""
-        self.passed = self.passed or bool(seat > 0)
+    def read_vote(self, element: Tensor) -> None:
+        self.passed = self.passed or bool(element > 0)

@@ -1,4 +1,4 @@
-"""Config."""
+"""The configuration of an experiment, and its result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from marl.acting.evaluation import MAX_STEPS, Evaluation
 from marl.builders import Builder
 from marl.core import EnvironmentFactory, Metrics, State
 from marl.counters import Counter
+from marl.errors import InputError
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec
 
@@ -19,52 +20,74 @@ _CPU: Final = torch.device("cpu")
 
 
 Measure = Callable[[EnvironmentSpec, Mapping[str, Policy]], Metrics]
-"""From the spec and what the policies have come to (see ``Builder.frozen_policies``) to figures, such as their
-exploitability."""
+"""From the spec and the policies as they act in training (see ``OfflineBuilder.frozen_policies``) to metrics, such as
+their exploitability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentConfig:
-    """What to train, where, and for how long. All counts are global: over all copies and ranks."""
+class Schedule:
+    """The length of a training run, and the times of its evaluations, checkpoints and rows of metrics.
+
+    All counts are global, over all environments and ranks.
+    """
+
+    steps: int = 1_000_000
+    """Environment steps, over all environments and ranks."""
+    evaluation_episodes: int = 100
+    """Greedy episodes at the end; 0 for none."""
+    evaluation_max_steps: int = MAX_STEPS
+    """Step limit of an episode of an evaluation; in a league of a game, which is a draw then."""
+    evaluate_every: int | None = None
+    """Environment steps between evaluations before the end; None for none."""
+    checkpoint_every: int | None = None
+    """Environment steps between checkpoints; the last one is saved at the end in any case."""
+    row_every: int = 0
+    """Environment steps between rows of metrics; 0 for a row at every update."""
+
+    def check_schedule(self) -> None:
+        """Raises InputError if a number is too small."""
+        for name in ("steps", "evaluation_max_steps", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in ("evaluation_episodes", "row_every"):
+            if getattr(self, name) < 0:
+                raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentConfig(Schedule):
+    """An experiment: an algorithm, an environment, and a schedule."""
 
     builder: Builder[Any]
     """The algorithm."""
     environment: EnvironmentFactory
-    """What it learns on."""
+    """The environment to learn on."""
     seed: int = 0
-    """From which, and global indices, every random number follows."""
-    steps: int = 1_000_000
-    """Environment steps."""
+    """Seed of all random numbers, together with global indices."""
     num_envs: int = 128
-    """Environment copies."""
-    evaluation_episodes: int = 100
-    """Greedy episodes at the end; 0 for none."""
-    evaluation_max_steps: int = MAX_STEPS
-    """Where an episode of an evaluation is cut, if it has not ended; in a league a game, which is a draw then."""
-    evaluate_every: int | None = None
-    """Also evaluate each time that many environment steps have passed."""
+    """Environments, over all ranks."""
     measure: Measure | None = None
-    """What to measure, on rank 0, between updates and at the end; None for nothing."""
+    """Measured on rank 0, between updates and at the end; None for nothing."""
     measure_every: int | None = None
-    """Measure each time that many environment steps have passed."""
-    checkpoint_every: int | None = None
-    """Save each time that many environment steps have passed; at the end in any case."""
-    row_every: int = 0
-    """Environment steps between rows of metrics; 0 for a row an update."""
+    """Environment steps between measurements; None for one at the end only."""
     device: torch.device = _CPU
-    """Where policies and learners compute. The environment's factory makes time steps that are there."""
+    """Device of policies and learners. The environment's factory makes time steps on it."""
+
+    def __post_init__(self) -> None:
+        self.check_schedule()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of an experiment."""
+    """The result of an experiment."""
 
     counter: Counter
     learner_state: State = field(repr=False)
-    """The learner's parameters and all it needs to go on."""
+    """The learner's parameters and the rest of its state."""
     evaluation: Evaluation | None
     """The final evaluation; complete on rank 0."""
     stopped: bool
     """Whether it stopped on request, before all its steps were done."""
     measured: Metrics = field(default_factory=dict)
-    """What ``ExperimentConfig.measure`` said last; on rank 0."""
+    """The last measurement (see ``ExperimentConfig.measure``); on rank 0."""

@@ -1,1 +1,1 @@
-"""League."""
+"""Leagues: players that learn by playing each other and their past selves."""

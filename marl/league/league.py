@@ -1,13 +1,14 @@
-"""A league: players that learn, their past selves, who meets whom, and how it ended.
+"""A league: learning players, their snapshots, the probabilities of opponents, and the results of games.
 
-Everything here is equal on all ranks: matches are functions of the seed, of the copy's global index and of results
-that were summed over ranks, and snapshots are taken at update boundaries, when replicas are equal.
+Everything here is equal on all ranks: matches are functions of the seed, of the environment's global index and of
+results that were summed over ranks, and snapshots are taken at update boundaries, when replicas are equal.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,38 +18,45 @@ from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Communicator, Saveable, State
 from marl.distributed.replicas import assert_replicas_equal
 from marl.errors import InputError
-from marl.league.matchmaking import Matchmaking, QualityScores
-from marl.league.results import Results
+from marl.league.matchmaking import Matchmaking
+from marl.league.results import LeagueResults
 from marl.ratings.payoffs import PayoffTable
 from marl.types import Floats, Integers
 
 
-class Role(Protocol):
-    """What a learning player is for: against whom it plays, when it leaves a snapshot, whether it starts anew."""
+class Role(ABC):
+    """The role of a learning player: it chooses opponents and the times of snapshots."""
 
+    __slots__ = ()
+
+    @abstractmethod
     def opponents(self, league: League, me: str) -> Floats:
-        """How likely each player is the next opponent: (P,) in the order of ``league.players``, summing to 1.
+        """Returns the probability of each player to be the next opponent: (P,) in the order of ``league.players``.
 
-        The own row stands for playing against itself with the newest parameters on both sides.
+        The own row stands for self-play, with the newest parameters on all sides.
         """
-        ...
 
+    @abstractmethod
     def snapshot_due(self, league: League, me: str, env_steps: int) -> bool:
-        """Whether to leave a snapshot now, ``env_steps`` after the last one."""
-        ...
+        """Returns whether to take a snapshot now, ``env_steps`` after the last one."""
 
     @property
     def restarts(self) -> bool:
-        """Whether it begins anew from its first parameters after each snapshot."""
-        ...
+        """True if the player is reset to its first parameters after each snapshot."""
+        return False
+
+    @property
+    def rules(self) -> tuple[Matchmaking, ...]:
+        """Matchmaking rules that the role uses and that may have state."""
+        return ()
 
 
 class League(Saveable):
-    """The players, all results, and who meets whom.
+    """The players, all results, and the probabilities of opponents.
 
     Args:
-        learners: roles of the players that learn, by name.
-        store: where snapshots go.
+        learners: roles of the learning players, by name.
+        store: holds the snapshots.
         memory: recent games between two players that matchmaking reads; beyond it, counts are halved.
 
     Attributes:
@@ -72,19 +80,19 @@ class League(Saveable):
 
     @property
     def players(self) -> tuple[str, ...]:
-        """Those that learn, then snapshots as they were taken; players' numbers are indices into this."""
+        """Learning players, then snapshots as they were taken; players' numbers are indices into this."""
         return self.payoffs.players
 
     def past(self, learner: str | None = None) -> list[str]:
-        """Names of snapshots, oldest first: of one learner, or of all."""
+        """Returns names of snapshots, oldest first: of one learner, or of all."""
         return [snapshot.name for snapshot in self.snapshots if learner in (None, snapshot.learner)]
 
     def owner(self, name: str) -> str:
-        """Whose past self a snapshot is."""
+        """Returns the learner of which a snapshot was taken."""
         return self.snapshot(name).learner
 
     def snapshot(self, name: str) -> Snapshot:
-        """A snapshot by name; InputError where there is none."""
+        """Returns a snapshot by name; raises InputError if there is none."""
         index = self.payoffs.index(name) - len(self.learners)
         if index < 0:
             raise InputError(f"{name} learns; it is no snapshot")
@@ -107,28 +115,28 @@ class League(Saveable):
         return snapshot
 
     def refresh(self) -> None:
-        """Computes anew who meets whom, from what all ranks agree on."""
+        """Updates the probabilities of opponents, from results on which all ranks agree."""
         self._spread = {name: role.opponents(self, name) for name, role in self.learners.items()}
 
     def probabilities(self, learner: str) -> Floats:
-        """(P,) how likely each player is the learner's next opponent, as of the last ``refresh``."""
+        """Returns each player's probability to be the learner's next opponent, (P,), as of the last ``refresh``."""
         return self._spread[learner]
 
     def spread(self, me: str, matchmaking: Matchmaking, candidates: Sequence[str]) -> Floats:
-        """A matchmaking rule's probabilities, spread over all players: (P,)."""
+        """Returns a matchmaking rule's probabilities, spread over all players: (P,)."""
         probabilities = np.zeros(len(self.players))
         rows = [self.payoffs.index(name) for name in candidates]
         probabilities[rows] = matchmaking.probabilities(self.recent, me, candidates)
         return probabilities
 
     def record_against(self, me: str, others: Sequence[str]) -> tuple[Floats, Floats]:
-        """Recent games against each of the others, and the score a game (half where there was none)."""
+        """Returns recent games against each of the others, and the score per game (half if there was none)."""
         row, rows = self.recent.index(me), [self.recent.index(name) for name in others]
         return self.recent.games()[row, rows].astype(np.float64), self.recent.win_rates()[row, rows]
 
-    def add_results(self, me: str, results: Results, communicator: Communicator) -> Results:
+    def add_results(self, me: str, results: LeagueResults, communicator: Communicator) -> LeagueResults:
         """Sums a learner's new games over ranks, counts them and returns the sum. Collective."""
-        total = results.take(communicator)
+        total = results.drain(communicator)
         row = self.payoffs.index(me)
         for table in (self.payoffs, self.recent):
             size = len(total.counts[0])
@@ -136,10 +144,9 @@ class League(Saveable):
                 table.counts[place] += total.counts[seat]
                 table.returns[place] += total.returns[seat]
         self._fade(row)
-        for rule in _rules(self.learners[me]):
-            if isinstance(rule, QualityScores):
-                candidates = [*self.past(me), me]
-                rule.update(_table(self.players, row, total), me, candidates)
+        for rule in self.learners[me].rules:
+            if rule.adapts:
+                rule.update(_table(self.players, row, total), me, [*self.past(me), me])
         return total
 
     def add_games(self, first: Integers, second: Integers, returns: Floats) -> None:
@@ -149,7 +156,7 @@ class League(Saveable):
             table.add(first, second, outcomes, returns)
 
     def forget(self, me: str) -> None:
-        """A learner that begins anew has no recent games."""
+        """Forgets a learner's recent games, when it is reset."""
         row = self.recent.index(me)
         for tensor in (self.recent.counts, self.recent.returns):
             tensor[row] = 0
@@ -175,13 +182,12 @@ class League(Saveable):
             "store": self.store.state_dict(),
         }
         for name, role in self.learners.items():
-            for number, rule in enumerate(_rules(role)):
-                if isinstance(rule, Saveable):
-                    state[f"rule/{name}/{number}"] = rule.state_dict()
+            for number, rule in enumerate(role.rules):
+                state[f"rule/{name}/{number}"] = rule.state_dict()
         return flatten_state(state)
 
     def load_state_dict(self, state: State) -> None:
-        """See Saveable; raises InputError where a snapshot is missing or damaged."""
+        """Restores all of them; raises InputError if a snapshot is missing or damaged."""
         parts = unflatten_state(state)
         self.payoffs.load_state_dict(parts["payoffs"])
         self.recent.load_state_dict(parts["recent"])
@@ -202,19 +208,12 @@ class League(Saveable):
         ]
         self.store.check([snapshot.digest for snapshot in self.snapshots])
         for name, role in self.learners.items():
-            for number, rule in enumerate(_rules(role)):
-                if isinstance(rule, Saveable):
-                    rule.load_state_dict(parts[f"rule/{name}/{number}"])
+            for number, rule in enumerate(role.rules):
+                rule.load_state_dict(parts.get(f"rule/{name}/{number}", {}))
         self.refresh()
 
 
-def _rules(role: Role) -> list[Any]:
-    """The matchmaking rules of a role that may remember something."""
-    rule = getattr(role, "matchmaking", None)
-    return [] if rule is None else [rule]
-
-
-def _table(players: Sequence[str], row: int, total: Results) -> PayoffTable:
+def _table(players: Sequence[str], row: int, total: LeagueResults) -> PayoffTable:
     """A learner's games alone, as a table."""
     table = PayoffTable(players)
     size = total.counts.shape[1]

@@ -1,14 +1,15 @@
-"""Whom to play next: from a payoff table to sampling probabilities, by small interchangeable objects.
+"""Matchmaking: rules that turn a payoff table into probabilities of opponents.
 
-Probabilities are pure functions of what all ranks agree on, and draws depend on the seed and the match's global
+Probabilities are functions of results on which all ranks agree, and draws depend on the seed and the match's global
 number, so matches are the same however they are spread over ranks.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,44 +21,55 @@ from marl.streams import Stream
 from marl.types import Floats, Integers
 
 
-class Matchmaking(Protocol):
-    """Chooses opponents for a learner."""
+class Matchmaking(Saveable, ABC):
+    """A rule by which opponents of a learner are chosen."""
 
+    adapts: ClassVar[bool] = False
+    """Whether its probabilities depend on state that ``update`` changes."""
+
+    @abstractmethod
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """How likely each candidate is the next opponent.
+        """Returns the probability of each candidate to be the next opponent.
 
         Args:
             payoffs: the games so far; learner and candidates are among its players.
-            learner: who looks for an opponent.
+            learner: the player that needs an opponent.
             candidates: N ≥ 1 names, oldest first; the last is the latest model (often the learner itself).
 
         Returns:
             (N,) float64 that sum to 1.
         """
 
+    def update(self, recent: PayoffTable, learner: str, candidates: Sequence[str]) -> None:
+        """Updates the rule from recent games, if it adapts.
+
+        Args:
+            recent: the games since the last update, summed over ranks.
+            learner: the player whose wins count.
+            candidates: as they were when those games' opponents were drawn.
+        """
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latest:
+class Latest(Matchmaking):
     """Always the latest model: plain self-play, which cycles in games like rock-paper-scissors."""
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``."""
         weights = np.zeros(_count(candidates))
         weights[-1] = 1.0
         return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UniformPast:
+class UniformPast(Matchmaking):
     """All models since the beginning, with equal probability: fictitious self-play (Heinrich et al. 2015)."""
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``."""
         return np.full(_count(candidates), 1.0 / len(candidates))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class Window(Matchmaking):
     """The latest model now and then, else one of the last snapshots; the names are those of ML-Agents."""
 
     save_steps: int = 20_000
@@ -65,7 +77,7 @@ class Window:
     swap_steps: int = 2_000
     """Environment steps between changes of opponent."""
     window: int = 10
-    """How many snapshots before the latest model are drawn from."""
+    """Number of snapshots before the latest model among which opponents are drawn."""
     play_against_latest_model_ratio: float = 0.5
     """Probability of the latest model."""
 
@@ -76,7 +88,7 @@ class Window:
             raise InputError("play_against_latest_model_ratio lies between 0 and 1")
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Without snapshots the latest model is all there is."""
+        """See ``Matchmaking``. Without snapshots the latest model is the only candidate."""
         past = min(_count(candidates) - 1, self.window)
         weights = np.zeros(len(candidates))
         weights[-1] = self.play_against_latest_model_ratio if past else 1.0
@@ -86,13 +98,13 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PFSP:
+class PFSP(Matchmaking):
     """Prioritised fictitious self-play (Vinyals et al. 2019, Nature 575:350, Methods)."""
 
     weighting: Literal["hard", "variance"] = "hard"
     """``hard``: (1 - x)^power, those that the learner loses to; ``variance``: x (1 - x), those of its own strength."""
     power: float = 2.0
-    """How much ``hard`` focuses on the hardest."""
+    """Exponent of ``hard``: the larger, the more matches against the hardest."""
     prior_games: float = 1.0
     """Imaginary games, half won, added to each pairing, so that one early win does not exclude an opponent."""
 
@@ -103,7 +115,7 @@ class PFSP:
             raise InputError("power and prior_games are at least 0")
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Uniform where nobody has any weight."""
+        """See ``Matchmaking``. Uniform if all weights are zero."""
         rows = [payoffs.index(name) for name in candidates]
         _count(candidates)
         wins = payoffs.win_rates(prior_games=self.prior_games)[payoffs.index(learner), rows]
@@ -111,7 +123,7 @@ class PFSP:
 
 
 def pfsp_probabilities(win_rates: Floats, *, weighting: Literal["hard", "variance"], power: float = 2.0) -> Floats:
-    """PFSP's sampling probabilities.
+    """Returns PFSP's sampling probabilities.
 
     Args:
         win_rates: (N,) the learner's score against each opponent, in [0, 1].
@@ -128,13 +140,15 @@ def pfsp_probabilities(win_rates: Floats, *, weighting: Literal["hard", "varianc
     return weights / total
 
 
-class QualityScores(Saveable):
+class QualityScores(Matchmaking):
     """OpenAI Five's opponent sampling (Berner et al. 2019, arXiv:1912.06680, "Opponent sampling").
 
     The latest model with probability ``latest_ratio``, else a past one by the softmax of quality scores. A score
     falls whenever the learner beats that opponent, by ``learning_rate / (N p)``; a new snapshot starts at the
     highest score there is.
     """
+
+    adapts = True
 
     def __init__(self, *, learning_rate: float = 0.01, latest_ratio: float = 0.8) -> None:
         if learning_rate < 0.0 or not 0.0 <= latest_ratio <= 1.0:
@@ -144,11 +158,11 @@ class QualityScores(Saveable):
         self._scores: dict[str, float] = {}
 
     def score(self, player: str) -> float:
-        """An opponent's score; the highest of all for one that is new, 0 for the first."""
+        """Returns an opponent's score; the highest of all for one that is new, 0 for the first."""
         return self._scores.get(player, max(self._scores.values(), default=0.0))
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Without past models the latest is all there is."""
+        """See ``Matchmaking``. Without past models the latest is the only candidate."""
         weights = np.zeros(_count(candidates))
         weights[-1] = self._latest_ratio if len(candidates) > 1 else 1.0
         if len(candidates) > 1:
@@ -156,13 +170,7 @@ class QualityScores(Saveable):
         return weights
 
     def update(self, recent: PayoffTable, learner: str, candidates: Sequence[str]) -> None:
-        """Lowers the scores of past models (all candidates but the last) that the learner beat in recent games.
-
-        Args:
-            recent: the games since the last update, summed over ranks.
-            learner: the player whose wins count.
-            candidates: as they were when those games' opponents were drawn.
-        """
+        """Lowers the scores of past models (all candidates but the last) that the learner beat in recent games."""
         past = candidates[:-1]
         if not past:
             return
@@ -187,14 +195,14 @@ class QualityScores(Saveable):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Takes back the scores; raises ValueError if names and scores do not fit."""
+        """Restores the scores; raises ValueError if names and scores do not fit."""
         text = bytes(state["players"].tolist()).decode()
         names = text.split("\n") if text else []
         self._scores = dict(zip(names, state["scores"].tolist(), strict=True))
 
 
 def quality_probabilities(scores: Floats) -> Floats:
-    """Softmax of quality scores: (N,) to (N,)."""
+    """Returns the softmax of quality scores: (N,) to (N,)."""
     weights = np.exp(scores - scores.max())
     shares: Floats = weights / weights.sum()
     return shares
@@ -203,7 +211,7 @@ def quality_probabilities(scores: Floats) -> Floats:
 def draw_opponents(
     probabilities: Floats, *, seed: int, first_match: int, matches: int, purpose: str = "matchmaking"
 ) -> Integers:
-    """Opponents of consecutive matches.
+    """Draws opponents of consecutive matches.
 
     Match k's opponent is a function of seed, purpose, k and the probabilities; ranks may each draw their part.
 
@@ -211,7 +219,7 @@ def draw_opponents(
         probabilities: (N,), summing to 1.
         seed: the experiment's.
         first_match: global number of the first match.
-        matches: how many.
+        matches: number of matches.
         purpose: tells apart leagues or players that draw from the same seed.
 
     Returns:
@@ -222,7 +230,7 @@ def draw_opponents(
 
 
 def choose_opponents(probabilities: Floats, words: Integers) -> Integers:
-    """Opponents by random words.
+    """Draws opponents by random words.
 
     Args:
         probabilities: (N,), summing to 1.

@@ -1,4 +1,4 @@
-"""A learner's games until its league counts them."""
+"""A learner's results, until its league counts them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from marl.ratings.payoffs import WIN
 from marl.self_play.opponents import LEARNER
 
 
-class Results:
-    """A learner's games since they were last taken: counts and returns by opponent and seat.
+class LeagueResults:
+    """A learner's games since they were last drained: counts and returns by opponent and seat.
 
     Attributes:
         counts: (2, P, 3) int64: seat 0 counts LOSS, DRAW and WIN of the learner sitting before the opponent; seat 1
@@ -52,9 +52,9 @@ class Results:
                 self.counts[seat] += torch.bincount(cells, minlength=num_players * 3).view(-1, 3)
                 self.returns[seat].index_add_(0, who, pair.to(torch.float64))
 
-    def take(self, communicator: Communicator) -> Results:
-        """The sum over ranks; then there is nothing. Collective."""
-        total = Results(self.counts.shape[1], len(self.sides))
+    def drain(self, communicator: Communicator) -> LeagueResults:
+        """Returns the sum over ranks, and resets all counts to zero. Collective."""
+        total = LeagueResults(self.counts.shape[1], len(self.sides))
         parts = [self.counts.to(torch.float64), self.returns, self.sides]
         buffer = torch.cat([part.flatten() for part in parts])
         communicator.all_reduce(buffer)
@@ -66,8 +66,8 @@ class Results:
             tensor.zero_()
         return total
 
-    def make_room(self, num_players: int) -> None:
-        """Players have joined; to be called when there are no games in it."""
+    def resize(self, num_players: int) -> None:
+        """Makes room for players that have joined; to be called when there are no games in it."""
         if num_players == self.counts.shape[1]:
             return
         self.counts = torch.zeros(2, num_players, 3, dtype=torch.int64)

@@ -10,7 +10,6 @@ from torch.optim.adam import adam
 
 from marl.core import Communicator, Saveable, State
 from marl.distributed.flat_parameters import FlatParameters
-from marl.distributed.stop_vote import StopVote
 
 
 class ReplicatedAdam(Saveable):
@@ -40,9 +39,9 @@ class ReplicatedAdam(Saveable):
         bookkeeping: int,
     ) -> None:
         self._communicator = communicator
-        # The last element carries the question of an StopVote.
+        # The last element is for votes, which cost no collective of their own (see StopVote).
         self._flat = FlatParameters(segments, tail=bookkeeping + 1)
-        self._tail, self._seat = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
+        self._tail, self._ballot = self._flat.tail[:bookkeeping], self._flat.tail[bookkeeping:]
         self._flat.broadcast(communicator)
         self._names = tuple(segments)
         self._max_norm = max_gradient_norm
@@ -71,12 +70,9 @@ class ReplicatedAdam(Saveable):
     def reduce(self) -> None:
         """Sums gradients and bookkeeping over ranks."""
         communicator = self._communicator
-        if not isinstance(communicator, StopVote):
-            self._flat.all_reduce(communicator)
-            return
-        communicator.cast(self._seat)
+        communicator.cast_vote(self._ballot)
         self._flat.all_reduce(communicator)
-        communicator.read(self._seat)
+        communicator.read_vote(self._ballot)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Changes the step size."""

@@ -1,10 +1,20 @@
-"""Loggers that pass rows on to other loggers, or to none."""
+"""The interface of loggers, and loggers that pass rows on to other loggers, or to none."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
-from marl.core import Logger
+
+class Logger(ABC):
+    """A destination of rows of metrics."""
+
+    @abstractmethod
+    def write(self, row: Mapping[str, float]) -> None:
+        """Writes one row; keys may differ from row to row."""
+
+    def close(self) -> None:
+        """Flushes and frees resources."""
 
 
 class NullLogger(Logger):

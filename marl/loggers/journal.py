@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from marl.core import Logger
 from marl.errors import InputError
 from marl.files import explain, sync_directory, write_all
+from marl.loggers.base import Logger
 
 
 class JournalLogger(Logger):

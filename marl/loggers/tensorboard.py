@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from marl.core import Logger
 from marl.errors import InputError
+from marl.loggers.base import Logger
 
 
 class TensorBoardLogger(Logger):

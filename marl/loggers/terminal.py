@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from marl.core import Logger
+from marl.loggers.base import Logger
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

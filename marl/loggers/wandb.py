@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from marl.core import Logger
 from marl.files import Json
 from marl.loggers import wandb_process
+from marl.loggers.base import Logger
 
 _KILL_AFTER = 15.0
 """Seconds past its own time limit in which the process must have answered."""

@@ -35,6 +35,8 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         InputError: replay can never hold one batch, or the limiter never lets one through.
     """
 
+    refills: bool = False
+
     def __init__(
         self,
         replay: Replay,
@@ -71,8 +73,6 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         self.replay, self.selector, self.limiter = replay, selector, limiter
         self.batch_size = batch_size
         self._device = torch.device(device)
-        self.refills = False
-        """Whether a checkpoint without records was loaded, so that learning waits until there are new ones."""
         self._samples = 0
         self._draws = 0
         self._buffer = torch.empty(

@@ -15,10 +15,11 @@ from marl.acting.actors import PolicyActor
 from marl.builders import Builder
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
-from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Logger, State, VectorEnvironment
+from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, State, VectorEnvironment
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
+from marl.loggers.base import Logger
 from marl.specs import (
     AgentSpec,
     ArraySpec,

@@ -21,7 +21,8 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.usage import MACHINE
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.ranks import run_on_ranks
-from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
 from marl.league.matchmaking import PFSP
 from marl.league.roles import Exploiter, MainPlayer, Oracle
 from marl.replay import ReplayConfig

@@ -16,8 +16,9 @@ from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.usage import MACHINE
-from marl.league.experiment import LeagueConfig, LeagueExperiment
-from marl.league.matchmaking import PFSP, QualityScores, Window
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
+from marl.league.matchmaking import PFSP, Matchmaking, QualityScores, Window
 from marl.league.roles import Exploiter, MainPlayer, SelfPlayer
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
@@ -249,7 +250,7 @@ def test_opponents_leave_no_trace_in_the_learners_gradients():
     weights = []
     for factor in (1.0, 1000.0):
         experiment = LeagueExperiment(config(ROLES, {"main": SelfPlayer(matchmaking=AlwaysFirst())}, steps=UPDATE))
-        experiment._begin()
+        experiment.start()
         player = experiment.players["main"]
         dataset = player.dataset
         own = []
@@ -271,7 +272,7 @@ def test_opponents_leave_no_trace_in_the_learners_gradients():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-5, atol=1e-6)
 
 
-class AlwaysFirst:
+class AlwaysFirst(Matchmaking):
     """The oldest candidate, always."""
 
     def probabilities(self, payoffs, learner, candidates):

@@ -9,7 +9,7 @@ from marl.distributed.communicators import SerialCommunicator
 from marl.league.league import League
 from marl.league.matchmaking import PFSP, Latest, UniformPast, Window
 from marl.league.opponents import LeagueOpponents
-from marl.league.results import Results
+from marl.league.results import LeagueResults
 from marl.league.roles import (
     Exploiter,
     MainPlayer,
@@ -40,7 +40,7 @@ def league_of(*names, store=None, role=None, **settings):
 
 def games(league, rows, *, sides=2):
     """Results from (own side, opponent's number, own return, opponent's return) rows."""
-    results = Results(len(league.players), sides)
+    results = LeagueResults(len(league.players), sides)
     for side, opponent, own, other in rows:
         players, returns = torch.full((1, 2), opponent), torch.full((1, 2), other)
         players[0, side], returns[0, side] = LEARNER, own
@@ -66,7 +66,7 @@ def test_results_count_for_the_seat_in_which_they_were_played():
 
 def test_games_against_itself_and_against_random_players_count_for_nothing():
     league = league_of("main")
-    results = Results(2, 2)
+    results = LeagueResults(2, 2)
     results.add(torch.tensor([[LEARNER, LEARNER], [LEARNER, RANDOM]]), torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
     league.add_results("main", results, SERIAL)
     assert int(league.payoffs.counts.sum()) == 0
@@ -74,7 +74,7 @@ def test_games_against_itself_and_against_random_players_count_for_nothing():
 
 def test_in_a_game_of_three_each_opponent_is_a_game():
     league = league_of("main")
-    results = Results(2, 3)
+    results = LeagueResults(2, 3)
     results.add(torch.tensor([[1, LEARNER, 1]]), torch.tensor([[3.0, 2.0, 1.0]]))
     league.add_results("main", results, SERIAL)
     assert league.payoffs.counts[1, 0].tolist() == [0, 0, 1]

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from marl.core import Logger
 from marl.loggers import MultiLogger, NullLogger, OnlyNewer
+from marl.loggers.base import Logger
 
 
 class ListLogger(Logger):
