@@ -121,7 +121,7 @@ def test_what_cannot_be_drawn_gets_one_clear_line_and_no_picture(tmp_path):
             plot_runs(runs, out, **options)
         assert "\n" not in str(raised.value)
     empty.metrics.write_text("")
-    with pytest.raises(InputError, match="no figures yet"):
+    with pytest.raises(InputError, match="no metrics yet"):
         plot_runs([empty.path], out)
     for name in ("curve.bmp3", "curve"):
         with pytest.raises(InputError, match=r"use \.png"):
