@@ -45,10 +45,10 @@ class Variant:
 
     def config_from(self, saved: Mapping[str, Any]) -> Any:
         """Reads the configuration out of ``config.json``; InputError where it does not fit this version."""
-        return restored(self.default_config(), saved)
+        return from_saved(self.default_config(), saved)
 
 
-def restored(default: Any, saved: Mapping[str, Any]) -> Any:
+def from_saved(default: Any, saved: Mapping[str, Any]) -> Any:
     """A dataclass with the values that ``dataclasses.asdict`` and JSON made of another of its kind.
 
     Raises:
@@ -61,7 +61,7 @@ def restored(default: Any, saved: Mapping[str, Any]) -> Any:
     for name, value in saved.items():
         current = getattr(default, name)
         if is_dataclass(current) and isinstance(value, Mapping):
-            values[name] = restored(current, value)
+            values[name] = from_saved(current, value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return replace(default, **values)

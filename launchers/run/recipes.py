@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from marl.errors import InputError, nearest
-from marl.launchers.run.settings import Settings, changed
+from marl.launchers.run.settings import Settings, with_changes
 
 Recipe = Callable[[Settings[Any]], Settings[Any]]
 
@@ -21,7 +21,7 @@ def ppo_mpe(settings: Settings[Any]) -> Settings[Any]:
 
     Simple spread after 1 M steps, one seed, greedy return: -38.6 with one minibatch, -30.3 with four.
     """
-    return changed(settings, algorithm={"discount": 0.9, "minibatches": 4})
+    return with_changes(settings, algorithm={"discount": 0.9, "minibatches": 4})
 
 
 def ppo_spread_batched(settings: Settings[Any]) -> Settings[Any]:
@@ -29,7 +29,7 @@ def ppo_spread_batched(settings: Settings[Any]) -> Settings[Any]:
 
     Greedy return after 3 M steps -26.4, -26.5 and -27.4 (three seeds), where 1 M steps of one size end at -31.
     """
-    return changed(ppo_mpe(settings), algorithm={"anneal_learning_rate": True}, steps=3_000_000)
+    return with_changes(ppo_mpe(settings), algorithm={"anneal_learning_rate": True}, steps=3_000_000)
 
 
 def q_spread(settings: Settings[Any]) -> Settings[Any]:
@@ -44,29 +44,29 @@ def q_spread(settings: Settings[Any]) -> Settings[Any]:
         "epsilon_decay_steps": 100_000,
         "replay": replay,
     }
-    return changed(settings, num_envs=16, algorithm=algorithm)
+    return with_changes(settings, num_envs=16, algorithm=algorithm)
 
 
 def iql_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by independent learners: each its own reward, and twice as many samples a step."""
     settings = q_spread(settings)
     replay = replace(settings.algorithm.replay, batch_size=512, samples_per_insert=16.0)
-    return changed(settings, algorithm={"team_reward": False, "replay": replay})
+    return with_changes(settings, algorithm={"team_reward": False, "replay": replay})
 
 
 def qmix_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by QMIX: what its mixing networks read is normalised, or values may run away late in a run."""
-    return changed(q_spread(settings), algorithm={"layer_norm": True})
+    return with_changes(q_spread(settings), algorithm={"layer_norm": True})
 
 
 def qplex_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by QPLEX, which diverges at the others' step size."""
-    return changed(q_spread(settings), algorithm={"learning_rate": 3e-4})
+    return with_changes(q_spread(settings), algorithm={"learning_rate": 3e-4})
 
 
 def ddpg_speaker(settings: Settings[Any]) -> Settings[Any]:
     """Speaker and listener: smaller steps than the paper's 1e-2, with which a policy once found stays."""
-    return changed(settings, algorithm={"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3})
+    return with_changes(settings, algorithm={"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3})
 
 
 def _actor_critic_spread(settings: Settings[Any]) -> Settings[Any]:
@@ -78,7 +78,7 @@ def _actor_critic_spread(settings: Settings[Any]) -> Settings[Any]:
         "resample_other_actions": True,
         "replay": replay,
     }
-    return changed(settings, num_envs=32, algorithm=algorithm)
+    return with_changes(settings, num_envs=32, algorithm=algorithm)
 
 
 def ddpg_spread(settings: Settings[Any]) -> Settings[Any]:
@@ -88,17 +88,17 @@ def ddpg_spread(settings: Settings[Any]) -> Settings[Any]:
     hardly rising; -39.8 after 800,000 with these.
     """
     noise = {"exploration_noise": 1.0, "final_exploration_noise": 0.2, "noise_steps": 400_000}
-    return changed(_actor_critic_spread(settings), algorithm=noise)
+    return with_changes(_actor_critic_spread(settings), algorithm=noise)
 
 
 def td3_spread(settings: Settings[Any]) -> Settings[Any]:
     """The same by MATD3, whose targets follow every second update only, and so in steps of twice the size."""
-    return changed(ddpg_spread(settings), algorithm={"tau": 0.02, "target_noise": 0.1})
+    return with_changes(ddpg_spread(settings), algorithm={"tau": 0.02, "target_noise": 0.1})
 
 
 def sac_spread(settings: Settings[Any]) -> Settings[Any]:
     """The same by MASAC, which explores by itself: larger steps, and targets that follow faster."""
-    return changed(_actor_critic_spread(settings), algorithm={"tau": 0.02})
+    return with_changes(_actor_critic_spread(settings), algorithm={"tau": 0.02})
 
 
 def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
@@ -117,7 +117,7 @@ def ppo_tictactoe(settings: Settings[Any]) -> Settings[Any]:
         "entropy_coef": 0.25,
         "hidden_sizes": (128, 128),
     }
-    return changed(settings, algorithm=algorithm, steps=3_400_000)
+    return with_changes(settings, algorithm=algorithm, steps=3_400_000)
 
 
 def ppo_connect_four(settings: Settings[Any]) -> Settings[Any]:
@@ -136,7 +136,7 @@ def ppo_connect_four(settings: Settings[Any]) -> Settings[Any]:
         "hidden_sizes": (128, 128),
         "convolutions": False,
     }
-    return changed(settings, algorithm=algorithm, steps=8_000_000)
+    return with_changes(settings, algorithm=algorithm, steps=8_000_000)
 
 
 def kuhn(settings: Settings[Any]) -> Settings[Any]:
@@ -155,7 +155,7 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
         "entropy_coef": 0.5,
         "magnet_updates": 8,
     }
-    return changed(
+    return with_changes(
         settings,
         algorithm=algorithm,
         backend="batched",
@@ -172,7 +172,7 @@ def leduc(settings: Settings[Any]) -> Settings[Any]:
 
     Exploitability falls while step sizes do: 0.20 after 12 M steps, where runs planned for 5 M stay at 0.3 to 0.4.
     """
-    return changed(
+    return with_changes(
         kuhn(settings),
         algorithm={"rollout_length": 16, "magnet_updates": 25, "magnet_uniform_share": 0.05},
         steps=12_000_000,

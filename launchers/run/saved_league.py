@@ -40,7 +40,7 @@ class SavedLeague:
     builder: Builder[Any]
     spec: EnvironmentSpec
     payoffs: PayoffTable
-    """All games of players that learned."""
+    """All games of learning players."""
     digests: Mapping[str, str]
     """Of each snapshot, oldest first."""
     env_steps: Mapping[str, int]
@@ -48,7 +48,7 @@ class SavedLeague:
 
     @property
     def mixture(self) -> dict[str, float]:
-        """Share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
+        """The share of each snapshot in the equilibrium of the games between snapshots (see ``--measure-games``)."""
         rows = [self.payoffs.index(name) for name in self.digests]
         shares = nash_averaging(self.payoffs.antisymmetric_payoff()[np.ix_(rows, rows)]).mixture
         return dict(zip(self.digests, shares.tolist(), strict=True))

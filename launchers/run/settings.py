@@ -1,23 +1,22 @@
-"""What a training run is set to: what ``config.json`` holds, and what recipes change."""
+"""Settings of a training run, as ``config.json`` holds them and recipes change them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from marl.acting.evaluation import MAX_STEPS
 from marl.builders import Builder
 from marl.core import EnvironmentFactory
 from marl.envs.factory import make_factory
 from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
-from marl.experiments.config import ExperimentConfig
+from marl.experiments.config import ExperimentConfig, Schedule
 from marl.launchers.console import require_positive
-from marl.launchers.run.catalog import find_algorithm, restored
+from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.learning.compilation import can_compile
 
 ConfigT = TypeVar("ConfigT")
@@ -27,54 +26,44 @@ _COMPILE_FROM_STEPS = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Generic[ConfigT]):
-    """Everything that decides the result of a run, except the names of its algorithm and environment."""
+class Settings(Schedule, Generic[ConfigT]):
+    """All settings that decide the result of a run, except the names of its algorithm and environment."""
 
     algorithm: ConfigT
     """Settings of the algorithm."""
-    steps: int = 1_000_000
-    """Environment steps, over all copies and ranks."""
     seed: int = 0
-    """From which all random numbers follow."""
+    """Seed of all random numbers."""
     num_envs: int = 128
-    """Environment copies, over all ranks."""
+    """Environments, over all ranks."""
     env_kwargs: str = "{}"
     """Arguments of the environment, as a JSON object."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    """What is done to observations."""
+    """Preprocessing of observations."""
     backend: Backend = "pettingzoo"
-    """The unmodified environment, or its equal on tensors where there is one."""
+    """The unmodified environment, or its equal on tensors if there is one."""
     device: str = "cpu"
-    """Where networks, learners, trajectories and batched environments are: cpu, cuda (a GPU for each rank in turn), or
+    """Device of networks, learners, trajectories and batched environments: cpu, cuda (a GPU for each rank in turn), or
     cuda:0 and so on."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Whether algorithms compute through torch's compiler; auto: in long runs, where there is a C++ compiler."""
     env_failures: int = 10
-    """Episodes in a row that a copy may lose because the environment raised; 0 to end at the first exception."""
-    evaluation_episodes: int = 100
-    """Greedy episodes at the end; 0 for none."""
-    evaluation_max_steps: int = MAX_STEPS
-    """Where an episode of an evaluation is cut, if it has not ended by then; a game of a league counts as a draw."""
-    evaluate_every: int | None = None
-    """Also evaluate each time that many environment steps have passed."""
+    """Episodes in a row that an environment may lose because it raised; 0 to end at the first exception."""
     exploitability_every: int | None = None
-    """Measure how exploitable the policies are each time that many environment steps have passed, and at the end; for
+    """Environment steps between measurements of the policies' exploitability, which is measured at the end too; for
     OpenSpiel's games of hidden cards."""
     checkpoint_every: int | None = 200_000
-    """Save each time that many environment steps have passed; at the end in any case."""
     row_every: int = 2000
-    """Environment steps between rows of metrics, at least one update."""
 
 
 def to_json(algorithm: str, env: str, settings: Settings[Any], recipe: str | None) -> dict[str, Any]:
-    """What ``config.json`` holds."""
+    """Returns the content of ``config.json``."""
     config: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     config["env_kwargs"] = read_env_kwargs(settings.env_kwargs)
     return {"name": algorithm, "env": env, "recipe": recipe, **config}
 
 
 def from_json(config: Mapping[str, Any]) -> Settings[Any]:
-    """Settings as ``to_json`` wrote them, on the CPU: who reads a run may have no GPU.
+    """Returns settings as ``to_json`` wrote them, on the CPU: there may be no GPU where a run is read.
 
     Raises:
         InputError: they do not fit this version.
@@ -87,14 +76,14 @@ def from_json(config: Mapping[str, Any]) -> Settings[Any]:
         values["algorithm"] = variant.config_from(values["algorithm"])
         values["env_kwargs"] = json.dumps(values["env_kwargs"])
         values["device"] = "cpu"
-        values["preprocessing"] = restored(Preprocessing(), values["preprocessing"])
+        values["preprocessing"] = from_saved(Preprocessing(), values["preprocessing"])
         return Settings(**values)
     except (KeyError, TypeError) as error:
         raise InputError(f"config.json does not fit this version of marl: {error}") from error
 
 
 def read_env_kwargs(text: str) -> dict[str, Any]:
-    """The environment's arguments; InputError where the text is no JSON object."""
+    """Returns the environment's arguments; raises InputError if the text is no JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -105,7 +94,7 @@ def read_env_kwargs(text: str) -> dict[str, Any]:
 
 
 def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
-    """The factory of the environment as the settings want it; InputError where there is none."""
+    """Returns the factory of the environment, with these settings; raises InputError if there is none."""
     return make_factory(
         env,
         env_kwargs=read_env_kwargs(settings.env_kwargs),
@@ -117,16 +106,10 @@ def environment_of(env: str, settings: Settings[Any]) -> EnvironmentFactory:
 
 
 def make_experiment_config(algorithm: str, env: str, settings: Settings[Any]) -> ExperimentConfig:
-    """The experiment that the settings describe; InputError where it makes no sense."""
-    require_positive(
-        steps=settings.steps,
-        num_envs=settings.num_envs,
-        evaluation_max_steps=settings.evaluation_max_steps,
-        evaluate_every=settings.evaluate_every,
-        exploitability_every=settings.exploitability_every,
-        checkpoint_every=settings.checkpoint_every,
-    )
-    for name in ("seed", "evaluation_episodes", "row_every", "env_failures"):
+    """Returns the experiment that the settings describe; raises InputError if they make no sense."""
+    settings.check_schedule()
+    require_positive(num_envs=settings.num_envs, exploitability_every=settings.exploitability_every)
+    for name in ("seed", "env_failures"):
         if getattr(settings, name) < 0:
             raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
     measure = None
@@ -138,26 +121,21 @@ def make_experiment_config(algorithm: str, env: str, settings: Settings[Any]) ->
         builder=_through_compiler(find_algorithm(algorithm).build(settings.algorithm), algorithm, settings),
         environment=environment_of(env, settings),
         seed=settings.seed,
-        steps=settings.steps,
         num_envs=settings.num_envs,
-        evaluation_episodes=settings.evaluation_episodes,
-        evaluation_max_steps=settings.evaluation_max_steps,
-        evaluate_every=settings.evaluate_every,
         measure=measure,
         measure_every=settings.exploitability_every,
-        checkpoint_every=settings.checkpoint_every,
-        row_every=settings.row_every,
         device=torch.device(settings.device),
+        **{entry.name: getattr(settings, entry.name) for entry in fields(Schedule)},
     )
 
 
-def decided(algorithm: str, settings: Settings[Any], before: str | None = None) -> Settings[Any]:
-    """Settings in which ``compile`` is yes or no.
+def resolve_compile(algorithm: str, settings: Settings[Any], before: str | None = None) -> Settings[Any]:
+    """Returns settings in which ``compile`` is yes or no.
 
     Args:
         algorithm: its name.
         settings: of the run.
-        before: how the run that is resumed decided. It stays at that, since compiled numbers are rounded otherwise.
+        before: the value in the run that is resumed, which is kept, since compiled numbers are rounded otherwise.
     """
     if settings.compile != "auto":
         return settings
@@ -165,7 +143,7 @@ def decided(algorithm: str, settings: Settings[Any], before: str | None = None) 
         long = settings.steps >= _COMPILE_FROM_STEPS and settings.device == "cpu" and can_compile(torch.device("cpu"))
         able = long and find_algorithm(algorithm).build(settings.algorithm).compiled() is not None
         before = "yes" if able else "no"
-    return changed(settings, compile=before)
+    return with_changes(settings, compile=before)
 
 
 def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[Any]) -> Builder[Any]:
@@ -181,6 +159,8 @@ def _through_compiler(builder: Builder[Any], algorithm: str, settings: Settings[
     return compiled
 
 
-def changed(settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any) -> Settings[Any]:
-    """A copy with some settings changed, those of the algorithm among them."""
+def with_changes(
+    settings: Settings[ConfigT], *, algorithm: Mapping[str, Any] | None = None, **others: Any
+) -> Settings[Any]:
+    """Returns a copy with some settings changed, those of the algorithm among them."""
     return replace(settings, algorithm=replace(settings.algorithm, **(algorithm or {})), **others)  # type: ignore[type-var]

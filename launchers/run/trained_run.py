@@ -17,7 +17,7 @@ from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.pettingzoo.rows import Seat
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
-from marl.launchers.run.catalog import find_algorithm, restored
+from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.run.settings import Backend, Settings, environment_of, from_json, read_env_kwargs
 from marl.policy import Policy
@@ -67,7 +67,7 @@ def saved_parts(
     builder = find_algorithm(str(config["name"])).build(settings.algorithm)
     league = config.get("league", {})
     if league.get("matchmaking") == "nfsp":
-        builder = NFSP(best_response=builder, config=restored(NFSPConfig(), league["nfsp"]))
+        builder = NFSP(best_response=builder, config=from_saved(NFSPConfig(), league["nfsp"]))
     environment = environment_of(str(config["env"]), settings)
     probe = environment(
         EnvironmentRequest(num_envs=1, purpose="probe", sharing=builder.sharing, with_state=builder.with_state)

@@ -13,7 +13,7 @@ from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
 from marl.launchers.run.recipes import find_recipe
 from marl.launchers.run.run_directory import RunDirectory
-from marl.launchers.run.settings import decided
+from marl.launchers.run.settings import resolve_compile
 from marl.launchers.training.options import Command, TrainOptions
 from marl.launchers.training.session import run_training
 
@@ -77,7 +77,7 @@ def _checked(command: Command, algorithm: str, options: TrainOptions[Any]) -> Tr
     if options.compile == "yes" and not command.compiles:
         raise InputError(f"marl {command.name} does not go through torch's compiler; leave out --compile yes")
     before = "no" if not command.compiles else _compiled_before(options)
-    return cast("TrainOptions[Any]", decided(algorithm, options, before))
+    return cast("TrainOptions[Any]", resolve_compile(algorithm, options, before))
 
 
 def _compiled_before(options: TrainOptions[Any]) -> str | None:

@@ -36,7 +36,7 @@ class Schedule:
     evaluation_episodes: int = 100
     """Greedy episodes at the end; 0 for none."""
     evaluation_max_steps: int = MAX_STEPS
-    """Step limit of an episode of an evaluation; in a league of a game, which is a draw then."""
+    """Step limit of an evaluation's episodes; a game of a league that reaches it is a draw."""
     evaluate_every: int | None = None
     """Environment steps between evaluations before the end; None for none."""
     checkpoint_every: int | None = None

@@ -1,4 +1,4 @@
-"""What a run takes of the machine: time and memory, told in every row of metrics."""
+"""A run's speed and memory, in every row of metrics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from marl.core import Communicator, Metrics
 from marl.counters import Counter
 
 MACHINE: Final = ("wall_seconds", "env_steps_per_second", "memory_mb")
-"""Figures that tell of the machine. All others are the same, however often a run was interrupted."""
+"""Metrics of the machine. All others are the same, however often a run was interrupted."""
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds; the most that it ever held, where the system tells no more than that."""
+    """Returns the memory that this process holds; its peak, on systems that tell no more than that."""
     try:
         pages = int(Path("/proc/self/statm").read_bytes().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -28,7 +28,7 @@ def resident_bytes() -> int:
 
 
 class Usage:
-    """The first entries of each row: counts, speed since the row before, and memory.
+    """Makes the first entries of each row: counts, speed since the last row, and memory.
 
     Args:
         counter: of the run, as it is when its rows begin.
@@ -41,7 +41,7 @@ class Usage:
         self._before = (counter.env_steps, counter.wall_seconds)
 
     def row(self) -> Metrics:
-        """Counts, ``env_steps_per_second``, and ``memory_mb``: 10^6 bytes, of the rank that holds most. Collective."""
+        """Returns counts, steps per second, and megabytes (10^6 bytes) of the rank that holds most. Collective."""
         counter, (steps, seconds) = self._counter, self._before
         self._before = (counter.env_steps, counter.wall_seconds)
         rate = (self._before[0] - steps) / max(self._before[1] - seconds, 1e-9)

@@ -1,7 +1,7 @@
 """Matchmaking: rules that turn a payoff table into probabilities of opponents.
 
-Probabilities are functions of results on which all ranks agree, and draws depend on the seed and the match's global
-number, so matches are the same however they are spread over ranks.
+Probabilities are functions of results on which all ranks agree, and draws are functions of random words that depend on
+the seed and the match's global number, so matches are the same however they are spread over ranks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from marl.core import Saveable, State
 from marl.errors import InputError
 from marl.ratings.payoffs import WIN, PayoffTable
-from marl.streams import Stream
 from marl.types import Floats, Integers
 
 
@@ -206,27 +205,6 @@ def quality_probabilities(scores: Floats) -> Floats:
     weights = np.exp(scores - scores.max())
     shares: Floats = weights / weights.sum()
     return shares
-
-
-def draw_opponents(
-    probabilities: Floats, *, seed: int, first_match: int, matches: int, purpose: str = "matchmaking"
-) -> Integers:
-    """Draws opponents of consecutive matches.
-
-    Match k's opponent is a function of seed, purpose, k and the probabilities; ranks may each draw their part.
-
-    Args:
-        probabilities: (N,), summing to 1.
-        seed: the experiment's.
-        first_match: global number of the first match.
-        matches: number of matches.
-        purpose: tells apart leagues or players that draw from the same seed.
-
-    Returns:
-        (matches,) int64 indices of opponents; those of probability zero never occur.
-    """
-    words = Stream(seed, purpose, first_env=first_match, num_envs=matches).words(0, 2)[0].numpy()
-    return choose_opponents(probabilities, words)
 
 
 def choose_opponents(probabilities: Floats, words: Integers) -> Integers:

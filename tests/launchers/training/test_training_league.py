@@ -17,6 +17,7 @@ from marl.launchers.run.trained_run import load_run
 
 TICTACTOE = "classic/tictactoe-v3"
 RPS = "envs.matrix_games:rock_paper_scissors"
+DILEMMA = "envs.matrix_games:prisoners_dilemma"
 SMALL = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "4", "--algorithm.rollout-length", "10")
 TINY = (*SMALL, "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
 
@@ -98,6 +99,8 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
         (("ippo", TICTACTOE, "--matchmaking", "nobody"), "matchmaking"),
         (("qmix", RPS), "opponents for its own"),
         (("vdn", RPS), "team reward"),
+        (("vdn", DILEMMA, "--matchmaking", "latest"), "team reward"),
+        (("vdn", DILEMMA, "--matchmaking", "nfsp"), "team reward"),
         (("ippo", TICTACTOE, "--matchmaking", "nfsp"), "learns from replay"),
         (("ippo", TICTACTOE, "--matchmaking", "nfsp", "--nfsp.anticipatory", 0), "anticipatory"),
         (("ippo", TICTACTOE, "--matchmaking", "nfsp", "--main-exploiters", 1), "nfsp"),

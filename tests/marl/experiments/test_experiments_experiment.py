@@ -15,6 +15,7 @@ from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment, run_experiment
 from marl.experiments.usage import MACHINE
+from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 
 UPDATE = 4 * 6
@@ -213,6 +214,24 @@ def test_checkpoints_come_at_their_times_and_any_of_them_leads_to_the_same_end(t
     assert [int(path.name) for path in paths] == [2 * UPDATE, 4 * UPDATE, 6 * UPDATE]
     for path in paths:
         assert equal(run_experiment(chosen, resume=load_checkpoint(path)).learner_state, result.learner_state)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_an_experiment_says_if_its_replay_starts_empty(tmp_path, saved):
+    replay = ReplayConfig(capacity=200, batch_size=8, samples_per_insert=2.0, min_size=16, checkpoint=saved)
+    chosen = config(builder=QMIX(config=QMIXConfig(hidden_sizes=(8,), replay=replay)))
+    run_experiment(chosen, checkpointer=Checkpointer(tmp_path))
+    experiment = Experiment(chosen)
+    assert not experiment.refills
+    experiment.load(load_checkpoint(tmp_path))
+    assert experiment.refills is not saved
+
+
+def test_what_is_learned_from_rollouts_is_never_refilled(tmp_path):
+    run_experiment(config(), checkpointer=Checkpointer(tmp_path))
+    experiment = Experiment(config())
+    experiment.load(load_checkpoint(tmp_path))
+    assert not experiment.refills
 
 
 def test_a_resumed_run_can_be_given_more_steps(tmp_path):

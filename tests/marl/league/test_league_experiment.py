@@ -9,6 +9,7 @@ from probes import anything
 
 from marl.algorithms.maddpg import MADDPG
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.algorithms.nfsp import NFSP
 from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
@@ -215,6 +216,29 @@ def test_a_league_that_learns_from_replay_goes_on_as_if_it_had_not_stopped(tmp_p
         assert again.league.snapshots == league.league.snapshots
 
 
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("wrap", [lambda builder: builder, lambda builder: NFSP(best_response=builder)])
+def test_a_league_says_if_its_replay_starts_empty(tmp_path, wrap, saved):
+    builder = from_replay()
+    replay = dataclasses.replace(builder.config.replay, checkpoint=saved)
+    builder = wrap(QMIX(config=dataclasses.replace(builder.config, replay=replay)))
+    chosen = config(anything(*PAIR), builder=builder, steps=4 * UPDATE)
+    first, _ = trained(chosen, checkpointer=Checkpointer(tmp_path))
+    assert not first.refills
+    resumed, _ = trained(chosen, resume=load_checkpoint(tmp_path))
+    assert resumed.refills is not saved
+
+
+def test_a_league_shows_its_main_players_spec_and_parameters():
+    league = LeagueExperiment(config(learners=LEAGUE))
+    main = league.players["main"]
+    assert league.spec == main.spec
+    variables = main.learner.get_variables().values()
+    assert league.num_parameters == main.num_parameters == sum(tensor.numel() for tensor in variables) > 0
+    assert not league.refills
+    league.close()
+
+
 def test_a_league_is_refused_where_it_does_not_fit(tmp_path):
     trained(config(steps=UPDATE), checkpointer=Checkpointer(tmp_path))
     saved = load_checkpoint(tmp_path)
@@ -287,6 +311,9 @@ def test_self_play_refuses_what_it_cannot_learn_from():
         LeagueExperiment(config(alone))
     with pytest.raises(InputError, match="team reward"):
         LeagueExperiment(config(anything(*PAIR), builder=QMIX(config=QMIXConfig(mixer="vdn")), steps=100_000))
+    nfsp = NFSP(best_response=QMIX(config=QMIXConfig(mixer="vdn")))
+    with pytest.raises(InputError, match="team reward"):
+        LeagueExperiment(config(anything(*PAIR), builder=nfsp, steps=100_000))
     with pytest.raises(InputError, match="take opponents for its own"):
         LeagueExperiment(config(anything(*PAIR), builder=MADDPG(), steps=100_000))
     with pytest.raises(InputError, match="at least one player"):

@@ -1,3 +1,5 @@
+"""Matchmaking: probabilities of opponents, and draws by them."""
+
 import math
 
 import numpy as np
@@ -10,11 +12,12 @@ from marl.league.matchmaking import (
     QualityScores,
     UniformPast,
     Window,
-    draw_opponents,
+    choose_opponents,
     pfsp_probabilities,
     quality_probabilities,
 )
 from marl.ratings.payoffs import DRAW, LOSS, WIN, PayoffTable
+from marl.streams import Stream
 
 SNAPSHOTS = ("s0", "s1", "s2", "me")
 
@@ -107,6 +110,11 @@ def test_quality_comes_back_from_its_state():
     assert [again.score(name) for name in SNAPSHOTS] == [scores.score(name) for name in SNAPSHOTS]
     again.load_state_dict(QualityScores().state_dict())
     assert again.score("s0") == 0.0
+
+
+def draw_opponents(probabilities, *, seed, first_match, matches, purpose="matchmaking"):
+    words = Stream(seed, purpose, first_env=first_match, num_envs=matches).words(0, 2)[0].numpy()
+    return choose_opponents(probabilities, words)
 
 
 def test_draws_do_not_depend_on_how_matches_are_spread_over_ranks():
