@@ -11,8 +11,8 @@ HEAVY = ("torch", "numpy", "pettingzoo", "mpi4py", "matplotlib", "wandb", "tyro"
 
 
 def test_help_names_every_command(marl):
-    for words in ((), ("--help",), ("-h",)):
-        done = marl(*words)
+    for argv in ((), ("--help",), ("-h",)):
+        done = marl(*argv)
         assert done.code == 0
         assert all(command in done.stdout for command in COMMANDS)
 
@@ -21,14 +21,14 @@ def test_version_is_the_packages(marl):
     assert marl("--version").stdout.strip() == __version__
 
 
-@pytest.mark.parametrize("words", [["--help"], ["trian"]])
-def test_help_and_typing_errors_import_nothing_heavy(words):
+@pytest.mark.parametrize("argv", [["--help"], ["trian"]])
+def test_help_and_typing_errors_import_nothing_heavy(argv):
     program = (
         "import sys; from marl.launchers.main import main; main(sys.argv[1:]); "
         f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, timeout=60, env=os.environ
+        [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True, timeout=60, env=os.environ
     )
     assert done.stdout.splitlines()[-1] == "[]"
 

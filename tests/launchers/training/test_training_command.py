@@ -11,7 +11,7 @@ RECIPE = RECIPES["mappo", SPREAD].__name__
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("argv", "line"),
     [
         (("mapo", SPREAD), "there is no algorithm 'mapo'; did you mean 'mappo'?"),
         (("mappo", "mpe2.simple_spred_v3"), "did you mean mpe2.simple_spread_v3?"),
@@ -43,8 +43,8 @@ RECIPE = RECIPES["mappo", SPREAD].__name__
         (("mappo", "toy_game:make", "--env-kwargs", '{"fault": "graph"}'), "action space of left is not supported"),
     ],
 )
-def test_wrong_words_write_nothing(refused, tmp_path, words, line):
-    assert line in refused("train", *words, "--out", tmp_path / "deep" / "run")
+def test_wrong_arguments_write_nothing(refused, tmp_path, argv, line):
+    assert line in refused("train", *argv, "--out", tmp_path / "deep" / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -58,21 +58,21 @@ def test_wrong_words_write_nothing(refused, tmp_path, words, line):
     ],
 )
 def test_an_environment_that_breaks_the_api_is_told_which_rule_and_which_agent(refused, tmp_path, fault, rule):
-    words = ("--env-kwargs", json.dumps({"fault": fault}), "--out", tmp_path / "run")
-    assert rule in refused("train", "ippo", "toy_game:make", *SHORT, *words)
+    argv = ("--env-kwargs", json.dumps({"fault": fault}), "--out", tmp_path / "run")
+    assert rule in refused("train", "ippo", "toy_game:make", *SHORT, *argv)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_environment_that_raises_ends_the_run_with_its_traceback(marl, tmp_path):
-    words = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 0, "--out", tmp_path / "run")
-    done = marl("train", "ippo", "toy_game:make", *SHORT, *words)
+    argv = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 0, "--out", tmp_path / "run")
+    done = marl("train", "ippo", "toy_game:make", *SHORT, *argv)
     assert done.code == 1
     assert done.stderr.splitlines()[-1] == "RuntimeError: the game fell over"
 
 
 def test_an_environment_that_raises_in_every_episode_is_told_in_one_line(marl, tmp_path):
-    words = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 2, "--out", tmp_path / "run")
-    done = marl("train", "ippo", "toy_game:make", *SHORT, *words)
+    argv = ("--env-kwargs", '{"fault": "raises"}', "--env-failures", 2, "--out", tmp_path / "run")
+    done = marl("train", "ippo", "toy_game:make", *SHORT, *argv)
     assert done.code == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("marl: copy 0 of the environment failed")]
     assert "3 episodes in a row, the last time with RuntimeError: the game fell over" in line
@@ -80,17 +80,17 @@ def test_an_environment_that_raises_in_every_episode_is_told_in_one_line(marl, t
 
 
 def test_a_resumed_run_goes_through_the_compiler_only_if_it_did_before(tmp_path, marl):
-    words = ("train", "mappo", "mpe2.simple_spread_v3", "--num-envs", 2, "--evaluation-episodes", 0, "--out", tmp_path)
-    assert marl(*words, "--steps", 50).code == 0
+    argv = ("train", "mappo", "mpe2.simple_spread_v3", "--num-envs", 2, "--evaluation-episodes", 0, "--out", tmp_path)
+    assert marl(*argv, "--steps", 50).code == 0
     assert json.loads((tmp_path / "config.json").read_text())["compile"] == "no"
     # Long enough for the compiler, but the run began without.
-    done = marl(*words, "--steps", 600_000, "--resume", "--compile", "yes")
+    done = marl(*argv, "--steps", 600_000, "--resume", "--compile", "yes")
     assert done.code == 2
     assert "compile" in done.stderr
 
 
 def test_what_is_not_written_for_the_compiler_is_refused(refused):
-    words = ("train", "mappo", "mpe2.simple_spread_v3", "--compile", "yes", "--algorithm.recurrent")
-    assert "is not written for torch's compiler with these settings" in refused(*words)
+    argv = ("train", "mappo", "mpe2.simple_spread_v3", "--compile", "yes", "--algorithm.recurrent")
+    assert "is not written for torch's compiler with these settings" in refused(*argv)
     league = ("league", "mappo", "classic/tictactoe-v3", "--compile", "yes")
     assert "does not go through torch's compiler" in refused(*league)

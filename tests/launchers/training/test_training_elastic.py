@@ -15,8 +15,8 @@ def test_one_process_alone_has_nobody_to_go_on(refused):
 
 
 def test_leagues_do_not_go_on_with_fewer_ranks(refused):
-    words = ("league", "mappo", "classic/tictactoe-v3", "--elastic")
-    assert refused(*words) == "marl league cannot go on with fewer ranks; leave out --elastic"
+    argv = ("league", "mappo", "classic/tictactoe-v3", "--elastic")
+    assert refused(*argv) == "marl league cannot go on with fewer ranks; leave out --elastic"
 
 
 def test_srun_is_refused(monkeypatch):

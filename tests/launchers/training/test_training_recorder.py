@@ -19,8 +19,8 @@ from marl.loggers.wandb import WandbLogger
 
 def test_wandb_offline_and_tensorboard_are_written_beside_the_journal(marl, tmp_path):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", "--steps", 32, *SHORT, *TINY, "--out", run)
-    done = marl(*words, "--wandb", "offline", "--tensorboard")
+    argv = ("train", "ippo", "toy_game:make", "--steps", 32, *SHORT, *TINY, "--out", run)
+    done = marl(*argv, "--wandb", "offline", "--tensorboard")
     assert (done.code, done.stderr) == (0, "")
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
     assert list((run / "tensorboard").glob("events.*"))
@@ -29,8 +29,8 @@ def test_wandb_offline_and_tensorboard_are_written_beside_the_journal(marl, tmp_
 
 def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
     class Impatient(WandbLogger):
-        def __init__(self, *words, **settings):
-            super().__init__(*words, **settings, init_timeout=1.0, finish_timeout=1.0)
+        def __init__(self, *argv, **settings):
+            super().__init__(*argv, **settings, init_timeout=1.0, finish_timeout=1.0)
 
     monkeypatch.setattr("marl.launchers.reports.trackers.WandbLogger", Impatient)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -48,23 +48,23 @@ def test_unreachable_wandb_costs_one_warning(marl, tmp_path, monkeypatch):
 
 def test_resuming_a_finished_run_is_one_line(marl, spread_run):
     before = {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()}
-    words = ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out", spread_run)
+    argv = ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out", spread_run)
     for ranks in ((), ("--ranks", 2)):
-        done = marl(*words, *ranks)
+        done = marl(*argv, *ranks)
         assert (done.code, done.stderr) == (0, "")
         assert done.stdout == f"{spread_run} is finished: 300 of 300 steps; --steps with more lengthens it\n"
     assert {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()} == before
 
 
 def test_what_ranks_of_a_finished_run_left_is_removed_unless_somebody_is_at_work_on_it(marl, spread_run, tmp_path):
-    run, words = tmp_path / "run", ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out")
+    run, argv = tmp_path / "run", ("train", "mappo", SPREAD, "--steps", 300, *SHORT, "--resume", "--out")
     shutil.copytree(spread_run, run)
     (run / "ranks").mkdir()
     (run / "ranks" / "0.beat").write_bytes(b"killed after the summary was written")
     with RunDirectory.open(run).locked():
-        assert marl(*words, run).code == 0
+        assert marl(*argv, run).code == 0
         assert (run / "ranks").exists()
-    assert marl(*words, run).code == 0
+    assert marl(*argv, run).code == 0
     assert not (run / "ranks").exists()
 
 
@@ -89,8 +89,8 @@ def test_the_error_of_a_checkpoint_is_told_when_the_run_fails_of_something_else(
             raise RuntimeError("the terminal is gone")
 
     monkeypatch.setattr(TerminalLogger, "write", fail)
-    words = ("--checkpoint-every", 16, "--steps", 64, "--out", tmp_path / "run")
-    done = marl("train", "ippo", "toy_game:make", *SHORT, *TINY, *words)
+    argv = ("--checkpoint-every", 16, "--steps", 64, "--out", tmp_path / "run")
+    done = marl("train", "ippo", "toy_game:make", *SHORT, *TINY, *argv)
     assert done.code == 1
     lines = done.stderr.splitlines()
     assert "marl: the disk is full" in lines
@@ -99,20 +99,20 @@ def test_the_error_of_a_checkpoint_is_told_when_the_run_fails_of_something_else(
 
 def test_a_disk_that_is_full_before_the_first_checkpoint_says_how_to_go_on(marl, refused, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--steps", 64, "--out", run)
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--steps", 64, "--out", run)
     with monkeypatch.context() as patch:
         fill_disk(patch, run / "checkpoints")
-        line = refused(*words)
+        line = refused(*argv)
     assert "cannot write the checkpoint of step 64" in line
     assert line.endswith("there is no checkpoint yet, so --resume begins the run anew")
-    assert marl(*words, "--resume").code == 0
+    assert marl(*argv, "--resume").code == 0
     assert [row["updates"] for row in rows_of(run)] == [1, 2, 3, 4]
 
 
 def test_an_existing_run_directory_is_left_alone(refused, spread_run):
     before = {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()}
-    for words in ((), ("--ranks", 2)):
-        line = refused("train", "mappo", SPREAD, *SHORT, *words, "--out", spread_run)
+    for argv in ((), ("--ranks", 2)):
+        line = refused("train", "mappo", SPREAD, *SHORT, *argv, "--out", spread_run)
         assert line == f"{spread_run} holds a run already; continue it with --resume or choose another --out"
     assert {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()} == before
 
@@ -124,9 +124,9 @@ def test_a_folder_of_other_things_is_left_alone(refused, tmp_path):
 
 
 def test_resume_needs_a_run_of_the_same_configuration(refused, spread_run, tmp_path):
-    words = ("--steps", 400, "--row-every", 1, "--evaluation-episodes", 2, "--resume")
-    assert refused("train", "mappo", SPREAD, *words) == "--resume needs --out: which run?"
-    assert "there is no such folder" in refused("train", "mappo", SPREAD, *words, "--out", tmp_path / "run")
+    argv = ("--steps", 400, "--row-every", 1, "--evaluation-episodes", 2, "--resume")
+    assert refused("train", "mappo", SPREAD, *argv) == "--resume needs --out: which run?"
+    assert "there is no such folder" in refused("train", "mappo", SPREAD, *argv, "--out", tmp_path / "run")
     before = {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()}
     for changed, difference in (
         (("mappo", SPREAD, "--num-envs", 8), "num_envs was 4, now 8"),
@@ -139,7 +139,7 @@ def test_resume_needs_a_run_of_the_same_configuration(refused, spread_run, tmp_p
             "algorithm.clip_epsilon was 0.2, now 0.1",
         ),
     ):
-        line = refused("train", *changed, *words, "--out", spread_run)
+        line = refused("train", *changed, *argv, "--out", spread_run)
         assert line.startswith(f"cannot resume {spread_run} with another configuration: ")
         assert difference in line
     assert {path: path.read_bytes() for path in spread_run.rglob("*") if path.is_file()} == before
@@ -166,27 +166,27 @@ def test_on_a_full_disk_no_run_begins(refused, tmp_path, monkeypatch):
 
 def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_rows(marl, refused, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--out", run)
-    assert marl(*words, "--steps", 32).code == 0
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--out", run)
+    assert marl(*argv, "--steps", 32).code == 0
     state = newest(run).tensors
     with monkeypatch.context() as patch:
         fill_disk(patch, run / "checkpoints")
-        line = refused(*words, "--steps", 64, "--resume")
+        line = refused(*argv, "--steps", 64, "--resume")
     assert "cannot write the checkpoint of step 64" in line
     assert "No space left on device" in line
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["000000000032"]
     assert all(torch.equal(tensor, state[name]) for name, tensor in newest(run).tensors.items())
     # With space again, it goes on where the last whole checkpoint stands.
-    assert main([str(word) for word in (*words, "--steps", 64, "--resume")]) == 0
+    assert main([str(word) for word in (*argv, "--steps", 64, "--resume")]) == 0
     assert [row["updates"] for row in rows_of(run)] == [1, 2, 3, 4]
 
 
 def test_a_disk_that_is_full_at_a_row_leaves_whole_rows(marl, refused, tmp_path, monkeypatch):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--out", run)
-    assert marl(*words, "--steps", 32).code == 0
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--out", run)
+    assert marl(*argv, "--steps", 32).code == 0
     with monkeypatch.context() as patch:
         fill_disk(patch, run / "metrics.jsonl")
-        line = refused(*words, "--steps", 64, "--resume")
+        line = refused(*argv, "--steps", 64, "--resume")
     assert line.startswith(f"cannot write {run / 'metrics.jsonl'}: No space left on device")
     assert [row["updates"] for row in rows_of(run)] == [1, 2]

@@ -16,9 +16,9 @@ from marl.launchers.mpi import ranks as mpi
 
 
 def test_a_resumed_run_is_the_undisturbed_one(marl, spread_run, tmp_path):
-    words = ("train", "mappo", SPREAD, *SHORT, "--out", tmp_path / "run")
-    assert marl(*words, "--steps", 100).code == 0
-    assert marl(*words, "--steps", 300, "--resume").code == 0
+    argv = ("train", "mappo", SPREAD, *SHORT, "--out", tmp_path / "run")
+    assert marl(*argv, "--steps", 100).code == 0
+    assert marl(*argv, "--steps", 300, "--resume").code == 0
     assert timeless(rows_of(tmp_path / "run")) == timeless(rows_of(spread_run))
     assert same_state(tmp_path / "run", spread_run)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (tmp_path / "run", spread_run)]
@@ -41,7 +41,7 @@ def test_rows_after_the_checkpoint_are_written_once_more(marl, spread_run, tmp_p
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_leads_to_a_checkpoint_and_exit_code_75(marl, tmp_path, number):
     run = tmp_path / "run"
-    words = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--compile", "no", "--out", run)
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--compile", "no", "--out", run)
     before = signal.getsignal(number)
 
     def ask() -> None:
@@ -50,7 +50,7 @@ def test_a_signal_leads_to_a_checkpoint_and_exit_code_75(marl, tmp_path, number)
 
     asking = threading.Thread(target=ask)
     asking.start()
-    done = marl(*words, "--steps", 10**8)
+    done = marl(*argv, "--steps", 10**8)
     asking.join()
     assert done.code == 75, done
     assert signal.getsignal(number) == before
@@ -58,18 +58,18 @@ def test_a_signal_leads_to_a_checkpoint_and_exit_code_75(marl, tmp_path, number)
     assert not (run / "summary.json").exists()
     steps = newest(run).step
     assert rows_of(run)[-1]["env_steps"] == steps
-    resumed = marl(*words, "--steps", steps + 32, "--resume")
+    resumed = marl(*argv, "--steps", steps + 32, "--resume")
     assert resumed.code == 0, resumed
     undisturbed = tmp_path / "undisturbed"
-    marl(*words[:-1], undisturbed, "--steps", steps + 32)
+    marl(*argv[:-1], undisturbed, "--steps", steps + 32)
     assert same_state(run, undisturbed)
     assert timeless(rows_of(run)) == timeless(rows_of(undisturbed))
 
 
 def test_two_ranks_train_stop_on_request_and_go_on(start, marl, tmp_path):
     run = tmp_path / "run"
-    words = ("train", "mappo", SPREAD, *SHORT, *TINY, "--compile", "no", "--out", run)
-    process = start(*words, "--steps", 10**8, "--ranks", 2)
+    argv = ("train", "mappo", SPREAD, *SHORT, *TINY, "--compile", "no", "--out", run)
+    process = start(*argv, "--steps", 10**8, "--ranks", 2)
     wait_for_rows(run, 3, seconds=120)
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=120)
@@ -77,7 +77,7 @@ def test_two_ranks_train_stop_on_request_and_go_on(start, marl, tmp_path):
     assert "2 ranks" in stdout.splitlines()[0]
     steps = newest(run).step
     assert rows_of(run)[-1]["env_steps"] == steps
-    resumed = marl(*words, "--steps", steps + 32, "--resume", "--ranks", 2)
+    resumed = marl(*argv, "--steps", steps + 32, "--resume", "--ranks", 2)
     assert resumed.code == 0, resumed
     assert resumed.stdout.count("over 2 greedy episodes") == 1
     assert json.loads((run / "summary.json").read_text())["ranks"] == 2
@@ -91,7 +91,7 @@ if any(word.endswith("wandb_process.py") for word in sys.orig_argv):
     import wandb
 
     finish = wandb.Run.finish
-    wandb.Run.finish = lambda *words, **options: (time.sleep(15), finish(*words, **options))
+    wandb.Run.finish = lambda *argv, **options: (time.sleep(15), finish(*argv, **options))
 """
 
 
@@ -100,8 +100,8 @@ def test_a_slow_wandb_does_not_make_a_finished_job_look_stuck(start, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(SLOW_WANDB)
     run = tmp_path / "run"
     # The supervisor waits 1.2 times as long as the ranks, and 5 seconds.
-    words = ("--ranks", 2, "--watchdog", 5, "--max-restarts", 1, "--wandb", "offline", "--compile", "no", "--out", run)
-    process = start("train", "mappo", SPREAD, "--steps", 32, *SHORT, *TINY, *words, PYTHONPATH=str(tmp_path))
+    argv = ("--ranks", 2, "--watchdog", 5, "--max-restarts", 1, "--wandb", "offline", "--compile", "no", "--out", run)
+    process = start("train", "mappo", SPREAD, "--steps", 32, *SHORT, *TINY, *argv, PYTHONPATH=str(tmp_path))
     stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stderr) == (0, ""), stdout
     assert (run / "summary.json").exists()
@@ -156,11 +156,11 @@ def test_singletons_of_a_wrong_mpirun_are_refused(start, tmp_path):
 def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(marl, spread_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(spread_run, run)
-    words = ("train", "mappo", SPREAD, *SHORT, "--out", run, "--resume")
-    assert marl(*words, "--steps", 400).code == 0
+    argv = ("train", "mappo", SPREAD, *SHORT, "--out", run, "--resume")
+    assert marl(*argv, "--steps", 400).code == 0
     tensors = list_checkpoints(run / "checkpoints")[-1] / "tensors.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:100])
-    done = marl(*words, "--steps", 500)
+    done = marl(*argv, "--steps", 500)
     assert done.code == 0, done
     (warning,) = done.stderr.splitlines()
     assert "is truncated" in warning

@@ -94,14 +94,14 @@ NEEDS = {"images": "pymunk", "agents that die": "pygame", "pursuit": "pygame", "
 def test_it_trains_on(kind, marl, tmp_path):
     if kind in NEEDS:
         pytest.importorskip(NEEDS[kind])
-    algorithm, env, *words = KINDS[kind]
-    if "--steps" not in words:
-        words += ["--steps", "32"]
+    algorithm, env, *argv = KINDS[kind]
+    if "--steps" not in argv:
+        argv += ["--steps", "32"]
     if kind in ("images", "agents that die", "pursuit"):
-        words += ["--num-envs", "2", "--row-every", "1", "--evaluation-episodes", "1"]
+        argv += ["--num-envs", "2", "--row-every", "1", "--evaluation-episodes", "1"]
     else:
-        words += [*SHORT]
-    done = marl("train", algorithm, env, *TINY, *words, "--out", tmp_path / "run")
+        argv += [*SHORT]
+    done = marl("train", algorithm, env, *TINY, *argv, "--out", tmp_path / "run")
     assert done.code == 0, done
     rows = rows_of(tmp_path / "run")
     assert len(rows) >= 2
