@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import math
 import re
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from marl.errors import InputError
+from marl.errors import InputError, closest
 
 OptionsT = TypeVar("OptionsT")
 
@@ -29,20 +28,20 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
 
 
 def warn(line: str) -> None:
-    """Says a line on standard error, as ``marl``."""
+    """Prints a line to standard error, as ``marl``."""
     print(f"marl: {line}", file=sys.stderr, flush=True)
 
 
 def read_options(
-    kind: type[OptionsT] | Any, words: Sequence[str], *, program: str, others: bool = False, **settings: Any
+    kind: type[OptionsT] | Any, argv: Sequence[str], *, program: str, others: bool = False, **settings: Any
 ) -> OptionsT:
-    """Reads a dataclass from command-line words; ``--help`` prints and exits.
+    """Reads a dataclass from command-line arguments; ``--help`` prints and exits.
 
     Args:
         kind: the dataclass.
-        words: of the command line.
-        program: what they follow.
-        others: whether words that the dataclass has no use for are somebody else's, and passed over.
+        argv: the arguments.
+        program: the command that they follow, for messages.
+        others: whether arguments that the dataclass does not know are left to others instead of refused.
         settings: of ``tyro.cli``.
 
     Raises:
@@ -50,15 +49,15 @@ def read_options(
     """
     import tyro
 
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             options: OptionsT
-            options, unknown = tyro.cli(kind, args=list(words), prog=program, return_unknown_args=True, **settings)
+            options, unknown = tyro.cli(kind, args=list(argv), prog=program, return_unknown_args=True, **settings)
     except SystemExit as error:
         if error.code in (0, None):
             raise
-        raise InputError(_one_line(said.getvalue())) from None
+        raise InputError(_one_line(stderr.getvalue())) from None
     if unknown and not others:
         if not unknown[0].startswith("-"):
             raise InputError(f"{program} has no use for {unknown[0]!r}; its options begin with --")
@@ -90,13 +89,14 @@ def _nearest_option(word: str, known: Sequence[str]) -> str:
     # People leave out the part before the dot, so names are compared without it too.
     ends = {option.lstrip("-").rpartition(".")[2]: option for option in known}
     name = word.lstrip("-")
-    near = [ends[name]] if name in ends else difflib.get_close_matches(word, known, n=1, cutoff=0.7)
-    near = near or [ends[end] for end in difflib.get_close_matches(name.rpartition(".")[2], ends, n=1, cutoff=0.7)]
-    return f"; did you mean {near[0]}?" if near else "; --help lists all"
+    near = ends[name] if name in ends else closest(word, known, cutoff=0.7)
+    if near is None and (end := closest(name.rpartition(".")[2], ends, cutoff=0.7)) is not None:
+        near = ends[end]
+    return "; --help lists all" if near is None else f"; did you mean {near}?"
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a framed box, without the frame."""
+    """The message that tyro prints in a frame, without the frame."""
     lines: list[str] = []
     for line in box.splitlines():
         if "────" not in line:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from marl.errors import nearest
+from marl.errors import InputError, nearest
 
 COMMANDS: Final = {
     "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),
@@ -26,36 +26,38 @@ COMMANDS: Final = {
     "doctor": ("marl.launchers.commands.doctor:doctor", "check this installation, or an environment"),
     "bench": ("marl.launchers.bench.command:bench", "measure speed against a reference taken in the same run"),
 }
-"""Each is a function from the words after the command's name to an exit code."""
+"""Each is a function from the arguments after the command's name to an exit code."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand.
+
+    Args:
+        argv: the command line without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
         0 done, 2 wrong input, 75 stopped on request and resumable, 1 anything else.
     """
-    words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0] in ("-h", "--help"):
+    interactive = argv is None
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
         print(_help())
         return 0
-    if words[0] == "--version":
+    if argv[0] == "--version":
         from marl import __version__
 
         print(__version__)
         return 0
-    if words[0] not in COMMANDS:
-        print(f"marl: there is no command {words[0]!r}{nearest(words[0], COMMANDS)}", file=sys.stderr)
+    if argv[0] not in COMMANDS:
+        print(f"marl: there is no command {argv[0]!r}{nearest(argv[0], COMMANDS)}", file=sys.stderr)
         return 2
-    from marl.errors import InputError
-
     if "" not in sys.path:
         # A user's modules are found in the current folder, behind all that is installed.
         sys.path.append("")
-    module, function = COMMANDS[words[0]][0].split(":")
+    module, function = COMMANDS[argv[0]][0].split(":")
     command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     try:
-        return command(words[1:])
+        return command(argv[1:])
     except InputError as error:
         print(f"marl: {error}", file=sys.stderr)
         return 2
@@ -63,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("marl: interrupted", file=sys.stderr)
         return 130
     finally:
-        if arguments is None:
+        if interactive:
             # A request to stop that comes while Python ends must not change the exit code.
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 

@@ -14,7 +14,7 @@ from marl.launchers.run.trained_run import TrainedRun, load_run
 from marl.types import TimeStep
 
 
-class Player:
+class LoadedPolicy:
     """A trained run's policies for one PettingZoo environment of your own, agent by agent.
 
     ::
@@ -69,6 +69,6 @@ class Player:
         }
 
 
-def load_policy(path: Path | str) -> Player:
-    """The policies of a run, ready to act; see Player and ``load_run``."""
-    return Player(load_run(path))
+def load_policy(path: Path | str) -> LoadedPolicy:
+    """The policies of a run, ready to act; see LoadedPolicy and ``load_run``."""
+    return LoadedPolicy(load_run(path))

@@ -13,7 +13,7 @@ from marl.launchers.main import COMMANDS, main
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.tournament import command as tournament
 from marl.launchers.training.league import LeagueOptions
-from marl.launchers.training.options import Options
+from marl.launchers.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,7 +25,7 @@ OPTIONS = {
     "doctor": doctor.DoctorOptions,
     "bench": bench.Options,
     "tournament": tournament.TournamentOptions,
-    "exploitability": exploitability.Options,
+    "exploitability": exploitability.ExploitabilityOptions,
 }
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PLACEHOLDERS = re.compile(r"…|\.\.\.|\b[A-Z]{2,}\b(?![\w\"=])")
@@ -48,7 +48,7 @@ def quoted(page: Path) -> list[str]:
 COMMAND_LINES = [(page.name, line) for page in PAGES for line in quoted(page)]
 
 
-def check_train(words: list[str], kind: type = Options) -> None:
+def check_train(words: list[str], kind: type = TrainOptions) -> None:
     algorithm, env, *rest = words
     config = find_algorithm(algorithm).default_config()
     read_options(kind[type(config)], rest, program="marl train", default=kind(algorithm=config))
@@ -79,7 +79,7 @@ def test_quoted_commands_exist(page, line):
         return
     if command in ("train", "league"):
         if rest:
-            check_train(rest, {"train": Options, "league": LeagueOptions}[command])
+            check_train(rest, {"train": TrainOptions, "league": LeagueOptions}[command])
     elif command == "bench":
         if rest:
             assert rest[0] in bench.BENCHMARKS

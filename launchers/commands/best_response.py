@@ -1,4 +1,4 @@
-"""How much learned best responses win against trained policies: a lower bound of their exploitability, in any game."""
+"""Gains of learned best responses to trained policies: a lower bound of their exploitability, in any game."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _BOARDS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseSettings:
-    """How best responses are learned and measured."""
+    """Settings by which best responses are learned and measured."""
 
     algorithm: str = "ippo"
-    """Who learns them."""
+    """The algorithm that learns them."""
     num_envs: int = 64
-    """Environment copies."""
+    """Environments that are stepped at once."""
     games: int = 4000
     """Deals that are played with and without each response."""
     max_steps: int = 2000
@@ -44,7 +44,7 @@ class ResponseSettings:
     seed: int = 0
     """From which all random numbers follow."""
     backend: Backend = "pettingzoo"
-    """On which responses learn."""
+    """The backend on which responses learn."""
 
     def check(self) -> None:
         """Raises InputError where a number makes no sense."""
@@ -60,7 +60,7 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
     Args:
         trained: the policies to be exploited.
         steps: environment steps of each response.
-        settings: how.
+        settings: of learning and measuring.
 
     Returns:
         The names of the sides, and the gains.
@@ -79,7 +79,7 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
     sides = Sides(trained.spec)
     arena = PettingZooArena(make, min(_BOARDS, settings.games))
     try:
-        hall = _Hall(arena, trained.spec, sides, settings)
+        games = _PairedGames(arena, trained.spec, sides, settings)
         columns = []
         for side in range(len(sides)):
             spec, response = learn_response(
@@ -94,15 +94,15 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
                 trained.policies,
                 side,
             )
-            columns.append(hall.returns(trained.policies, spec, response, side)[:, side])
-        own = hall.returns(trained.policies, trained.spec, None, None)
+            columns.append(games.returns(trained.policies, spec, response, side)[:, side])
+        own = games.returns(trained.policies, trained.spec, None, None)
     finally:
         arena.close()
     return sides.names, measure_gains(own, np.stack(columns, axis=1))
 
 
-class _Hall:
-    """Plays the same deals again and again, with a response on one side or without."""
+class _PairedGames:
+    """The same deals, played with a response on one side or without."""
 
     def __init__(self, arena: PettingZooArena, spec: EnvironmentSpec, sides: Sides, settings: ResponseSettings) -> None:
         self._arena, self._spec, self._sides, self._settings = arena, spec, sides, settings

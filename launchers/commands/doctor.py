@@ -1,4 +1,4 @@
-"""``marl doctor``: what works here, and what an environment breaks, in plain words."""
+"""``marl doctor``: checks of this installation, or of an environment, with findings in plain language."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from marl.launchers.run.settings import read_env_kwargs
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """What ``marl doctor`` can be told."""
+    """Options of ``marl doctor``."""
 
     env: Annotated[str | None, tyro.conf.Positional] = None
     """The environment to check; this installation if not given."""
@@ -33,9 +33,9 @@ class DoctorOptions:
     """Print one JSON object a finding."""
 
 
-def doctor(words: list[str]) -> int:
+def doctor(argv: list[str]) -> int:
     """Checks this installation, or an environment; 1 where something keeps it from training."""
-    options: DoctorOptions = read_options(DoctorOptions, words, program="marl doctor")
+    options: DoctorOptions = read_options(DoctorOptions, argv, program="marl doctor")
 
     findings = examine_installation() if options.env is None else examine_environment(options.env, options.env_kwargs)
     broken = False
@@ -53,16 +53,16 @@ _PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wan
 
 
 def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:
-    """PettingZoo's own tests and ours on one environment; what breaks several of them is told once."""
-    told = set()
+    """Runs PettingZoo's own tests and ours on one environment; a fault that breaks several of them is reported once."""
+    reported = set()
     for finding in examine(name, env_kwargs=read_env_kwargs(env_kwargs)):
-        if (finding.rule, finding.message) not in told:
+        if (finding.rule, finding.message) not in reported:
             yield finding
-        told.add((finding.rule, finding.message))
+        reported.add((finding.rule, finding.message))
 
 
 def examine_installation() -> Iterator[Finding]:
-    """Python, the packages, and whether two MPI ranks find each other."""
+    """Checks Python, the packages, cores, GPUs, and that two MPI ranks find each other."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(rule="python", agent=None, ok=sys.version_info >= (3, 10), message=f"{version} (3.10 or newer)")
     for package in _PACKAGES:

@@ -1,4 +1,4 @@
-"""The smaller subcommands: what happens to a run after training, and what helps before it."""
+"""``marl evaluate``: greedy episodes of a run's policies."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ from typing import Annotated
 
 import tyro
 
+from marl.acting.evaluation import MAX_STEPS
+from marl.acting.evaluation import evaluate as play_episodes
+from marl.core import Communicator
 from marl.launchers.console import describe_evaluation, read_options, require_positive
+from marl.launchers.environment import use_fair_threads
+from marl.launchers.mpi.ranks import run_on_ranks
+from marl.launchers.run.trained_run import load_run
+from marl.loggers.journal import plain_number
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What ``marl evaluate`` can be told."""
+    """Options of ``marl evaluate``."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory, or one checkpoint in it."""
     episodes: int = 100
     """Episodes to play."""
     seed: int = 1
-    """From which the episodes follow; training evaluates with its own seed."""
+    """The seed of the episodes; training evaluates with its own seed."""
     num_envs: int = 32
-    """Copies played at once."""
-    max_steps: int = 10_000
-    """Where an episode is cut, if it has not ended by then."""
+    """Environments that are stepped at once."""
+    max_steps: int = MAX_STEPS
+    """An episode is cut there, if it has not ended by then."""
     env_kwargs: str | None = None
     """Arguments for the environment other than the run's, as a JSON object."""
     json: bool = False
     """Print one JSON object instead of a line."""
 
 
-def evaluate(words: list[str]) -> int:
+def evaluate(argv: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
-    options: EvaluateOptions = read_options(EvaluateOptions, words, program="marl evaluate")
+    options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
-    from marl.acting.evaluation import evaluate as play_episodes
-    from marl.core import Communicator
-    from marl.launchers.environment import use_fair_threads
-    from marl.launchers.mpi.ranks import run_on_ranks
-    from marl.launchers.run.trained_run import load_run
-    from marl.loggers.journal import plain_number
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()

@@ -1,4 +1,4 @@
-"""Play."""
+"""``marl play``: one episode of a run as a video, or a game against it in the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from marl.launchers.console import read_options, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class PlayOptions:
-    """What ``marl play`` can be told."""
+    """Options of ``marl play``."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
@@ -23,18 +23,18 @@ class PlayOptions:
     seat: str | None = None
     """The agent that you play first; then seats are exchanged."""
     video: Path = Path("episode.gif")
-    """Where the pictures go: .gif, or .mp4 where imageio-ffmpeg is installed."""
+    """The file of the pictures: .gif, or .mp4 where imageio-ffmpeg is installed."""
     seed: int = 0
-    """From which the episode follows."""
+    """The seed of the episode."""
     max_steps: int = 1000
     """Stop there if the episode has not ended."""
     fps: int = 10
     """Pictures a second."""
 
 
-def play(words: list[str]) -> int:
+def play(argv: list[str]) -> int:
     """Records one greedy episode, or lets a person play."""
-    options: PlayOptions = read_options(PlayOptions, words, program="marl play")
+    options: PlayOptions = read_options(PlayOptions, argv, program="marl play")
     require_positive(max_steps=options.max_steps, fps=options.fps)
     if options.human:
         from marl.launchers.commands.play_human import play_in_terminal

@@ -28,7 +28,7 @@ PERSON, MACHINE = "you", "run"
 
 
 class LeftError(Exception):
-    """The person does not want to play on."""
+    """Raised when the person does not want to play on."""
 
 
 def play_in_terminal(
@@ -47,8 +47,8 @@ def play_in_terminal(
         seat: the agent that the person plays first; the first one if not given.
         seed: from which chance and the machine's decisions follow.
         max_steps: a game that has not ended by then is a draw.
-        reads: where the person's answers come from; standard input by default.
-        writes: where the board goes; standard output by default.
+        reads: the person's answers; standard input by default.
+        writes: takes the board; standard output by default.
 
     Returns:
         The games that were played to their end.
@@ -104,14 +104,13 @@ def _verdict(result: PlayedGame) -> str:
 
 
 class _Person(Player):
-    """Shows the board and reads moves."""
+    """A player that shows the board and reads moves."""
 
     def __init__(self, reads: IO[str], writes: IO[str]) -> None:
         self._reads, self._writes = reads, writes
         self._spec: EnvironmentSpec | None = None
 
     def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
-        """See Player."""
         self._spec = spec
 
     def ask(self, question: str) -> str:
@@ -124,7 +123,6 @@ class _Person(Player):
         return line.strip()
 
     def act(self, request: DecisionRequest) -> list[PlayerError]:
-        """See Player."""
         assert self._spec is not None
         seats = [(index, group, row) for index, group in enumerate(self._spec.groups) for row in range(group.size)]
         index, group, column = seats[int(np.flatnonzero(request.must_act[0])[0])]
@@ -141,13 +139,13 @@ class _Person(Player):
 
     def _move(self, legal: list[int]) -> int:
         while True:
-            said = self.ask(f"Your move ({_listed(legal)}): ")
-            if said.lower() in ("q", "quit"):
+            answer = self.ask(f"Your move ({_listed(legal)}): ")
+            if answer.lower() in ("q", "quit"):
                 raise LeftError
             try:
-                move = int(said)
+                move = int(answer)
             except ValueError:
-                print(f"{said!r} is no number.", file=self._writes)
+                print(f"{answer!r} is no number.", file=self._writes)
                 continue
             if move in legal:
                 return move

@@ -1,4 +1,4 @@
-"""Plot."""
+"""``marl plot``: learning curves of one or more runs."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from marl.launchers.console import read_options
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions:
-    """What ``marl plot`` can be told."""
+    """Options of ``marl plot``."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories; those that differ in the seed only are one curve."""
     out: Path = Path("learning_curves.png")
-    """Where the picture goes: .png, .svg or .pdf."""
+    """The file of the picture: .png, .svg or .pdf."""
     key: str = "episode_return/mean"
-    """Which figure of metrics.jsonl."""
+    """The metric of metrics.jsonl."""
     statistic: Literal["mean", "iqm"] = "mean"
     """Mean or interquartile mean over seeds."""
     title: str | None = None
-    """Above the picture."""
+    """The title above the picture."""
 
 
-def plot(words: list[str]) -> int:
+def plot(argv: list[str]) -> int:
     """Draws learning curves."""
-    options: PlotOptions = read_options(PlotOptions, words, program="marl plot")
+    options: PlotOptions = read_options(PlotOptions, argv, program="marl plot")
     if not options.runs:
         raise InputError("which runs? For instance: marl plot runs/a runs/b --out curves.png")
     from marl.launchers.reports.curves import plot_runs

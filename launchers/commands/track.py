@@ -1,4 +1,4 @@
-"""Track."""
+"""``marl track``: a run's journal, sent to W&B afterwards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from marl.launchers.console import read_options
 
 @dataclass(frozen=True, kw_only=True)
 class TrackOptions:
-    """What ``marl track`` can be told."""
+    """Options of ``marl track``."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A run directory."""
     mode: Literal["online", "offline"] = "online"
-    """Whether to send it, or to write it for ``wandb sync``."""
+    """Send it, or write it for ``wandb sync``."""
     project: str = "marl"
     """The W&B project."""
 
 
-def track(words: list[str]) -> int:
+def track(argv: list[str]) -> int:
     """Replays a journal into one W&B run."""
-    options: TrackOptions = read_options(TrackOptions, words, program="marl track")
+    options: TrackOptions = read_options(TrackOptions, argv, program="marl track")
     from marl.launchers.reports.wandb_upload import track as replay
 
     print(replay(options.run, options.mode, options.project))

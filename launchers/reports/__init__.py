@@ -1,1 +1,1 @@
-"""Reports."""
+"""Reports on runs: learning curves, videos, and experiment trackers."""

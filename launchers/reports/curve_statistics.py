@@ -1,4 +1,4 @@
-"""Curve statistics."""
+"""Statistics of learning curves over seeds, and their smoothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from marl.streams import derive
 
 Array: TypeAlias = NDArray[np.float64]
 Statistic = Literal["mean", "iqm"]
-
-
 _RESAMPLES: Final = 2000
 
 
@@ -73,8 +71,8 @@ def smooth(steps: Array, values: Array, share: float) -> Array:
     first = np.searchsorted(x, x - 0.5 * share, side="left")
     last = np.searchsorted(x, x + 0.5 * share, side="right")
 
-    def window_sum(figures: Array) -> Array:
-        sums = np.concatenate(([0.0], np.cumsum(figures)))
+    def window_sum(terms: Array) -> Array:
+        sums = np.concatenate(([0.0], np.cumsum(terms)))
         result: Array = sums[last] - sums[first]
         return result
 

@@ -6,39 +6,27 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from marl.errors import InputError
+from marl.errors import InputError, closest
 from marl.files import write_atomically
-from marl.launchers.run.run_directory import RUN_ID, RunDirectory, flatten_config
+from marl.launchers.reports.curve_statistics import Array, Statistic, bootstrap_band, smooth
+from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, flatten_config
+from marl.launchers.run.run_directory import RUN_ID, RunDirectory
 from marl.loggers.journal import read_journal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from marl.launchers.reports.curve_statistics import Array, Statistic, bootstrap_band, smooth
 
 # Tol's "bright" scheme, distinct for the colour-blind and in print; https://personal.sron.nl/~pault/
 _COLOURS: Final = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#66CCEE", "#CCBB44", "#777777")
 _STYLES: Final = ("-", "--", ":", "-.")
 _POINTS: Final = 200
-
-
-# Fields that do not make another experiment: which of several repetitions, where, and what is looked at meanwhile.
-_REPETITION: Final = frozenset(
-    {
-        RUN_ID,
-        "seed",
-        "row_every",
-        "evaluate_every",
-        "evaluation_episodes",
-        "evaluation_max_steps",
-        "checkpoint_every",
-    }
-)
+# Fields in which repetitions of one experiment may differ.
+_REPETITION: Final = {RUN_ID, "seed", *SCHEDULE_FIELDS} - {"steps"}
 _LABELS: Final = {
     "episode_return/mean": "Episode return",
     "evaluation/return_mean": "Evaluated return",
@@ -49,7 +37,7 @@ _LABELS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One run's figures over environment steps."""
+    """One metric of a run over environment steps."""
 
     path: Path
     config: dict[str, Any]
@@ -78,13 +66,13 @@ def plot_runs(
     Args:
         runs: run directories.
         out: the picture; its ending says which kind: png, svg, pdf.
-        key: which figure of the journal, over ``env_steps``.
+        key: the metric of the journal, over ``env_steps``.
         statistic: over seeds.
         title: above the picture; by default the environment's name, where all runs have the same.
         smoothing: width of the moving average, as a share of a run's length; 0 for none.
 
     Raises:
-        InputError: a run is missing or has no such figure yet, or the picture's kind is unknown.
+        InputError: a run is missing or has no such metric yet, or the picture's kind is unknown.
     """
     if not runs:
         raise InputError("name at least one run to plot")
@@ -130,7 +118,7 @@ def plot_runs(
 
 
 def read_curve(run: Path, key: str) -> Curve:
-    """One figure of a run's journal; rows without it, or where it is not finite, are left out.
+    """Reads one metric of a run's journal; rows without it, or where it is not finite, are left out.
 
     Raises:
         InputError: no such run, no rows yet, or no row with the key.
@@ -145,19 +133,20 @@ def read_curve(run: Path, key: str) -> Curve:
             steps.append(row["env_steps"])
             values.append(row[key])
     if not keys:
-        raise InputError(f"{directory.path} has no figures yet: {directory.metrics.name} is empty")
+        raise InputError(f"{directory.path} has no metrics yet: {directory.metrics.name} is empty")
     if not steps:
-        near = get_close_matches(key, keys, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(sorted(keys))}"
-        problem = "only figures that are not finite for" if key in keys else "no"
-        raise InputError(f"{directory.path} has {problem} {key}; {hint if key not in keys else 'nothing to draw'}")
+        if key in keys:
+            raise InputError(f"{directory.path} has only values that are not finite for {key}; nothing to draw")
+        near = closest(key, keys, cutoff=0.3)
+        hint = f"it has {', '.join(sorted(keys))}" if near is None else f"did you mean {near}?"
+        raise InputError(f"{directory.path} has no {key}; {hint}")
     order = np.argsort(steps, kind="stable")
     config = {name: value for name, value in flatten_config(directory.config).items() if name not in _REPETITION}
     return Curve(path=directory.path, config=config, steps=np.array(steps)[order], values=np.array(values)[order])
 
 
 def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
-    """Curves of equal configurations together, in the order in which the first of each came."""
+    """Groups curves of equal configurations, in the order in which the first of each came."""
     groups: list[list[Curve]] = []
     for curve in curves:
         for group in groups:
@@ -170,7 +159,7 @@ def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
 
 
 def label_groups(groups: Sequence[Sequence[Curve]]) -> list[str]:
-    """Names for a legend: the algorithm, and whatever else tells a group from the others; else the folder."""
+    """Names groups for a legend: the algorithm and the settings that tell groups apart; else the folder."""
     labels = []
     for curve in (group[0] for group in groups):
         algorithm = _field(curve, "name")

@@ -1,4 +1,4 @@
-"""An episode as moving pictures."""
+"""Videos of episodes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
 
 
 def _picture(rendered: Any, name: str) -> Picture:
-    """What ``render`` returned, as a picture; InputError where it is none."""
+    """The result of ``render`` as a picture; InputError where it is none."""
     if rendered is None or np.ndim(rendered) != 3:
         raise InputError(f"{name} draws no pictures: its render() returned {type(rendered).__name__}")
     return np.asarray(rendered, dtype=np.uint8)

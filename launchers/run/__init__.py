@@ -1,1 +1,1 @@
-"""Runs: settings, run directories, and what they hold once trained."""
+"""Runs on disk and what describes them: settings, the catalogue of algorithms, recipes, and trained policies."""

@@ -1,4 +1,7 @@
-"""The algorithms by the names that the command line knows them by."""
+"""A catalogue from the names of algorithms on the command line to their builders.
+
+Only commands and saved runs look names up here; from Python, builders are constructed directly.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from marl.errors import InputError, nearest
 
-if TYPE_CHECKING:  # names are looked up where torch is not loaded
+if TYPE_CHECKING:  # the launching process looks names up without loading torch
     from marl.builders import Builder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One named algorithm: a builder of a file, and the settings that make it what its name says."""
+    """A named algorithm: a builder, and the settings that make it what its name says."""
 
     module: str
     builder: str
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that are the algorithm."""
+    """Settings that define the algorithm and cannot be changed."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Settings in which the algorithm's defaults differ from those of its file."""
+    """Settings in which the algorithm's defaults differ from the builder's."""
 
     def _builder(self) -> type[Any]:
         builder: type[Any] = getattr(importlib.import_module(self.module), self.builder)
         return builder
 
     def default_config(self) -> Any:
-        """The builder's configuration with this variant's settings."""
+        """The builder's default configuration with this variant's settings."""
         return replace(self._builder()().config, **self.fixed, **self.defaults)
 
     def build(self, config: Any) -> Builder[Any]:
@@ -41,7 +44,7 @@ class Variant:
         return builder
 
     def config_from(self, saved: Mapping[str, Any]) -> Any:
-        """The configuration that ``config.json`` holds; InputError where it does not fit this version."""
+        """Reads the configuration out of ``config.json``; InputError where it does not fit this version."""
         return from_saved(self.default_config(), saved)
 
 
@@ -89,7 +92,7 @@ ALGORITHMS: Final[Mapping[str, Variant]] = {
 
 
 def find_algorithm(name: str) -> Variant:
-    """The variant of this name; InputError with the nearest name where there is none."""
+    """The variant of this name; InputError with the closest name where there is none."""
     if name not in ALGORITHMS:
         raise InputError(f"there is no algorithm {name!r}{nearest(name, ALGORITHMS)}")
     return ALGORITHMS[name]

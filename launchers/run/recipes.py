@@ -155,8 +155,6 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
         "entropy_coef": 0.5,
         "magnet_updates": 8,
     }
-    # What marl league has besides.
-    league = {"matchmaking": "latest", "save_steps": 200_000} if hasattr(settings, "matchmaking") else {}
     return with_changes(
         settings,
         algorithm=algorithm,
@@ -166,7 +164,6 @@ def kuhn(settings: Settings[Any]) -> Settings[Any]:
         row_every=50_000,
         checkpoint_every=1_000_000,
         exploitability_every=100_000,
-        **league,
     )
 
 
@@ -182,6 +179,13 @@ def leduc(settings: Settings[Any]) -> Settings[Any]:
         exploitability_every=200_000,
     )
 
+
+_NEWEST_IN_BOTH_SEATS: Final[Mapping[str, Any]] = {"matchmaking": "latest", "save_steps": 200_000}
+LEAGUE_RECIPES: Final[Mapping[str, Mapping[str, Any]]] = {
+    kuhn.__name__: _NEWEST_IN_BOTH_SEATS,
+    leduc.__name__: _NEWEST_IN_BOTH_SEATS,
+}
+"""Options of ``marl league`` that recipes set besides Settings, by the recipe's name."""
 
 RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
     ("mappo", "mpe2.simple_spread_v3"): ppo_mpe,
@@ -212,7 +216,7 @@ BATCHED_RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
 
 
 def find_recipe(algorithm: str, env: str, wanted: str | None, backend: str | None = None) -> Recipe | None:
-    """The recipe called ``wanted``, or the pair's own where nothing is wanted; None for plain defaults."""
+    """The recipe called ``wanted``, or by default the pair's own; None for plain defaults."""
     pair = (algorithm, env)
     if wanted == "none":
         return None

@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, who may begin one, and what may resume one."""
+"""The folder of a run: its files, its beginning, and the lock of the process that writes to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from marl.files import Json, explain, render_json, write_atomically
 
 RUN_ID: Final = "run_id"
 _UNBORN: Final = re.compile(r"\.config\.json\.\d+\.tmp")
-"""What is left of a run that was killed at the very moment at which it began."""
+"""The rest of a run that was killed at the very moment at which it began."""
 _LOCK_PATIENCE: Final = 10.0
 """Seconds that a killed job's last processes may take to end."""
 
@@ -94,7 +94,7 @@ class RunDirectory:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What ``config.json`` says.
+        """The content of ``config.json``.
 
         Raises:
             InputError: it cannot be read, or is not a JSON object.
@@ -108,7 +108,7 @@ class RunDirectory:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What ``summary.json`` says; None while there is none."""
+        """The content of ``summary.json``; None while there is none."""
         path = self.path / "summary.json"
         return _read_object(path) if path.exists() else None
 
@@ -152,82 +152,6 @@ def default_run_path(algorithm: str, env: str, seed: int, *, root: Path = Path("
         tries += 1
         path = root / f"{name}-{tries}"
     return path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One field in which two configurations differ; ``missing`` stands for a field that one of them lacks."""
-
-    field: str
-    saved: Any
-    new: Any
-
-    def __str__(self) -> str:
-        return f"{self.field} was {_show(self.saved)}, now {_show(self.new)}"
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "not there"
-
-
-missing: Final = _Missing()
-
-
-def compare_configs(
-    saved: Mapping[str, Any], new: Mapping[str, Any], *, ignore: Collection[str] = ()
-) -> list[Difference]:
-    """Where two configurations differ, by dotted field names in sorted order.
-
-    Args:
-        saved: as read from ``config.json``.
-        new: anything that JSON can hold; tuples count as lists.
-        ignore: dotted names of fields, or of whole parts, that may differ. ``run_id`` always may.
-    """
-    before = flatten_config(saved)
-    after = flatten_config(json.loads(render_json(new)))
-    names = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if not any(name == part or name.startswith(f"{part}.") for part in (*ignore, RUN_ID))
-    )
-    differences = []
-    for name in names:
-        old, current = before.get(name, missing), after.get(name, missing)
-        # 1 and True, or 1 and 1.0, are equal to Python; only the first pair is a difference here.
-        if old != current or isinstance(old, bool) != isinstance(current, bool):
-            differences.append(Difference(field=name, saved=old, new=current))
-    return differences
-
-
-def refuse_other_config(run: RunDirectory, new: Mapping[str, Any], *, ignore: Collection[str] = ()) -> None:
-    """Refuses to resume a run with another configuration; arguments as in ``compare_configs``.
-
-    Raises:
-        InputError: names each field that differs, its saved and its new value.
-    """
-    if differences := compare_configs(run.config, new, ignore=ignore):
-        raise InputError(
-            f"cannot resume {run.path} with another configuration: {'; '.join(map(str, differences))}; "
-            "give the saved values, or begin a new run with another --out"
-        )
-
-
-def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; lists and empty objects are values."""
-    return dict(_fields(config, prefix))
-
-
-def _fields(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _show(value: Any) -> str:
-    return "not there" if value is missing else json.dumps(value, ensure_ascii=False)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

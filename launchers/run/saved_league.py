@@ -1,4 +1,4 @@
-"""Leagues, read from their run directories."""
+"""Leagues read back from disk: their snapshots, and the payoffs between them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SavedLeague:
         return dict(zip(self.digests, shares.tolist(), strict=True))
 
     def policies(self, name: str, *, greedy: bool = True) -> Mapping[str, Policy]:
-        """Makes a snapshot's policies, one for each group.
+        """Loads a snapshot's policies, one a group.
 
         Raises:
             InputError: there is no such snapshot, or its file is missing or damaged.
@@ -66,7 +66,7 @@ class SavedLeague:
 
 
 def load_league(path: Path | str) -> SavedLeague:
-    """Loads the league in a run directory, from its newest checkpoint.
+    """Loads the league in a run directory, as of its newest checkpoint.
 
     Raises:
         InputError: there is none.

@@ -16,7 +16,7 @@ from marl.policy import Policy
 from marl.specs import EnvironmentSpec
 
 ActionSelection = Literal["greedy", "sampled"]
-"""Whether policies take their best action, or draw one as in training."""
+"""Policies take their best action, or draw one as in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ def read_source(
 
     Args:
         source: ``RUN``, ``RUN/checkpoints/N``, ``LEAGUE@NAME`` or ``LEAGUE/snapshots/FILE``.
-        action_selection: whether they take their best action, or draw one as in training.
+        action_selection: greedy for their best action, or sampled as in training.
         env_kwargs: arguments of the environment other than the run's.
         leagues: those that were read before, so that each is read once; takes those that are read now.
 

@@ -1,4 +1,4 @@
-"""Trained run."""
+"""Runs read back from disk: their environment, and the policies of a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from marl.specs import EnvironmentSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainedRun:
-    """A run's greedy policies, and what they were trained on."""
+    """A run's policies, with the environment and the settings that they were trained with."""
 
     path: Path
     algorithm: str
@@ -39,12 +39,12 @@ class TrainedRun:
     env_steps: int
     """Environment steps of the checkpoint that they come from."""
     seats: tuple[Seat, ...]
-    """How each agent's values are read and written."""
+    """Readers and writers of each agent's values."""
     checkpoint: Path | None = None
     """The checkpoint that they come from."""
 
     def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
-        """An actor for that many copies."""
+        """Makes an actor for that many environments."""
         sizes = {group.name: group.size for group in self.spec.groups}
         return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
 
@@ -52,14 +52,14 @@ class TrainedRun:
 def saved_parts(
     config: Mapping[str, Any], settings: Settings[Any]
 ) -> tuple[Builder[Any], EnvironmentFactory, VectorEnvironment]:
-    """What a run of ``marl train`` or ``marl league`` was put together from.
+    """Makes the builder and the environment of a run of ``marl train`` or ``marl league``.
 
     Args:
         config: the run's ``config.json``.
         settings: the run's, or with another environment than in training.
 
     Returns:
-        The builder, the environment, and one copy of it, closed, to be asked for its spec.
+        The builder, the environment's factory, and one environment, closed, to be asked for its spec.
 
     Raises:
         InputError: the run does not fit this version, or there is no such environment.
@@ -79,7 +79,7 @@ def saved_parts(
 def load_run(
     path: Path | str, *, env_kwargs: str | None = None, backend: Backend = "pettingzoo", sampled: bool = False
 ) -> TrainedRun:
-    """The newest whole checkpoint of a run, or the one whose own folder is named.
+    """Loads the newest intact checkpoint of a run, or the one whose own folder is named.
 
     Args:
         path: a run directory, or one of the checkpoints in it.

@@ -19,7 +19,8 @@ from marl.launchers.environment import world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.run_directory import RunDirectory, default_run_path, refuse_other_config
+from marl.launchers.run.config_comparison import refuse_other_config
+from marl.launchers.run.run_directory import RunDirectory, default_run_path
 from marl.launchers.stopping import STOPPED
 from marl.launchers.tournament.contestants import Entry
 from marl.launchers.tournament.games_file import GamesFile
@@ -103,7 +104,7 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
         "env": options.env,
         "format": options.format,
         "scoring": runner.scoring,
-        "choosing": options.action_selection,
+        "action_selection": options.action_selection,
         "sides": runner.config["sides"],
         "players": {name: {**about, "env_steps": steps[name]} for name, about in runner.config["players"].items()},
         "sprt": list(tests.values()),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from marl.files import write_atomically
+from marl.launchers.reports.wandb_upload import upload_rows
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.tournament.results import TournamentResults
 from marl.loggers.wandb import WandbLogger
@@ -80,32 +81,21 @@ def log_to_wandb(
         mode: ``offline`` writes into the directory, for ``wandb sync``.
         project: the W&B project.
     """
-    trouble: list[str] = []
-    logger = WandbLogger(
-        project,
-        directory.path.resolve().name,
-        mode=mode,
-        config=directory.config,
-        directory=directory.path,
-        # Offline, a second run of the same identity would overwrite the first.
-        run_id=directory.run_id if mode == "online" else None,
-        resume=mode == "online",
-        group=f"tournament {summary['env']}",
-        most_bytes=None,
-        warn=trouble.append,
-    )
-    for row in rating_rows(results, summary["players"]):
-        logger.write(row)
-    logger.log_table("leaderboard", *leaderboard(results))
     names = [one.player for one in results.standings]
     rates = in_leaderboard_order(results, results.win_rates).tolist()
     payoff = [
         [name, *(None if math.isnan(rate) else rate for rate in row)] for name, row in zip(names, rates, strict=True)
     ]
-    logger.log_table("payoff", ["player", *names], payoff)
-    logger.close()
-    if logger.failure is not None or trouble:
-        print(f"marl: W&B has not got all of it ({logger.failure or trouble[0]}); the same command tries again")
+
+    def attach_tables(logger: WandbLogger) -> None:
+        logger.log_table("leaderboard", *leaderboard(results))
+        logger.log_table("payoff", ["player", *names], payoff)
+
+    rows = rating_rows(results, summary["players"])
+    group = f"tournament {summary['env']}"
+    upload = upload_rows(directory, rows, mode, project, attach=attach_tables, group=group)
+    if upload.failure is not None or upload.warnings:
+        print(f"marl: W&B has not got all of it ({upload.failure or upload.warnings[0]}); the same command tries again")
 
 
 def rating_rows(results: TournamentResults, players: Mapping[str, Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Command."""
+"""Commands that train, on this rank: options are read and checked, then training begins."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
 from marl.launchers.run.recipes import find_recipe
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.run.settings import resolve_compile
-from marl.launchers.training.options import Command, Options
+from marl.launchers.training.options import Command, TrainOptions
 from marl.launchers.training.session import run_training
 
 
-def run_command(command: Command, words: list[str]) -> int:
+def run_command(command: Command, argv: list[str]) -> int:
     """Runs a command that trains on this rank; see ``main.main`` for the exit codes."""
-    if not words or words[0].startswith("-"):
-        return _explain(command, words)
-    if len(words) < 2 or words[1].startswith("-"):
-        find_algorithm(words[0])
-        raise InputError(f"which environment? For instance: marl {command.name} {words[0]} {command.example}")
-    algorithm, env, rest = words[0], words[1], words[2:]
+    if not argv or argv[0].startswith("-"):
+        return _explain(command, argv)
+    if len(argv) < 2 or argv[1].startswith("-"):
+        find_algorithm(argv[0])
+        raise InputError(f"which environment? For instance: marl {command.name} {argv[0]} {command.example}")
+    algorithm, env, *rest = argv
     return run_on_ranks(lambda communicator: run_training(command, *_read(command, algorithm, env, rest), communicator))
 
 
-def _explain(command: Command, words: list[str]) -> int:
-    if words and words[0] not in ("-h", "--help"):
+def _explain(command: Command, argv: list[str]) -> int:
+    if argv and argv[0] not in ("-h", "--help"):
         raise InputError(f"marl {command.name} ALGORITHM ENV comes first, options follow")
     print(f"usage: marl {command.name} ALGORITHM ENV [OPTIONS]\n")
     print(f"ALGORITHM is one of {', '.join(ALGORITHMS)}.")
@@ -40,24 +40,33 @@ def _explain(command: Command, words: list[str]) -> int:
     return 0
 
 
-def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple[str, str, Options[Any], str | None]:
-    """Defaults, then the recipe, then the command line."""
+def _read(
+    command: Command, algorithm: str, env: str, argv: list[str]
+) -> tuple[str, str, TrainOptions[Any], str | None]:
+    """Reads the options: defaults, changed by the recipe, then by the command line."""
     variant = find_algorithm(algorithm)
     config = variant.default_config()
-    recipe = find_recipe(algorithm, env, _peek(words, "--recipe"), _peek(words, "--backend"))
+    recipe = find_recipe(algorithm, env, _peek(argv, "--recipe"), _peek(argv, "--backend"))
     default: Any = command.options(algorithm=config)
     if recipe is not None:
-        default = recipe(default)
+        default = replace(recipe(default), **command.more_recipes.get(recipe.__name__, {}))
     kind: Any = command.options[type(config)]  # the algorithm's own options
     program = f"marl {command.name} {algorithm} {env}"
-    options: Options[Any] = read_options(kind, words, program=program, default=default)
+    options: TrainOptions[Any] = read_options(kind, argv, program=program, default=default)
+    options = _checked(command, algorithm, options)
+    command.check(algorithm, env, options)
+    return algorithm, env, options, None if recipe is None else recipe.__name__
+
+
+def _checked(command: Command, algorithm: str, options: TrainOptions[Any]) -> TrainOptions[Any]:
+    """Options with all decisions taken; InputError where they do not fit each other, or the command."""
     options.check()
     require_positive(keep_checkpoints=options.keep_checkpoints)
     if options.device != "cpu":
-        if not command.devices:
+        if not command.gpus:
             raise InputError(f"marl {command.name} computes on the CPU only; leave out --device {options.device}")
         find_device(options.device)
-    if options.elastic and not command.survives:
+    if options.elastic and not command.elastic:
         raise InputError(f"marl {command.name} cannot go on with fewer ranks; leave out --elastic")
     if options.elastic and options.ranks is None and world_size_from_environment() is None:
         raise InputError("--elastic is for several ranks: --ranks N, or mpirun --with-ft ulfm")
@@ -68,31 +77,30 @@ def _read(command: Command, algorithm: str, env: str, words: list[str]) -> tuple
     if options.compile == "yes" and not command.compiles:
         raise InputError(f"marl {command.name} does not go through torch's compiler; leave out --compile yes")
     before = "no" if not command.compiles else _compiled_before(options)
-    options = cast("Options[Any]", resolve_compile(algorithm, options, before))
-    command.check(algorithm, env, options)
-    return algorithm, env, options, None if recipe is None else recipe.__name__
+    return cast("TrainOptions[Any]", resolve_compile(algorithm, options, before))
 
 
-def _compiled_before(options: Options[Any]) -> str | None:
-    """How the run that is resumed decided; None where there is none, or one that cannot be read."""
+def _compiled_before(options: TrainOptions[Any]) -> str | None:
+    """The saved ``compile`` of the run that is resumed; None where there is none, or one that cannot be read."""
     if not options.resume or options.out is None:
         return None
     try:
         return str(RunDirectory.open(options.out).config.get("compile", "no"))
     except InputError:
-        return None  # which is told where the run is opened
+        return None  # the error is reported where the run is opened
 
 
 def _with_saved_replay(algorithm: str, config: Any) -> Any:
-    if not hasattr(config, "replay"):
+    if find_algorithm(algorithm).build(config).on_policy:
         raise InputError(f"--checkpoint-replay is for algorithms with replay, which {algorithm} has not; leave it out")
     return replace(config, replay=replace(config.replay, checkpoint=True))
 
 
-def _peek(words: list[str], option: str) -> str | None:
-    for index, word in enumerate(words):
-        if word == option and index + 1 < len(words):
-            return words[index + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
+def _peek(argv: list[str], option: str) -> str | None:
+    """The value of an option, before options are read."""
+    for index, argument in enumerate(argv):
+        if argument == option and index + 1 < len(argv):
+            return argv[index + 1]
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
     return None

@@ -1,9 +1,9 @@
-"""A rank dies, the run goes on: what the survivors of a job that was started with ULFM need to do so.
+"""Elastic training: when a rank of a job that was started with ULFM dies, those that are left continue the run.
 
-Every rank keeps the newest snapshots in memory: the state that a checkpoint holds, with the environment copies of ALL
-ranks. So whoever survives can go on by itself, however many died at once, and needs nothing from a disk: the survivors
-agree on the newest snapshot that all of them have and put the experiment together anew, with the dead ranks' copies
-shared out among them. What the learners know of all this is nothing.
+Every rank keeps the newest snapshots in memory: the state that a checkpoint holds, with the environments of ALL ranks.
+So the ranks that are left can continue however many died at once, and need nothing from a disk: they agree on the
+newest snapshot that all of them have and build the experiment anew, with the dead ranks' environments shared out among
+them. Learners know nothing of this.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from marl.launchers.mpi.elastic_communicator import ElasticCommunicator
 
 T = TypeVar("T")
 SHARE: Final = 0.02
-"""Of the time, what snapshots may take; where one an update takes more, they are taken more seldom."""
+"""The share of the time that snapshots may take; where one an update takes more, they are taken more seldom."""
 
 
-class _Everywhere(DelegatingCommunicator):
+class _GatherEverywhere(DelegatingCommunicator):
     """The same ranks, with rows gathered on all of them."""
 
     def __init__(self, communicator: ElasticCommunicator) -> None:
@@ -37,7 +37,6 @@ class _Everywhere(DelegatingCommunicator):
         self._elastic = communicator
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows on all ranks."""
         return self._elastic.gather_rows_everywhere(tensor)
 
 
@@ -45,11 +44,11 @@ class Snapshots:
     """The newest two snapshots of an experiment, whole on every rank.
 
     Two, because a rank may die while the newest is being taken: then some ranks have it and others do not, but all
-    have the one before, since nobody begins a snapshot before all ranks have ended the last.
+    have the one before, since no rank begins a snapshot before all have ended the last.
 
     Args:
         communicator: the ranks; when some have died, call ``agree``.
-        share: of the time between snapshots, what one may take.
+        share: of the time between snapshots that one may take.
     """
 
     def __init__(self, communicator: ElasticCommunicator, share: float = SHARE) -> None:
@@ -67,7 +66,7 @@ class Snapshots:
         if updates < self._due:
             return
         began = time.monotonic()
-        state = flatten_state(experiment.gather_state(_Everywhere(self._communicator)))
+        state = flatten_state(experiment.gather_state(_GatherEverywhere(self._communicator)))
         snapshot = Checkpoint(
             step=experiment.counter.env_steps,
             tensors={name: tensor.detach().clone() for name, tensor in state.items()},
@@ -76,10 +75,10 @@ class Snapshots:
         )
         now = time.monotonic()
         # The rank that came last waited least, so the shortest time is what a snapshot costs.
-        figures = torch.tensor([now - began, now - self._ended], dtype=torch.float64)
-        self._communicator.all_reduce(figures, "min")
-        cost, elapsed = figures.tolist()
-        # The first ones are dear, and no measure for those to come; before the very first there was no update.
+        seconds = torch.tensor([now - began, now - self._ended], dtype=torch.float64)
+        self._communicator.all_reduce(seconds, "min")
+        cost, elapsed = seconds.tolist()
+        # The first ones cost more than those to come; before the very first there was no update.
         self._cost = min(cost, self._cost)
         an_update = (elapsed - cost) / max(1, updates - self._last) if self._number else math.inf
         self._due = updates + max(1, math.ceil(self._cost / max(self._share * an_update, 1e-9)))
@@ -89,49 +88,49 @@ class Snapshots:
         self._kept[self._number] = snapshot
 
     def agree(self) -> Checkpoint | None:
-        """The newest snapshot that all survivors have, and from now on the newest of all; None where there is none."""
+        """The newest snapshot that all remaining ranks have, from now on the newest of all; None if there is none."""
         newest = torch.tensor([self._number])
         self._communicator.all_reduce(newest, "min")
         self._number = int(newest)
         self._kept = {number: kept for number, kept in self._kept.items() if number <= self._number}
         snapshot = self._kept.get(self._number)
-        # The partition of copies is another now, but the snapshot holds all of them: it stays good.
+        # Environments are shared out anew, but the snapshot holds all of them: it stays valid.
         self._due = self._last = 0 if snapshot is None else int(snapshot.metadata["counter"]["updates"])
         self._ended = time.monotonic()
         return snapshot
 
 
 class ElasticTraining:
-    """Trains, and goes on with those ranks that are left when some die.
+    """Trains, and continues with the ranks that are left when some die.
 
     Args:
         communicator: the ranks.
-        deadline: seconds after a loss in which the survivors must be ready to go on; else the job is ended, for its
-            supervisor to start it again.
-        say: told in one line, on the first rank, that they went on.
+        deadline: seconds after a loss in which the ranks that are left must be ready to continue; else the job is
+            ended, for its supervisor to start it again.
+        warn: takes the lines about losses; on the first rank, or where the job ends.
         share: see Snapshots.
     """
 
     def __init__(
-        self, communicator: ElasticCommunicator, deadline: float, say: Callable[[str], object], share: float = SHARE
+        self, communicator: ElasticCommunicator, deadline: float, warn: Callable[[str], object], share: float = SHARE
     ) -> None:
         self._communicator = communicator
         self._deadline = deadline
-        self._say = say
+        self._warn = warn
         self._snapshots = Snapshots(communicator, share)
         self._timer: threading.Timer | None = None
         self._noticed = 0.0
         self._lost = 0
 
-    def together(self, attempt: Callable[[Checkpoint | None], T]) -> T:
-        """Trains until that is done on all ranks that are left.
+    def run(self, attempt: Callable[[Checkpoint | None], T]) -> T:
+        """Trains until training is done on all ranks that are left.
 
         Args:
-            attempt: puts everything together, goes on from the snapshot that it is given (None at first) and trains;
-                it calls ``at_boundary`` before the first update and after each.
+            attempt: builds everything, continues from the snapshot that it is given (None at first) and trains; it
+                calls ``at_boundary`` before the first update and after each.
 
         Returns:
-            What the last attempt returned.
+            The result of the last attempt.
         """
 
         def once() -> T:
@@ -140,10 +139,10 @@ class ElasticTraining:
                 self._fall_back("no rank had a snapshot yet")
             return attempt(snapshot)
 
-        return self._communicator.together(once, noticed=self._notice, survived=self._survive)
+        return self._communicator.together(once, noticed=self._notice, survived=self._count_loss)
 
     def at_boundary(self, experiment: Experiment) -> None:
-        """Takes a snapshot if one is due, and knows by it that all survivors are ready to go on."""
+        """Takes a snapshot if one is due, which shows that all ranks that are left are ready to continue."""
         self._snapshots.update(experiment)
         if self._timer is None:
             return
@@ -153,7 +152,7 @@ class ElasticTraining:
             ranks = "a rank" if self._lost == 1 else f"{self._lost} ranks"
             left = "1 rank goes" if self._communicator.size == 1 else f"{self._communicator.size} ranks go"
             seconds = time.monotonic() - self._noticed
-            self._say(f"{ranks} died; {left} on from update {experiment.counter.updates}, after {seconds:.1f} s")
+            self._warn(f"{ranks} died; {left} on from update {experiment.counter.updates}, after {seconds:.1f} s")
         self._lost = 0
 
     def _notice(self) -> None:
@@ -164,10 +163,10 @@ class ElasticTraining:
             self._timer.daemon = True
             self._timer.start()
 
-    def _survive(self, lost: int) -> None:
+    def _count_loss(self, lost: int) -> None:
         self._lost += lost
 
     def _fall_back(self, why: str) -> None:
-        """Ends the job; from whichever thread."""
-        self._say(f"a rank died, and {why}: the job ends")
+        """Ends the job; may be called from any thread."""
+        self._warn(f"a rank died, and {why}: the job ends")
         self._communicator.abort(1)

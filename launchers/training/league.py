@@ -13,10 +13,11 @@ from marl.core import Communicator
 from marl.errors import InputError
 from marl.games.sides import read_teams
 from marl.launchers.console import require_positive
+from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
-from marl.launchers.training.options import Command, Options
+from marl.launchers.training.options import Command, Training, TrainOptions
 from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
@@ -54,11 +55,11 @@ _META_STRATEGIES: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
-    """What ``marl league`` can be told."""
+class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
+    """Options of ``marl league``."""
 
     matchmaking: MatchmakingName = "window"
-    """Whom the main player meets: itself (latest), all its past (uniform), the last snapshots and itself (window),
+    """Opponents of the main player: itself (latest), all its past (uniform), the last snapshots and itself (window),
     those it loses to (pfsp), those of its own strength (pfsp-variance), or by OpenAI Five's quality scores. With psro
     each snapshot is a best response to a mixture of those before, and the player then begins anew. With nfsp it plays
     itself, now its best response, now the average of all its best responses, which is what snapshots play."""
@@ -69,15 +70,15 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     measure_games: int | None = None
     """Games that each new snapshot plays against every earlier one; 100 with psro, else none, if not given."""
     swap_steps: int | None = None
-    """A copy keeps its opponents for so many environment steps; new ones every episode if not given."""
+    """An environment keeps its opponents for so many steps; new ones every episode if not given."""
     window: int = 10
-    """How many of the newest snapshots ``window`` draws from."""
+    """Number of newest snapshots from which ``window`` draws."""
     play_against_latest_model_ratio: float = 0.5
     """Share of matches against itself, with ``window``; with ``quality`` too."""
     main_exploiters: int = 0
     """Players that learn to beat the main player, and begin anew once they do."""
     league_exploiters: int = 0
-    """Players that learn to beat everybody's past, and begin anew once they do."""
+    """Players that learn to beat the past of all players, and begin anew once they do."""
     exploiter_win_rate: float = 0.7
     """Score at which an exploiter leaves a snapshot and begins anew."""
     exploiter_max_steps: int = 200_000
@@ -90,10 +91,10 @@ class LeagueOptions(Options[ConfigT], Generic[ConfigT]):
     """Settings of the average policy, with ``nfsp``."""
 
 
-_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(Options)})
+_OWN = tuple(f.name for f in fields(LeagueOptions) if f.name not in {g.name for g in fields(TrainOptions)})
 
 
-def league(words: list[str]) -> int:
+def league(argv: list[str]) -> int:
     """Trains one player by self-play, or a league of several; see ``main.main`` for the exit codes."""
     command = Command(
         name="league",
@@ -102,12 +103,13 @@ def league(words: list[str]) -> int:
         build=_build,
         check=_config,
         more_config=lambda options: {"league": _plain({name: getattr(options, name) for name in _OWN})},
-        devices=False,
-        survives=False,
+        more_recipes=LEAGUE_RECIPES,
+        gpus=False,
+        elastic=False,
         compiles=False,
         curve="main/score",
     )
-    return run_command(command, words)
+    return run_command(command, argv)
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:
@@ -115,10 +117,9 @@ def _plain(settings: Mapping[str, Any]) -> Any:
     return json.loads(json.dumps(settings, default=asdict))
 
 
-def _build(
-    algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path
-) -> LeagueExperiment:
-    return LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+def _build(algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path) -> Training:
+    league = LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
+    return Training(task=league, small_networks=True)
 
 
 def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:

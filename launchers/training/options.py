@@ -1,60 +1,44 @@
-"""What commands that train are told, and what they put together and run."""
+"""Options of commands that train, and the declaration of such a command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol
+from typing import Any, Generic
 
-from marl.checkpoints.checkpoint import Checkpoint
-from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.core import Communicator
-from marl.counters import Counter
-from marl.experiments.config import Result
+from marl.experiments.experiment import Experiment
+from marl.experiments.loop import TrainingTask
+from marl.launchers.reports.trackers import TrackerOptions
 from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions
-from marl.loggers.base import Logger
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Settings[ConfigT], JobOptions, Generic[ConfigT]):
-    """What ``marl train`` can be told."""
+class TrainOptions(Settings[ConfigT], JobOptions, TrackerOptions, Generic[ConfigT]):
+    """Options of ``marl train``."""
 
     recipe: str | None = None
     """Settings tuned for the pair: a recipe's name, or none for plain defaults. The pair's own if not given."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints stay."""
+    """Number of newest checkpoints that are kept."""
     checkpoint_replay: bool = False
     """Whether checkpoints hold replay, so that a resumed run goes on exactly; without it replay is filled anew."""
-    wandb: Literal["disabled", "offline", "online"] = "disabled"
-    """Whether to log to W&B."""
-    wandb_project: str = "marl"
-    """The W&B project."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard files into the run directory."""
     elastic_deadline: float = 30.0
-    """Seconds in which they must be ready to go on; else the job ends, for --max-restarts to start it again."""
+    """Seconds in which the ranks that are left must be ready to go on, with --elastic; else the job ends, for
+    --max-restarts to start it again."""
 
 
-class Trainable(Protocol):
-    """What a command puts together and runs: an Experiment, or something like it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The experiment or league that a command runs, and what the command declares about it."""
 
-    counter: Counter
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Goes on where a checkpoint stopped."""
-
-    def run(
-        self,
-        logger: Logger | None = None,
-        checkpointer: Checkpointer | AsyncCheckpointer | None = None,
-        should_stop: Callable[[], bool] = ...,
-    ) -> Result:
-        """Trains until all steps are done, or until some rank wants to stop."""
-
-    def close(self) -> None:
-        """Frees what it holds."""
+    task: TrainingTask
+    elastic: Experiment | None = None
+    """The same experiment, where it can continue with fewer ranks."""
+    small_networks: bool
+    """Whether networks are too small to gain from several threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,18 +49,20 @@ class Command:
     example: str
     """An environment to train on."""
     options: Any
-    """Options, or a kind of them with more fields, generic in the algorithm's configuration."""
-    build: Callable[[str, str, Any, Communicator, Path], Trainable]
-    """From algorithm, environment, options, ranks and the run's directory to what is run."""
+    """TrainOptions, or a subclass; generic in the algorithm's configuration."""
+    build: Callable[[str, str, Any, Communicator, Path], Training]
+    """From algorithm, environment, options, ranks and the run's directory to the experiment."""
     check: Callable[[str, str, Any], object] = make_experiment_config
-    """Refuses options that make no sense, before anything is started."""
+    """Raises InputError where options make no sense, before anything is started."""
     more_config: Callable[[Any], dict[str, Any]] = lambda options: {}
-    """What ``config.json`` holds besides the settings."""
-    devices: bool = True
+    """Entries of ``config.json`` besides the settings."""
+    more_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Changes that recipes, by name, make to options other than Settings."""
+    gpus: bool = True
     """Whether it computes on GPUs too."""
-    survives: bool = True
-    """Whether what is built can go on from a snapshot of its ranks' memory."""
+    elastic: bool = True
+    """Whether what is built can continue with fewer ranks."""
     compiles: bool = True
     """Whether it can go through torch's compiler, which wants the same shapes at every step."""
     curve: str = "episode_return/mean"
-    """The figure whose curve is drawn in the end."""
+    """The metric whose curve is drawn in the end."""

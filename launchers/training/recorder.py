@@ -1,10 +1,10 @@
-"""What the first rank of a training run writes down: before it, while it goes on, and in the end."""
+"""The files and trackers of a training run, written by its first rank: before it, while it goes on, and in the end."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,38 +16,41 @@ from marl.errors import InputError
 from marl.experiments.config import Result
 from marl.launchers.console import describe_evaluation, warn
 from marl.launchers.mpi.broadcast import from_root
-from marl.launchers.run.run_directory import RunDirectory, refuse_other_config
+from marl.launchers.reports.trackers import Trackers, make_trackers
+from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, refuse_other_config
+from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import make_folder
-from marl.launchers.training.options import Options
-from marl.loggers import JournalLogger, MultiLogger, OnlyNewer, TensorBoardLogger, TerminalLogger, WandbLogger
-from marl.loggers.base import Logger
+from marl.launchers.training.options import TrainOptions
+from marl.loggers import JournalLogger, MultiLogger, TerminalLogger
 from marl.loggers.journal import plain_number
 
 _MAY_DIFFER_ON_RESUME: Final = (
-    "steps",
-    "evaluation_episodes",
-    "evaluation_max_steps",
-    "evaluate_every",
+    *SCHEDULE_FIELDS,
     "exploitability_every",
-    "checkpoint_every",
-    "row_every",
     "recipe",
     "env_failures",
     "device",
+    "algorithm.replay.checkpoint",
 )
-_SAVES_REPLAY: Final = "algorithm.replay.checkpoint"
 
 
-def check_directory(options: Options[Any], config: dict[str, Any]) -> str | None:
-    """Refuses, before anything is started, what would be refused later; says so where there is nothing left to do."""
+def check_directory(options: TrainOptions[Any], config: dict[str, Any]) -> str | None:
+    """Refuses, before anything is started, what would be refused later.
+
+    Returns:
+        A line to print, where there is nothing left to do; else None.
+
+    Raises:
+        InputError: there is no run to resume, it has another configuration, or a run would be overwritten.
+    """
     if options.resume:
         assert options.out is not None, "options were checked"
         run = RunDirectory.open(options.out)
-        refuse_other_config(run, config, ignore=(*_MAY_DIFFER_ON_RESUME, _SAVES_REPLAY))
+        refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
         done = _steps_of_finished(run)
         if done >= options.steps:
-            # What a process that was killed at the very end did not come to.
+            # A process that was killed at the very end may have left them.
             with contextlib.suppress(InputError), run.locked(patience=0.0):
                 shutil.rmtree(rank_folder(run.path), ignore_errors=True)
             return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
@@ -66,15 +69,15 @@ def _steps_of_finished(run: RunDirectory) -> int:
 
 
 class RunRecorder:
-    """What the first rank writes: the run directory, which it holds, the journal, trackers and checkpoints.
+    """Writes a run's files and trackers, on the first rank: run directory, journal, trackers and checkpoints.
 
-    Where the first rank dies and others go on, the next one opens them; where it lives, they stay open.
+    Where the first rank dies and others continue, the next one opens them; where it lives, they stay open.
 
     Args:
         path: the run directory.
         options: of the command.
-        config: what ``config.json`` holds.
-        title: said at the beginning.
+        config: the content of ``config.json``.
+        title: printed at the beginning.
         held: takes the lock of the run directory.
         watched: whether ranks write down what they do.
     """
@@ -82,7 +85,7 @@ class RunRecorder:
     def __init__(
         self,
         path: Path,
-        options: Options[Any],
+        options: TrainOptions[Any],
         config: dict[str, Any],
         title: str,
         held: contextlib.ExitStack,
@@ -93,7 +96,7 @@ class RunRecorder:
         self._held, self._watched = held, watched
         self._code = 1
         self._journal: JournalLogger | None = None
-        self._wandb: WandbLogger | None = None
+        self._trackers: Trackers | None = None
         self.run: RunDirectory | None = None
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
@@ -117,31 +120,17 @@ class RunRecorder:
         print(f"{self._title}, {ranks}, into {run.path}", flush=True)
         self._journal = JournalLogger(run.metrics)
         self._journal.truncate_after(counter.updates)
-        # Trackers cannot take a row back, so what is done once more is told to them once.
-        trackers = [OnlyNewer(tracker, "env_steps") for tracker in self._trackers(run, counter, again=again)]
-        self.logger = MultiLogger([self._journal, *trackers, TerminalLogger(self._options.steps)])
+        self._trackers = make_trackers(
+            self._options,
+            run,
+            resume=self._options.resume or again,
+            resume_at=counter.env_steps or None,
+            group=f"{self._config['name']} {self._config['env']}",
+        )
+        self.logger = MultiLogger([self._journal, *self._trackers.loggers, TerminalLogger(self._options.steps)])
         self.checkpointer = AsyncCheckpointer(
             Checkpointer(run.checkpoints, keep=self._options.keep_checkpoints, before=self._journal.sync)
         )
-
-    def _trackers(self, run: RunDirectory, counter: Counter, *, again: bool) -> Iterator[Logger]:
-        options = self._options
-        if options.tensorboard:
-            yield TensorBoardLogger(run.path / "tensorboard", resume_at=counter.env_steps or None)
-        if options.wandb != "disabled":
-            online = options.wandb == "online"
-            self._wandb = WandbLogger(
-                options.wandb_project,
-                run.path.resolve().name,
-                mode=options.wandb,
-                config=self._config,
-                directory=run.path,
-                # Offline, a second run of the same identity would overwrite the first.
-                run_id=run.run_id if online else None,
-                resume=(options.resume or again) and online,
-                group=f"{self._config['name']} {self._config['env']}",
-            )
-            yield self._wandb
 
     def _open(self, *, again: bool) -> None:
         run = self.run
@@ -157,10 +146,14 @@ class RunRecorder:
         self.run = run
 
     def fail(self, error: BaseException, *, refused: bool) -> None:
-        """Finishes the checkpoint that is being written; says how to go on, where there was a reason to end.
+        """Finishes the checkpoint that is being written, and says how to continue.
+
+        Args:
+            error: what ended the run.
+            refused: whether it is about wrong input.
 
         Raises:
-            InputError: there is no checkpoint yet; says so, and why the run ended.
+            InputError: there is no checkpoint yet; the message says so, and why the run ended.
         """
         if self.checkpointer is not None:
             _finish_writing(self.checkpointer)
@@ -169,22 +162,23 @@ class RunRecorder:
 
     def close(self, code: int) -> None:
         """Closes everything that is open, with the exit code."""
-        if self._wandb is not None and self.run is not None:
+        wandb = None if self._trackers is None else self._trackers.wandb
+        if wandb is not None and self.run is not None:
             newest = Checkpointer(self.run.checkpoints).latest
             if newest is not None and code == 0:
-                self._wandb.log_artifact(newest, self.run.path.resolve().name)
-            self._wandb.close(code)
+                wandb.log_artifact(newest, self.run.path.resolve().name)
+            wandb.close(code)
         if self.logger is not None:
             self.logger.close()
         self._code = code
 
     def report(self, result: Result, communicator: Communicator, curve: str) -> None:
-        """Writes the summary, draws the curve, and says what came out.
+        """Writes the summary, draws the curve, and prints the results.
 
         Args:
             result: of training.
             communicator: the ranks.
-            curve: the figure whose curve is drawn.
+            curve: the metric whose curve is drawn.
         """
         run = self.run
         if run is None:
@@ -194,25 +188,9 @@ class RunRecorder:
             print(f"stopped after {counter.env_steps:,} steps; go on with --resume --out {run.path}", flush=True)
             return
         summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
-        run.write_summary(
-            {
-                **{key: plain_number(value) for key, value in (summary | dict(result.measured)).items()},
-                "env_steps": counter.env_steps,
-                "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
-                "wall_seconds": counter.wall_seconds,
-                "updates": counter.updates,
-                "episodes": counter.episodes,
-                "ranks": communicator.size,
-            }
-        )
-        from marl.launchers.reports.curves import plot_runs
-
+        _write_summary(run, result, summary, communicator.size)
         if counter.episodes:
-            for key in (*result.measured, curve, "episode_return/mean"):
-                # A league whose player only ever met itself has no scores.
-                with contextlib.suppress(InputError):
-                    plot_runs([run.path], run.learning_curve, key=key)
-                    break
+            _draw_curve(run, (*result.measured, curve, "episode_return/mean"))
         if summary:
             print(f"evaluation: {describe_evaluation(summary)}", flush=True)
         if result.measured:
@@ -220,7 +198,7 @@ class RunRecorder:
         print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
 
     def clean_up(self) -> None:
-        """Removes what ranks wrote down, unless it tells how they failed; the last that is done in the folder."""
+        """Removes the files of ranks, unless they tell how a rank failed; called last of all."""
         if self._code != 1:
             shutil.rmtree(rank_folder(self._path), ignore_errors=True)
 
@@ -231,6 +209,32 @@ def discard_empty_run(run: RunDirectory) -> bool:
         return False
     shutil.rmtree(run.path, ignore_errors=True)
     return True
+
+
+def _write_summary(run: RunDirectory, result: Result, summary: dict[str, Any], ranks: int) -> None:
+    counter = result.counter
+    run.write_summary(
+        {
+            **{key: plain_number(value) for key, value in (summary | dict(result.measured)).items()},
+            "env_steps": counter.env_steps,
+            "env_steps_per_second": counter.env_steps / max(counter.wall_seconds, 1e-9),
+            "wall_seconds": counter.wall_seconds,
+            "updates": counter.updates,
+            "episodes": counter.episodes,
+            "ranks": ranks,
+        }
+    )
+
+
+def _draw_curve(run: RunDirectory, keys: Sequence[str]) -> None:
+    """Draws the first of these metrics that the run has."""
+    from marl.launchers.reports.curves import plot_runs
+
+    for key in keys:
+        # A league whose player only ever met itself has no scores.
+        with contextlib.suppress(InputError):
+            plot_runs([run.path], run.learning_curve, key=key)
+            break
 
 
 def _finish_writing(checkpointer: AsyncCheckpointer) -> None:

@@ -1,13 +1,13 @@
-"""A training run on all its ranks: what they agree on, what each of them does, and how it goes on after a loss."""
+"""A training run on all its ranks: what they agree on, what each of them does, and how it continues after a loss."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -15,7 +15,7 @@ from marl.checkpoints.checkpoint import Checkpoint, list_checkpoints, load_check
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.experiments.config import Result
-from marl.experiments.experiment import Experiment
+from marl.experiments.loop import TrainingTask
 from marl.launchers.console import warn
 from marl.launchers.environment import use_fair_threads, world_size_from_environment
 from marl.launchers.mpi.broadcast import from_root
@@ -29,24 +29,24 @@ from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
 from marl.launchers.training.elastic import ElasticTraining
-from marl.launchers.training.options import Command, Options, Trainable
+from marl.launchers.training.options import Command, Training, TrainOptions
 from marl.launchers.training.recorder import RunRecorder, check_directory
-from marl.networks.torso import is_image
-from marl.replay import ReplayDataset
+
+_REFILLS: Final = "replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items"
 
 
 def run_training(
     command: Command,
     algorithm: str,
     env: str,
-    options: Options[Any],
+    options: TrainOptions[Any],
     recipe: str | None,
     communicator: Communicator,
 ) -> int:
     """Trains, as one of the ranks.
 
     Args:
-        command: what is put together.
+        command: the command that was called.
         algorithm: its name.
         env: the environment's name.
         options: as they were read.
@@ -59,13 +59,8 @@ def run_training(
     Raises:
         InputError: the options do not fit the job or the run directory, or training came upon wrong input.
     """
-    if options.ranks not in (None, communicator.size):
-        raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
     in_job = world_size_from_environment() is not None
-    if options.max_restarts and in_job:
-        raise InputError("--max-restarts cannot restart the mpirun that it runs under; use it with --ranks")
-    if options.elastic:
-        check_fault_tolerance()
+    _check_job(options, communicator, in_job=in_job)
     use_fair_threads()
     device = find_device(options.device)
     use_device(device)
@@ -81,76 +76,86 @@ def run_training(
         path = Path(from_root(communicator, lambda: str(default_run_path(algorithm, env, options.seed))))
     title = f"{algorithm} on {env}, recipe {recipe}" if recipe else f"{algorithm} on {env}, no recipe (plain defaults)"
     with contextlib.ExitStack() as held:
-        books = RunRecorder(path, options, config, title, held, watched=in_job or options.watchdog > 0)
-        work = TrainingSession(
-            build=lambda watched: command.build(algorithm, env, replace(options, device=str(device)), watched, path),
+        recorder = RunRecorder(path, options, config, title, held, watched=in_job or options.watchdog > 0)
+        session = TrainingSession(
+            build=lambda ranks: command.build(algorithm, env, replace(options, device=str(device)), ranks, path),
             options=options,
             device=device,
             path=path,
-            books=books,
+            recorder=recorder,
             communicator=communicator,
             in_job=in_job,
         )
         code = 1
         try:
-            result = work.survive() if options.elastic else work.train()
+            result = session.train_elastically() if options.elastic else session.train()
             code = STOPPED if result.stopped else 0
         except BaseException as error:
             code = 2 if isinstance(error, InputError) else 1
-            books.fail(error, refused=code == 2)
+            recorder.fail(error, refused=code == 2)
             raise
         finally:
-            books.close(code)
-        books.report(result, communicator, command.curve)
+            recorder.close(code)
+        recorder.report(result, communicator, command.curve)
         return code
+
+
+def _check_job(options: TrainOptions[Any], communicator: Communicator, *, in_job: bool) -> None:
+    if options.ranks not in (None, communicator.size):
+        raise InputError(f"--ranks {options.ranks} under an mpirun that started {communicator.size}; leave it out")
+    if options.max_restarts and in_job:
+        raise InputError("--max-restarts cannot restart the mpirun that it runs under; use it with --ranks")
+    if options.elastic:
+        check_fault_tolerance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSession:
-    """A rank's part in training: parts are put together once, or again by those that are left when a rank dies."""
+    """A rank's part in training: the experiment is built once, or again by the ranks that are left when one dies."""
 
-    build: Callable[[Communicator], Trainable]
-    options: Options[Any]
+    build: Callable[[Communicator], Training]
+    options: TrainOptions[Any]
     device: torch.device
     path: Path
-    books: RunRecorder
+    recorder: RunRecorder
     communicator: Communicator
     in_job: bool
 
-    def survive(self) -> Result:
-        """Trains, and goes on when ranks die."""
+    def train_elastically(self) -> Result:
+        """Trains, and continues with the ranks that are left when some die."""
         assert isinstance(self.communicator, ElasticCommunicator)
-        survival = ElasticTraining(self.communicator, self.options.elastic_deadline, warn)
+        elastic = ElasticTraining(self.communicator, self.options.elastic_deadline, warn)
         with StopRequest() as stop:
-            return survival.together(lambda snapshot: self.train(snapshot, survival, stop))
+            return elastic.run(lambda snapshot: self.train(snapshot, elastic, stop))
 
     def train(
         self,
         snapshot: Checkpoint | None = None,
-        survival: ElasticTraining | None = None,
+        elastic: ElasticTraining | None = None,
         stop: StopRequest | None = None,
     ) -> Result:
-        """Puts the experiment together and trains.
+        """Builds the experiment and trains.
 
         Args:
-            snapshot: where to go on; None for where the options say.
-            survival: told of every update, where the run is to survive.
-            stop: whether somebody asks to stop, where it is heard already; else it is while training.
+            snapshot: from where to continue; None for where the options say.
+            elastic: called at every update, where the run continues when ranks die.
+            stop: the request to stop, where signals are handled already; else they are while training.
         """
-        communicator, options, books = self.communicator, self.options, self.books
+        communicator, options, recorder = self.communicator, self.options, self.recorder
         heartbeat = Heartbeat(communicator.rank)
         ranks = communicator_for(communicator, self.device, elastic=options.elastic)
-        experiment = self.build(WatchedCommunicator(ranks, heartbeat))
-        heartbeat.counter = experiment.counter
-        use_fair_threads(small=_has_small_networks(experiment))
-        with contextlib.closing(experiment):
+        training = self.build(WatchedCommunicator(ranks, heartbeat))
+        task = training.task
+        heartbeat.counter = task.counter
+        use_fair_threads(small=training.small_networks)
+        with contextlib.closing(task):
             if snapshot is None:
-                self._resume(experiment)
+                self._resume(task)
             else:
-                experiment.load(snapshot)
-                if communicator.rank == 0 and _refills(experiment):
-                    warn("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
-            books.open(communicator, experiment.counter, again=snapshot is not None)
+                task.load(snapshot)
+                if communicator.rank == 0 and task.refills:
+                    warn(_REFILLS)
+            recorder.open(communicator, task.counter, again=snapshot is not None)
             with (
                 StopRequest() if stop is None else contextlib.nullcontext(stop) as request,
                 watched_rank(
@@ -161,45 +166,33 @@ class TrainingSession:
                     in_job=self.in_job,
                 ),
             ):
-                if survival is None:
-                    result = experiment.run(books.logger, books.checkpointer, request.asked)
-                else:
-                    assert isinstance(experiment, Experiment)
-                    at_boundary = functools.partial(survival.at_boundary, experiment)
-                    result = experiment.run(books.logger, books.checkpointer, request.asked, at_boundary)
-                if books.checkpointer is not None:
-                    books.checkpointer.close()
+                run = task.run
+                if elastic is not None:
+                    assert training.elastic is not None, "options were checked"
+                    run = functools.partial(run, at_boundary=functools.partial(elastic.at_boundary, training.elastic))
+                result = run(recorder.logger, recorder.checkpointer, request.asked)
+                if recorder.checkpointer is not None:
+                    recorder.checkpointer.close()
         return result
 
-    def _resume(self, experiment: Trainable) -> None:
+    def _resume(self, task: TrainingTask) -> None:
+        """Loads the newest checkpoint, where the run is resumed and has one."""
         root = self.communicator.rank == 0
         checkpoints = self.path / "checkpoints"
         # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
         begins_anew = not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
         if self.options.resume and not begins_anew:
-            experiment.load(load_checkpoint(checkpoints, warn=warn if root else _ignore))
-            if root and _refills(experiment):
-                print("replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items")
+            task.load(load_checkpoint(checkpoints, warn=warn if root else _ignore))
+            if root and task.refills:
+                print(_REFILLS)
         elif self.options.resume and root:
             print(f"{self.path} has no checkpoint yet; it begins anew")
 
 
-def _has_small_networks(experiment: Trainable) -> bool:
-    """Whether networks are too small to gain from threads: those of leagues, and below a million parameters."""
-    if not isinstance(experiment, Experiment):
-        return True
-    images = any(is_image(group.observation) for group in experiment.spec.groups)
-    return not images and sum(tensor.numel() for tensor in experiment.learner.get_variables().values()) < 1_000_000
-
-
-def _refills(experiment: Trainable) -> bool:
-    dataset = getattr(experiment, "dataset", None)
-    return isinstance(dataset, ReplayDataset) and dataset.refills
-
-
-def _settings(options: Options[Any]) -> Settings[Any]:
-    return Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
+def _settings(options: TrainOptions[Any]) -> Settings[Any]:
+    """The part of the options that decides the result."""
+    return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
 
 
 def _ignore(line: str) -> None:
-    """Other ranks have nothing to add."""
+    """Drops a line: rank 0 prints it."""

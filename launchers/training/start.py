@@ -1,4 +1,4 @@
-"""How commands that train are started: in this process, or on ranks of their own under a supervisor.
+"""The start of commands that train: in this process, or on ranks of their own under a supervisor.
 
 A process that only starts ranks computes nothing, so nothing here loads torch: mpirun is at work at once, and it is the
 ranks that read and check all options but those that say how ranks are started.
@@ -22,7 +22,7 @@ from marl.launchers.supervision.supervisor import Supervisor
 
 @dataclass(frozen=True, kw_only=True)
 class JobOptions:
-    """Which ranks a command that trains is run on, and who looks after them."""
+    """Options of commands that train about their ranks, their run directory and their supervision."""
 
     ranks: int | None = None
     """Start that many MPI ranks on this machine."""
@@ -33,7 +33,7 @@ class JobOptions:
     elastic: bool = False
     """Whether ranks go on when one of them dies (Open MPI 5 with ULFM)."""
     max_restarts: int = 0
-    """How often a job that failed is started again from its newest checkpoint."""
+    """Number of times that a job that failed is started again from its newest checkpoint."""
     watchdog: float = 1800.0
     """Seconds without progress after which the late rank is named and the job ended; 0 for never."""
 
@@ -49,67 +49,67 @@ class JobOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchOptions(JobOptions):
-    """What the process that starts ranks reads of their options."""
+    """Options that the process that starts ranks reads itself."""
 
     seed: int = 0
-    """For the name of the run directory; what it decides else, the ranks read themselves."""
+    """For the name of the run directory; ranks read it for everything else."""
 
 
-def train(words: list[str]) -> int:
+def train(argv: list[str]) -> int:
     """``marl train``; see ``main.main`` for the exit codes."""
-    return _start("train", words)
+    return _start("train", argv)
 
 
-def league(words: list[str]) -> int:
+def league(argv: list[str]) -> int:
     """``marl league``; see ``main.main`` for the exit codes."""
-    return _start("league", words)
+    return _start("league", argv)
 
 
-def _start(command: str, words: list[str]) -> int:
-    """Runs ``launchers.COMMAND:COMMAND`` here, or where ranks or restarts are wanted, under a supervisor."""
+def _start(command: str, argv: list[str]) -> int:
+    """Runs ``training.COMMAND:COMMAND`` here, or where ranks or restarts are wanted, under a supervisor."""
     with StopRequest(EARLY):
-        return _start_listening(command, words)
+        return _start_listening(command, argv)
 
 
-def _start_listening(command: str, words: list[str]) -> int:
-    is_help = any(word.partition("=")[0] in ("-h", "--help") for word in words)
-    named = len(words) > 1 and not any(word.startswith("-") for word in words[:2])
+def _start_listening(command: str, argv: list[str]) -> int:
+    is_help = any(argument.partition("=")[0] in ("-h", "--help") for argument in argv)
+    named = len(argv) > 1 and not any(argument.startswith("-") for argument in argv[:2])
     if named and not is_help and world_size_from_environment() is None:
-        algorithm, env, *rest = words
+        algorithm, env, *rest = argv
         find_algorithm(algorithm)
-        said: LaunchOptions = read_options(
+        options: LaunchOptions = read_options(
             LaunchOptions, rest, program=f"marl {command} {algorithm} {env}", others=True
         )
-        said.check()
-        if said.ranks is not None or said.max_restarts:
-            return _supervise(command, algorithm, env, said, rest)
+        options.check()
+        if options.ranks is not None or options.max_restarts:
+            return _supervise(command, algorithm, env, options, rest)
     here: Callable[[list[str]], int] = getattr(importlib.import_module(f"marl.launchers.training.{command}"), command)
-    return here(words)
+    return here(argv)
 
 
-def _supervise(command: str, algorithm: str, env: str, said: LaunchOptions, words: list[str]) -> int:
+def _supervise(command: str, algorithm: str, env: str, options: LaunchOptions, argv: list[str]) -> int:
     supervisor = Supervisor(
-        [command, algorithm, env, *_without(words, "--ranks", "--out", "--max-restarts", "--resume")],
-        said.out or default_run_path(algorithm, env, said.seed),
-        said.ranks or 1,
-        max_restarts=said.max_restarts,
-        watchdog=said.watchdog,
-        resume=said.resume,
-        elastic=said.elastic,
+        [command, algorithm, env, *_without(argv, "--ranks", "--out", "--max-restarts", "--resume")],
+        options.out or default_run_path(algorithm, env, options.seed),
+        options.ranks or 1,
+        max_restarts=options.max_restarts,
+        watchdog=options.watchdog,
+        resume=options.resume,
+        elastic=options.elastic,
     )
     return supervisor.supervise()
 
 
-def _without(words: list[str], *options: str) -> list[str]:
+def _without(argv: list[str], *options: str) -> list[str]:
     """Leaves out options, and the values of those that have one."""
     kept: list[str] = []
     skip = False
-    for word in words:
-        name = word.partition("=")[0].replace("_", "-")
+    for argument in argv:
+        name = argument.partition("=")[0].replace("_", "-")
         if skip:
             skip = False
         elif name in options:
-            skip = "=" not in word and name != "--resume"
+            skip = "=" not in argument and name != "--resume"
         else:
-            kept.append(word)
+            kept.append(argument)
     return kept

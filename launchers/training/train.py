@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from marl.core import Communicator
 from marl.experiments.experiment import Experiment
 from marl.launchers.run.settings import make_experiment_config
 from marl.launchers.training.command import run_command
-from marl.launchers.training.options import Command, Options
+from marl.launchers.training.options import Command, Training, TrainOptions
+from marl.networks.torso import is_image
+
+_SMALL: Final = 1_000_000
+"""Parameters below which a second thread gains little."""
 
 
-def train(words: list[str]) -> int:
+def train(argv: list[str]) -> int:
     """Trains an algorithm; see ``main.main`` for the exit codes."""
-    return run_command(
-        Command(name="train", example="mpe2.simple_spread_v3", options=Options, build=_experiment), words
-    )
+    return run_command(Command(name="train", example="mpe2.simple_spread_v3", options=TrainOptions, build=_build), argv)
 
 
-def _experiment(algorithm: str, env: str, options: Options[Any], communicator: Communicator, path: Path) -> Experiment:
-    return Experiment(make_experiment_config(algorithm, env, options), communicator)
+def _build(algorithm: str, env: str, options: TrainOptions[Any], communicator: Communicator, path: Path) -> Training:
+    experiment = Experiment(make_experiment_config(algorithm, env, options), communicator)
+    return Training(task=experiment, elastic=experiment, small_networks=_has_small_networks(experiment))
+
+
+def _has_small_networks(experiment: Experiment) -> bool:
+    if any(is_image(group.observation) for group in experiment.spec.groups):
+        return False
+    return experiment.num_parameters < _SMALL

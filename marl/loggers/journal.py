@@ -40,7 +40,7 @@ class JournalLogger(Logger):
         self._cut(updates=None)
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Appends one row.
+        """Appends a row.
 
         Raises:
             InputError: the disk is full, or the like; nothing of the row is left in the file.
@@ -148,7 +148,7 @@ def _parse(line: bytes) -> dict[str, float] | None:
 
 
 def plain_number(value: float) -> float | None:
-    """An int stays an int; whatever else counts as a number becomes a float, or None where it is not finite."""
+    """Returns an int as it is, and other numbers as a float, or None where they are not finite."""
     if isinstance(value, int):
         return int(value)
     number = float(value)

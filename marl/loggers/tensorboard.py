@@ -1,4 +1,4 @@
-"""TensorBoard as a second place for figures."""
+"""A logger that writes TensorBoard files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from marl.loggers.base import Logger
 
 
 class TensorBoardLogger(Logger):
-    """Writes every figure as a scalar over environment steps.
+    """Writes every metric as a scalar over environment steps.
 
     Args:
-        directory: where the event files go.
+        directory: the folder of the event files.
         resume_at: environment steps of the checkpoint that a resumed run starts from; later points of the run
             that was broken off are hidden.
 
@@ -31,12 +31,11 @@ class TensorBoardLogger(Logger):
         self._step = resume_at or 0
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Adds the row's figures at its ``env_steps``, or at those of the row before if it has none."""
+        """Adds the row's metrics at its ``env_steps``, or at those of the row before if it has none."""
         self._step = int(row.get("env_steps", self._step))
         for key, value in row.items():
             if key != "env_steps":
                 self._writer.add_scalar(key, value, self._step)
 
     def close(self) -> None:
-        """Flushes and closes the file."""
         self._writer.close()

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live view, or plain lines where there is no terminal."""
+"""Progress of a run for people: a live view, or plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RETURN = "episode_return/"
 _EVALUATION = "evaluation/"
 _COUNTS = frozenset({"env_steps", "updates", "episodes", "wall_seconds", "env_steps_per_second", "memory_mb"})
-_MOST_FIGURES = 16
+_MOST_METRICS = 16
 
 
 class TerminalLogger(Logger):
@@ -30,9 +30,9 @@ class TerminalLogger(Logger):
     stream, or under Open MPI what mpirun itself writes to.
 
     Args:
-        total_steps: environment steps that the run will take.
-        title: what runs, for the first line.
-        stream: where to write; stdout unless told.
+        total_steps: environment steps of the whole run.
+        title: the first line.
+        stream: stdout by default.
         plain_seconds: at most one plain line in so many seconds, but for the first, the last, and evaluations.
         live_seconds: the live view changes at most this often.
         clock: seconds that never go back; ``time.monotonic`` but in tests.
@@ -52,7 +52,7 @@ class TerminalLogger(Logger):
         self._title = title
         self._stream = stream if stream is not None else sys.stdout
         self._clock = clock
-        self._figures: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._first: tuple[float, float] | None = None  # time and env steps of the first row
         self._evaluated_at = 0.0
         self._next = -math.inf
@@ -66,10 +66,10 @@ class TerminalLogger(Logger):
             self._print(title)
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Takes one row; shows it, if it is time."""
+        """Takes one row, and shows it if one is due."""
         now = self._clock()
         evaluated = any(key.startswith(_EVALUATION) for key in row)
-        self._figures.update(row)
+        self._metrics.update(row)
         if self._first is None:
             self._first = now, self._steps
         if evaluated:
@@ -89,12 +89,12 @@ class TerminalLogger(Logger):
 
     @property
     def _steps(self) -> float:
-        return self._figures.get("env_steps", 0)
+        return self._metrics.get("env_steps", 0)
 
     def _rate(self) -> float:
-        """Env steps a second: as logged, else as seen since the first row."""
-        if "env_steps_per_second" in self._figures:
-            return self._figures["env_steps_per_second"]
+        """Env steps a second: as logged, else as measured since the first row."""
+        if "env_steps_per_second" in self._metrics:
+            return self._metrics["env_steps_per_second"]
         if self._first is None or self._clock() <= self._first[0]:
             return 0.0
         return (self._steps - self._first[1]) / (self._clock() - self._first[0])
@@ -106,22 +106,22 @@ class TerminalLogger(Logger):
     def _returns(self) -> list[tuple[str, float]]:
         return [
             (key.removeprefix(_RETURN), value)
-            for key, value in self._figures.items()
+            for key, value in self._metrics.items()
             if key.startswith(_RETURN) and key != f"{_RETURN}mean"
         ]
 
     def _losses(self) -> list[tuple[str, float]]:
         return [
             (key, value)
-            for key, value in self._figures.items()
+            for key, value in self._metrics.items()
             if key not in _COUNTS and not key.startswith((_RETURN, _EVALUATION))
         ]
 
     def _evaluation(self) -> str:
-        mean = self._figures.get(f"{_EVALUATION}return_mean")
+        mean = self._metrics.get(f"{_EVALUATION}return_mean")
         if mean is None:
             return ""
-        interval = self._figures.get(f"{_EVALUATION}return_ci95")
+        interval = self._metrics.get(f"{_EVALUATION}return_ci95")
         spread = "" if interval is None else f" ± {_number(interval)}"
         return f"{_number(mean)}{spread} at {self._evaluated_at:,.0f} steps"
 
@@ -144,7 +144,7 @@ class TerminalLogger(Logger):
             f"{self._rate():,.0f} steps/s",
             f"{_duration(left)} left",
         ]
-        if (mean := self._figures.get(f"{_RETURN}mean")) is not None:
+        if (mean := self._metrics.get(f"{_RETURN}mean")) is not None:
             parts.append(f"return {_number(mean)}")
         if (evaluation := self._evaluation()) and self._evaluated_at == self._steps:
             parts.append(f"evaluation {evaluation}")
@@ -180,7 +180,7 @@ class TerminalLogger(Logger):
         from rich.text import Text
 
         left = self._seconds_left()
-        elapsed = self._figures.get("wall_seconds")
+        elapsed = self._metrics.get("wall_seconds")
         head = Table.grid(padding=(0, 2, 0, 0), expand=True)
         head.add_column(ratio=1)
         for _ in range(4):
@@ -195,16 +195,16 @@ class TerminalLogger(Logger):
         body = Table.grid(padding=(0, 2, 0, 0))
         body.add_column(no_wrap=True, style="dim")
         body.add_column()
-        if (mean := self._figures.get(f"{_RETURN}mean")) is not None:
+        if (mean := self._metrics.get(f"{_RETURN}mean")) is not None:
             text = Text(_number(mean), style="bold green")
             text.append(
-                "".join(f"   {part}" for part in _some(self._returns(), _MOST_FIGURES)), style="not bold default"
+                "".join(f"   {part}" for part in _some(self._returns(), _MOST_METRICS)), style="not bold default"
             )
             body.add_row("return", text)
         if evaluation := self._evaluation():
             body.add_row("evaluation", Text(evaluation, style="bold magenta"))
         if losses := self._losses():
-            body.add_row("update", Text("   ".join(_some(losses, _MOST_FIGURES))))
+            body.add_row("update", Text("   ".join(_some(losses, _MOST_METRICS))))
         title = [Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")] if self._title else []
         return Group(*title, head, body)
 
@@ -242,8 +242,8 @@ def _mpirun_size() -> os.terminal_size | None:
         os.close(descriptor)
 
 
-def _some(figures: Iterable[tuple[str, float]], most: int) -> list[str]:
-    parts = [f"{name} {_number(value)}" for name, value in figures]
+def _some(metrics: Iterable[tuple[str, float]], most: int) -> list[str]:
+    parts = [f"{name} {_number(value)}" for name, value in metrics]
     return parts if len(parts) <= most else [*parts[:most], f"and {len(parts) - most} more"]
 
 

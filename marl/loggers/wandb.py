@@ -1,4 +1,4 @@
-"""Weights & Biases, kept at arm's length: a stalled, slow or unreachable server does nothing to training."""
+"""A logger to Weights & Biases that isolates training from a stalled, slow or unreachable server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class WandbLogger(Logger):
         finish_timeout: seconds that ``close`` waits for uploads.
         most_bytes: rows that wait while W&B stalls take this much memory at most, later ones are dropped and
             counted; None for no limit.
-        warn: told of trouble in one line; by default it goes to stderr.
+        warn: takes a line about trouble; prints it to stderr by default.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class WandbLogger(Logger):
         self.dropped = 0
         """Rows that were not sent because W&B stalled."""
         self.url: str | None = None
-        """Where the run can be seen (its folder, if offline), once W&B has begun."""
+        """The address of the run (its folder, if offline), once W&B has begun."""
         self.failure: str | None = None
-        """Why rows are no longer sent."""
+        """The reason for which rows are no longer sent; None while they are."""
         self._finished = False
         directory = Path(directory).absolute()
         directory.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class WandbLogger(Logger):
         self._output = self._process.stdout.fileno()
         os.set_blocking(self._input, False)
         os.set_blocking(self._output, False)
-        self._order(
+        self._request(
             init={
                 "project": project,
                 "name": name,
@@ -107,25 +107,25 @@ class WandbLogger(Logger):
         )
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Hands the row on, without waiting."""
+        """Passes the row on, without waiting."""
         self._listen()
         if self.failure is not None:
             return
         if self._most_bytes is not None and len(self._unsent) > self._most_bytes:
             self.dropped += 1
             return
-        self._order(row={key: value if isinstance(value, int) else float(value) for key, value in row.items()})
+        self._request(row={key: value if isinstance(value, int) else float(value) for key, value in row.items()})
 
     def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float | None]]) -> None:
         """Sends a table along with the run, such as a tournament's leaderboard; a row has a value for each column."""
         if self.failure is None:
-            self._order(table={"name": name, "columns": list(columns), "rows": [list(row) for row in rows]})
+            self._request(table={"name": name, "columns": list(columns), "rows": [list(row) for row in rows]})
 
     def log_artifact(self, path: Path, name: str, kind: str = "model") -> None:
         """Sends a folder, such as the final checkpoint, along with the run; it must stay until ``close``."""
         if self.failure is None:
             name = re.sub(r"[^A-Za-z0-9_.-]+", "-", name)  # what W&B allows
-            self._order(artifact={"path": str(Path(path).absolute()), "name": name, "type": kind})
+            self._request(artifact={"path": str(Path(path).absolute()), "name": name, "type": kind})
 
     def close(self, code: int = 0) -> None:
         """Finishes the run, waiting ``finish_timeout`` seconds at most.
@@ -136,7 +136,7 @@ class WandbLogger(Logger):
         if self._process.returncode is not None:
             return
         if self.failure is None:
-            self._order(close=code)
+            self._request(close=code)
         # A run that has not begun yet gets its time to begin, too.
         end = max(time.monotonic() + self._finish_timeout, self._deadline or 0.0)
         while self.failure is None and not self._finished:
@@ -149,8 +149,8 @@ class WandbLogger(Logger):
         if self.dropped and self.failure is None:
             self._warn(f"W&B stalled and missed {self.dropped} rows; 'marl track RUN' sends all of them")
 
-    def _order(self, **order: Json | Mapping[str, Json]) -> None:
-        self._unsent += json.dumps(order).encode() + b"\n"
+    def _request(self, **request: Json | Mapping[str, Json]) -> None:
+        self._unsent += json.dumps(request).encode() + b"\n"
         self._send()
 
     def _send(self) -> None:
@@ -160,7 +160,7 @@ class WandbLogger(Logger):
         except BlockingIOError:
             pass
         except OSError:
-            self._listen()  # it may have said why it went
+            self._listen()  # it may have sent the reason
             self._fail("its process ended")
 
     def _listen(self) -> None:
@@ -174,13 +174,13 @@ class WandbLogger(Logger):
                 ended = not data
         *lines, self._answers = self._answers.split(b"\n")
         for line in lines:
-            self._take(line)
+            self._handle(line)
         if ended and not self._finished:
             self._fail("its process ended")
         if self._deadline is not None and time.monotonic() > self._deadline:
             self._fail("it did not begin in time")
 
-    def _take(self, line: bytes) -> None:
+    def _handle(self, line: bytes) -> None:
         try:
             answer = json.loads(line)
         except ValueError:
@@ -203,7 +203,7 @@ class WandbLogger(Logger):
             self._end()
 
     def _end(self) -> None:
-        """Lets the process go, by force if it does not go by itself."""
+        """Waits for the process to end, and kills it if it does not."""
         if self._process.returncode is not None:
             return
         if self.failure is None:

@@ -1,10 +1,10 @@
 """The process that talks to W&B, so that nothing W&B does or fails to do can reach training.
 
-It is started by ``WandbLogger`` as a script, imports nothing of this project, and reads orders from its stdin, one
+It is started by ``WandbLogger`` as a script, imports nothing of this project, and reads requests from its stdin, one
 JSON object a line: ``{"init": …}`` first, then ``{"row": …}``, ``{"table": …}`` and ``{"artifact": …}``, at last
 ``{"close": code}``.
 It answers on stdout: ``{"ready": url}``, ``{"failed": why}``, ``{"finished": rows_dropped}``. If stdin ends without
-``close``, whoever started it is dead: it finishes the run, within bounds, and goes.
+``close``, the process that started it is dead: it finishes the run, within bounds, and ends.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if __name__ == "__main__":
 _ORPHAN_SECONDS = 10.0
 
 
-class Orders:
-    """Reads stdin as fast as it comes, so that the writer never waits, and keeps so many bytes of it at most."""
+class Requests:
+    """Requests from stdin, read as fast as they come, so that the writer never waits, up to a number of bytes."""
 
     def __init__(self, most_bytes: int | None) -> None:
         self._most_bytes = most_bytes
@@ -37,15 +37,15 @@ class Orders:
         threading.Thread(target=self._read, daemon=True).start()
 
     def next(self) -> dict[str, Any]:
-        """The next order; ``{"orphaned": True}`` once stdin has ended."""
+        """The next request; ``{"orphaned": True}`` once stdin has ended."""
         with self._changed:
             self._changed.wait_for(lambda: self._lines or self._ended)
             if not self._lines:
                 return {"orphaned": True}
             line = self._lines.popleft()
             self._bytes -= len(line)
-        order: dict[str, Any] = json.loads(line)
-        return order
+        request: dict[str, Any] = json.loads(line)
+        return request
 
     def _read(self) -> None:
         closing = False
@@ -69,18 +69,18 @@ class Orders:
 
 
 def answer(**message: Any) -> None:
-    """One line to whoever started this process; it may be gone."""
+    """Writes one line to the process that started this one; it may be gone."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps(message).encode() + b"\n")
 
 
 def main() -> int:
-    """Does what it is told until it is told to close."""
+    """Serves requests until one says to close."""
     first = json.loads(sys.stdin.buffer.readline() or b"{}")
     if "init" not in first:
         return 1
     options = first["init"]
-    orders = Orders(options["most_bytes"])
+    requests = Requests(options["most_bytes"])
     try:
         import wandb
 
@@ -95,7 +95,7 @@ def main() -> int:
             dir=options["directory"],
             settings=wandb.Settings(
                 init_timeout=options["init_timeout"],
-                login_timeout=1.0,  # never wait for somebody to type a key
+                login_timeout=1.0,  # never wait for a key to be typed
                 silent=True,
                 console="off",
             ),
@@ -111,26 +111,26 @@ def main() -> int:
     code = 1
     try:
         while True:
-            order = orders.next()
-            if "row" in order:
-                if order["row"].get("env_steps", logged + 1) > logged:
+            request = requests.next()
+            if "row" in request:
+                if request["row"].get("env_steps", logged + 1) > logged:
                     logged = -1.0
-                    run.log(order["row"])
-            elif "table" in order:
-                table = wandb.Table(columns=order["table"]["columns"], data=order["table"]["rows"])
-                run.log({order["table"]["name"]: table})
-            elif "artifact" in order:
-                artifact = wandb.Artifact(order["artifact"]["name"], type=order["artifact"]["type"])
-                artifact.add_dir(order["artifact"]["path"])
+                    run.log(request["row"])
+            elif "table" in request:
+                table = wandb.Table(columns=request["table"]["columns"], data=request["table"]["rows"])
+                run.log({request["table"]["name"]: table})
+            elif "artifact" in request:
+                artifact = wandb.Artifact(request["artifact"]["name"], type=request["artifact"]["type"])
+                artifact.add_dir(request["artifact"]["path"])
                 run.log_artifact(artifact)
             else:
-                code = order.get("close", 1)
+                code = request.get("close", 1)
                 break
         run.finish(exit_code=code)
     except BaseException as error:
         answer(failed=f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
         return 1
-    answer(finished=orders.dropped)
+    answer(finished=requests.dropped)
     return 0
 
 

@@ -26,5 +26,5 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def quietly(*words: object) -> None:
-    assert main([str(word) for word in words]) == 0
+def quietly(*argv: object) -> None:
+    assert main([str(word) for word in argv]) == 0

@@ -24,10 +24,10 @@ def marl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
 
-    def run(*words: object) -> Finished:
+    def run(*argv: object) -> Finished:
         capfd.readouterr()
         try:
-            code = main([str(word) for word in words])
+            code = main([str(word) for word in argv])
         except SystemExit as error:  # --help, and ranks that were told by another
             code = int(error.code or 0)
         said = capfd.readouterr()
@@ -40,8 +40,8 @@ def marl(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def refused(marl: Marl) -> Callable[..., str]:
     """Runs a command that must be refused with exit code 2 and one line, and returns that line."""
 
-    def run(*words: object) -> str:
-        done = marl(*words)
+    def run(*argv: object) -> str:
+        done = marl(*argv)
         lines = done.stderr.splitlines()
         assert (done.code, len(lines)) == (2, 1), done
         assert lines[0].startswith("marl: ")
@@ -55,9 +55,9 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """``start("train", ...)`` starts the command in a process of its own, which does not outlive the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*words: object, **variables: str) -> subprocess.Popen[str]:
+    def run(*argv: object, **variables: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "marl.launchers.main", *map(str, words)],
+            [sys.executable, "-m", "marl.launchers.main", *map(str, argv)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -93,6 +93,6 @@ def spread_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tictactoe_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two updates of recurrent MAPPO on a turn-based game with masks."""
     path = tmp_path_factory.mktemp("runs") / "tictactoe"
-    words = ("--algorithm.recurrent", "--algorithm.hidden-sizes", "16", "--algorithm.epochs", "2")
-    quietly("train", "mappo", "toy_game:strict_tictactoe", "--steps", 200, *SHORT, *words, "--out", path)
+    argv = ("--algorithm.recurrent", "--algorithm.hidden-sizes", "16", "--algorithm.epochs", "2")
+    quietly("train", "mappo", "toy_game:strict_tictactoe", "--steps", 200, *SHORT, *argv, "--out", path)
     return path

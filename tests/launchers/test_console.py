@@ -26,13 +26,13 @@ def test_nearest_names_one_word_or_all():
 
 
 def test_options_are_read_with_their_defaults():
-    words = ["--inner.learning-rate", "2", "--kind", "other"]
-    options = read_options(Outer, words, program="p", default=Outer(num_steps=5))
+    argv = ["--inner.learning-rate", "2", "--kind", "other"]
+    options = read_options(Outer, argv, program="p", default=Outer(num_steps=5))
     assert options == Outer(inner=Inner(learning_rate=2.0), kind="other", num_steps=5)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["--inner.learning-rat", "2"], "there is no option --inner.learning-rat; did you mean --inner.learning-rate?"),
         (["--learning-rate=2"], "there is no option --learning-rate; did you mean --inner.learning-rate?"),
@@ -43,9 +43,9 @@ def test_options_are_read_with_their_defaults():
         (["--num-steps"], "Missing value for argument '--num-steps'. Expected 1 values"),
     ],
 )
-def test_wrong_words_are_refused_in_one_line(words, message):
+def test_wrong_arguments_are_refused_in_one_line(argv, message):
     with pytest.raises(InputError) as refusal:
-        read_options(Outer, words, program="p")
+        read_options(Outer, argv, program="p")
     assert str(refusal.value) == message
 
 

@@ -13,8 +13,8 @@ HEAVY = ("torch", "numpy", "pettingzoo", "mpi4py", "matplotlib", "wandb", "tyro"
 
 
 def test_help_names_every_command(marl):
-    for words in ((), ("--help",), ("-h",)):
-        done = marl(*words)
+    for argv in ((), ("--help",), ("-h",)):
+        done = marl(*argv)
         assert done.code == 0
         assert all(command in done.stdout for command in COMMANDS)
 
@@ -23,14 +23,14 @@ def test_version_is_the_packages(marl):
     assert marl("--version").stdout.strip() == __version__
 
 
-@pytest.mark.parametrize("words", [["--help"], ["trian"]])
-def test_help_and_typing_errors_import_nothing_heavy(words):
+@pytest.mark.parametrize("argv", [["--help"], ["trian"]])
+def test_help_and_typing_errors_import_nothing_heavy(argv):
     program = (
         "import sys; from marl.launchers.main import main; main(sys.argv[1:]); "
         f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, timeout=60, env=os.environ
+        [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True, timeout=60, env=os.environ
     )
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -57,7 +57,7 @@ def test_train_and_bench_explain_themselves_before_and_after_their_names(marl):
 @pytest.mark.parametrize("command", ["train", "league"])
 def test_what_only_starts_ranks_loads_no_torch(command):
     program = (
-        "import sys, marl.launchers.start as start\n"
+        "import sys, marl.launchers.training.start as start\n"
         "start.Supervisor.supervise = lambda self: 0\n"
         f"assert start.{command}(['ippo', 'mpe2.simple_spread_v3', '--ranks', '2', '--steps', '100']) == 0\n"
         f"print(sorted((set({HEAVY}) - {{'tyro'}}) & set(sys.modules)))"

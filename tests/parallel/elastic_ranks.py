@@ -41,7 +41,7 @@ def main(communicator: Communicator) -> int:
     assert isinstance(communicator, ElasticCommunicator)
     me = communicator.rank
     # A snapshot after every update, whatever it costs.
-    survival = ElasticTraining(communicator, 60, lambda line: print(line, flush=True), share=1e9)  # noqa: T201
+    elastic = ElasticTraining(communicator, 60, lambda line: print(line, flush=True), share=1e9)  # noqa: T201
     gather = communicator.gather_rows_everywhere
 
     def die() -> None:
@@ -62,7 +62,7 @@ def main(communicator: Communicator) -> int:
         communicator.gather_rows_everywhere = gather_or_die  # type: ignore[method-assign]
 
         def at_boundary() -> None:
-            survival.at_boundary(experiment)
+            elastic.at_boundary(experiment)
             if f"{me}@{experiment.counter.updates}" in deaths:
                 die()
 
@@ -71,7 +71,7 @@ def main(communicator: Communicator) -> int:
             assert_replicas_equal(communicator, tensor, name)
         return state
 
-    state = survival.together(attempt)
+    state = elastic.run(attempt)
     if communicator.rank == 0:
         torch.save({**state, "ranks": torch.tensor(communicator.size)}, out)
     return 0

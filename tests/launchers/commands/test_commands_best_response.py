@@ -34,8 +34,8 @@ def test_the_learner_sits_on_its_side_in_every_episode():
     assert drawn.tolist() == [[0, LEARNER, 0]] * 4
 
 
-def bound(marl, run, *words):
-    done = marl("exploitability", run, "--json", *words, *QUICK)
+def bound(marl, run, *argv):
+    done = marl("exploitability", run, "--json", *argv, *QUICK)
     assert (done.code, done.stderr) == (0, ""), done
     return json.loads(done.stdout)
 
@@ -43,9 +43,9 @@ def bound(marl, run, *words):
 def test_the_bound_comes_close_to_what_is_exact(marl, tmp_path):
     """Against a policy with a memory, by a learner without."""
     run = tmp_path / "kuhn"
-    words = ("--recipe", "none", "--steps", 64, "--num-envs", 16, "--algorithm.rollout-length", 4)
-    words += ("--algorithm.recurrent",)
-    assert marl("train", "ippo", KUHN, *words, "--evaluation-episodes", 0, "--out", run).code == 0
+    argv = ("--recipe", "none", "--steps", 64, "--num-envs", 16, "--algorithm.rollout-length", 4)
+    argv += ("--algorithm.recurrent",)
+    assert marl("train", "ippo", KUHN, *argv, "--evaluation-episodes", 0, "--out", run).code == 0
     exact = json.loads(marl("exploitability", run, "--json").stdout)["exploitability"]
     found = bound(marl, run, "--best-response", 4000, "--response.algorithm", "iql", "--response.backend", "batched")
     low, high = found["exploitability_interval"]
@@ -58,8 +58,8 @@ def test_the_bound_comes_close_to_what_is_exact(marl, tmp_path):
 def test_games_without_a_tree_have_a_bound_too(marl, tmp_path):
     """Who always plays the same in rock-paper-scissors loses to a best response from either side: NashConv 2."""
     run = tmp_path / "rps"
-    words = ("--env-kwargs", '{"observe": "constant"}', "--steps", 256, "--num-envs", 16, "--evaluation-episodes", 0)
-    assert marl("train", "ippo", RPS, *words, "--algorithm.rollout-length", 8, "--out", run).code == 0
+    argv = ("--env-kwargs", '{"observe": "constant"}', "--steps", 256, "--num-envs", 16, "--evaluation-episodes", 0)
+    assert marl("train", "ippo", RPS, *argv, "--algorithm.rollout-length", 8, "--out", run).code == 0
     found = bound(marl, run, "--best-response", 4000, "--greedy", "--response.algorithm", "iql")
     assert found["nash_conv"] == pytest.approx(2.0)
     assert found["exploitability"] == pytest.approx(1.0)
@@ -69,7 +69,7 @@ def test_games_without_a_tree_have_a_bound_too(marl, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "says"),
     [
         (("--best-response", 0), "best-response"),
         (("--best-response", 100, "--average"), "leave out --best-response"),
@@ -79,5 +79,5 @@ def test_games_without_a_tree_have_a_bound_too(marl, tmp_path):
         (("--best-response", 100, "--response.algorithm", "maddpg"), "turn-based"),
     ],
 )
-def test_what_cannot_be_learned_is_refused_in_one_line(refused, tictactoe_run, words, says):
-    assert says in refused("exploitability", tictactoe_run, *words)
+def test_what_cannot_be_learned_is_refused_in_one_line(refused, tictactoe_run, argv, says):
+    assert says in refused("exploitability", tictactoe_run, *argv)

@@ -77,12 +77,12 @@ def test_truncated_and_foreign_checkpoints_are_refused_in_one_line(refused, spre
     assert "tensors.safetensors is truncated" in refused("evaluate", run)
     tensors.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "tensors.safetensors is damaged" in refused("evaluate", run)
-    words = ("train", "mappo", SPREAD, "--steps", 400, "--num-envs", 4, "--resume", "--out", run)
+    argv = ("train", "mappo", SPREAD, "--steps", 400, "--num-envs", 4, "--resume", "--out", run)
     before = (run / "metrics.jsonl").read_bytes()
-    assert "tensors.safetensors is damaged" in refused(*words)
+    assert "tensors.safetensors is damaged" in refused(*argv)
     assert (run / "metrics.jsonl").read_bytes() == before
     shutil.rmtree(run / "checkpoints")
-    assert "no checkpoint in" in refused(*words)
+    assert "no checkpoint in" in refused(*argv)
 
 
 def test_play_records_a_moving_picture(marl, spread_run, tmp_path):

@@ -113,7 +113,7 @@ def test_what_cannot_be_drawn_gets_one_clear_line_and_no_picture(tmp_path):
         ([good, empty.path], {}, "cannot read"),
         ([good], {"key": "episode_return/maen"}, "did you mean episode_return/mean"),
         ([good], {"key": "#"}, "it has env_steps, episode_return/mean, updates"),
-        ([nan.path], {"key": "loss"}, "only figures that are not finite"),
+        ([nan.path], {"key": "loss"}, "only values that are not finite"),
         ([good, late], {}, "no environment steps in common"),
     ]
     for runs, options, message in cases:
@@ -121,7 +121,7 @@ def test_what_cannot_be_drawn_gets_one_clear_line_and_no_picture(tmp_path):
             plot_runs(runs, out, **options)
         assert "\n" not in str(raised.value)
     empty.metrics.write_text("")
-    with pytest.raises(InputError, match="no figures yet"):
+    with pytest.raises(InputError, match="no metrics yet"):
         plot_runs([empty.path], out)
     for name in ("curve.bmp3", "curve"):
         with pytest.raises(InputError, match=r"use \.png"):

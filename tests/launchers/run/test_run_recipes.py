@@ -41,9 +41,9 @@ def test_recipe_is_the_pairs_own_or_the_named_one_or_none():
 
 
 def test_first_line_and_config_name_the_recipe_and_flags_override_it(marl, tmp_path):
-    words = ("--steps", 8, "--num-envs", 4, "--evaluation-episodes", 0, "--algorithm.rollout-length", 2)
-    tuned = marl("train", "mappo", SPREAD, *words, "--algorithm.discount", "0.5", "--out", tmp_path / "tuned")
-    plain = marl("train", "mappo", SPREAD, *words, "--recipe", "none", "--out", tmp_path / "plain")
+    argv = ("--steps", 8, "--num-envs", 4, "--evaluation-episodes", 0, "--algorithm.rollout-length", 2)
+    tuned = marl("train", "mappo", SPREAD, *argv, "--algorithm.discount", "0.5", "--out", tmp_path / "tuned")
+    plain = marl("train", "mappo", SPREAD, *argv, "--recipe", "none", "--out", tmp_path / "plain")
     assert "recipe ppo_mpe" in tuned.stdout.splitlines()[0]
     assert "no recipe" in plain.stdout.splitlines()[0]
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("tuned", "plain")]

@@ -9,7 +9,7 @@ from marl.launchers.run.trained_run import load_run
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_self_play_by_the_recipe_cannot_be_beaten_from_either_seat(marl, tmp_path, seed):
-    words = ("train", "ippo", "classic/tictactoe-v3", "--seed", seed, "--out", tmp_path / "run")
-    assert marl(*words).code == 0
+    argv = ("train", "ippo", "classic/tictactoe-v3", "--seed", seed, "--out", tmp_path / "run")
+    assert marl(*argv).code == 0
     run = load_run(tmp_path / "run")
     assert lost_boards(run.policies["player"], run.spec) == (set(), set())

@@ -17,7 +17,6 @@ import pytest
 from marl.checkpoints.checkpoint import list_checkpoints
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
-from marl.launchers.tournament import report as tournament_report
 from marl.launchers.tournament.contestants import read_entries
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.options import TournamentOptions
@@ -204,7 +203,7 @@ def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(play, tictact
     sent = []
 
     class Logger:
-        failure = None
+        failure = url = None
 
         def __init__(self, project, name, **options):
             sent.append(("begun", project, name, options["mode"]))
@@ -215,10 +214,10 @@ def test_wandb_gets_the_tables_and_a_curve_of_ratings_for_each_run(play, tictact
         def log_table(self, name, columns, rows):
             sent.append(("table", name, columns, rows))
 
-        def close(self):
+        def close(self, code):
             sent.append(("closed",))
 
-    monkeypatch.setattr(tournament_report, "WandbLogger", Logger)
+    monkeypatch.setattr("marl.launchers.reports.trackers.WandbLogger", Logger)
     checkpoint = sorted((tictactoe_run / "checkpoints").iterdir())[-1]
     argv = ("--random-opening-moves", 2, "--wandb", "offline", "--wandb-project", "games")
     players = (f"new={tictactoe_run}", f"same={checkpoint}", "random")

@@ -1,13 +1,11 @@
 """Where ranks cannot outlive each other, --elastic is refused in one line."""
 
-import numpy as np
 import pytest
 from command_line import SPREAD
 
 from marl.errors import InputError
 from marl.launchers.jobs.mpirun import mpirun_command
 from marl.launchers.mpi.elastic_communicator import check_fault_tolerance
-from marl.loggers import OnlyNewer
 
 
 def test_one_process_alone_has_nobody_to_go_on(refused):
@@ -17,8 +15,8 @@ def test_one_process_alone_has_nobody_to_go_on(refused):
 
 
 def test_leagues_do_not_go_on_with_fewer_ranks(refused):
-    words = ("league", "mappo", "classic/tictactoe-v3", "--elastic")
-    assert refused(*words) == "marl league cannot go on with fewer ranks; leave out --elastic"
+    argv = ("league", "mappo", "classic/tictactoe-v3", "--elastic")
+    assert refused(*argv) == "marl league cannot go on with fewer ranks; leave out --elastic"
 
 
 def test_srun_is_refused(monkeypatch):
@@ -39,20 +37,3 @@ def test_another_mpi_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("marl.launchers.jobs.mpirun.find_mpirun", lambda: tmp_path / "mpirun")
     with pytest.raises(InputError, match="needs Open MPI 5"):
         mpirun_command(["true"], 2, elastic=True)
-
-
-def test_a_tracker_is_told_once_of_what_is_done_twice():
-    told = []
-
-    class Tracker:
-        def write(self, row):
-            told.append(row["env_steps"])
-
-        def close(self):
-            told.append(np.inf)
-
-    logger = OnlyNewer(Tracker(), "env_steps")
-    for steps in (16, 32, 48, 32, 48, 64):
-        logger.write({"env_steps": steps})
-    logger.close()
-    assert told == [16, 32, 48, 64, np.inf]

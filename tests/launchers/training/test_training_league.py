@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from command_line import rows_of
+from saved_runs import timeless
 from tictactoe import lost_boards
 
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
-from marl.experiments.usage import MACHINE
 from marl.launchers.run.saved_league import load_league
 from marl.launchers.run.trained_run import load_run
 
@@ -22,14 +22,10 @@ SMALL = ("--num-envs", "4", "--row-every", "1", "--evaluation-episodes", "4", "-
 TINY = (*SMALL, "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
 
 
-def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in MACHINE} for row in rows]
-
-
 def test_a_league_leaves_a_run_that_other_commands_read(marl, tmp_path):
     run = tmp_path / "league"
-    words = ("--steps", 480, "--save-steps", 80, "--main-exploiters", 1, "--league-exploiters", 1, *TINY)
-    done = marl("league", "ippo", TICTACTOE, *words, "--matchmaking", "pfsp", "--out", run)
+    argv = ("--steps", 480, "--save-steps", 80, "--main-exploiters", 1, "--league-exploiters", 1, *TINY)
+    done = marl("league", "ippo", TICTACTOE, *argv, "--matchmaking", "pfsp", "--out", run)
     assert (done.code, done.stderr) == (0, ""), done
     rows = rows_of(run)
     assert rows[-1]["env_steps"] == 480
@@ -50,27 +46,48 @@ def test_a_league_leaves_a_run_that_other_commands_read(marl, tmp_path):
 
 
 def test_a_league_goes_on_as_if_it_had_not_stopped(marl, tmp_path):
-    words = ("league", "mappo", TICTACTOE, "--save-steps", 80, *TINY, "--seed", 3)
-    assert marl(*words, "--steps", 400, "--out", tmp_path / "whole").code == 0
-    assert marl(*words, "--steps", 200, "--out", tmp_path / "parts").code == 0
-    assert marl(*words, "--steps", 400, "--out", tmp_path / "parts", "--resume").code == 0
+    argv = ("league", "mappo", TICTACTOE, "--save-steps", 80, *TINY, "--seed", 3)
+    assert marl(*argv, "--steps", 400, "--out", tmp_path / "whole").code == 0
+    assert marl(*argv, "--steps", 200, "--out", tmp_path / "parts").code == 0
+    assert marl(*argv, "--steps", 400, "--out", tmp_path / "parts", "--resume").code == 0
     whole, parts = (load_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
     assert timeless(rows_of(tmp_path / "whole")) == timeless(rows_of(tmp_path / "parts"))
 
 
+@pytest.mark.parametrize("matchmaking", ["window", "nfsp"])
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_resumed_league_says_that_replay_starts_empty_unless_it_was_saved(marl, tmp_path, matchmaking, saved):
+    argv = ["league", "iql", RPS, "--matchmaking", matchmaking, "--num-envs", 4, "--evaluation-episodes", 0]
+    settings = {"replay.capacity": 400, "replay.min-size": 40, "replay.batch-size": 16, "hidden-sizes": 8}
+    argv += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    argv += ["--nfsp.hidden-sizes", 8, "--nfsp.reservoir", 400, "--out", tmp_path, *["--checkpoint-replay"] * saved]
+    assert marl(*argv, "--steps", 200).code == 0
+    done = marl(*argv, "--steps", 400, "--resume")
+    assert done.code == 0, done
+    assert ("replay was not saved (--checkpoint-replay) and starts empty" in done.stdout) is not saved
+
+
+def test_a_league_takes_what_the_recipe_of_its_pair_says_of_matchmaking(marl, tmp_path):
+    small = ("--steps", 64, "--num-envs", 4, "--evaluation-episodes", 0, "--algorithm.hidden-sizes", 8)
+    assert marl("league", "ippo", "openspiel/kuhn_poker", *small, "--out", tmp_path).code == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["recipe"], config["algorithm"]["magnet_updates"]) == ("kuhn", 8)
+    assert (config["league"]["matchmaking"], config["league"]["save_steps"]) == ("latest", 200_000)
+
+
 def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
-    words = ("league", "ippo", TICTACTOE, "--steps", 200, "--save-steps", 80, *TINY)
-    assert marl(*words, "--out", tmp_path / "one").code == 0
-    assert marl(*words, "--ranks", 2, "--out", tmp_path / "two").code == 0
+    argv = ("league", "ippo", TICTACTOE, "--steps", 200, "--save-steps", 80, *TINY)
+    assert marl(*argv, "--out", tmp_path / "one").code == 0
+    assert marl(*argv, "--ranks", 2, "--out", tmp_path / "two").code == 0
     one, two = (load_league(tmp_path / name) for name in ("one", "two"))
     assert torch.equal(one.payoffs.counts, two.payoffs.counts)
     assert list(one.digests) == list(two.digests)
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("argv", "says"),
     [
         (("ippo", "mpe2.simple_spread_v3", "--teams", "{}"), "--teams leaves out agent_0, agent_1, agent_2"),
         (("ippo", TICTACTOE, "--teams", "player_1"), "not JSON"),
@@ -91,8 +108,8 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
         (("ippo", TICTACTOE, "--windows", 3), "did you mean --window"),
     ],
 )
-def test_what_makes_no_league_is_refused_in_one_line(refused, tmp_path, words, says):
-    assert says in refused("league", *words, *(() if words[0] in ("qmix", "vdn") else SMALL), "--out", tmp_path / "run")
+def test_what_makes_no_league_is_refused_in_one_line(refused, tmp_path, argv, says):
+    assert says in refused("league", *argv, *(() if argv[0] in ("qmix", "vdn") else SMALL), "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -111,8 +128,8 @@ def test_a_run_of_train_is_no_league(tictactoe_run):
 )
 def test_teams_and_games_of_three_in_a_league_and_then_in_a_tournament(marl, tmp_path, env, arguments, sides, others):
     run, out = tmp_path / "league", tmp_path / "tournament"
-    words = ("--env-kwargs", arguments, "--recipe", "none", "--steps", 240, "--save-steps", 80, *TINY)
-    assert marl("league", "ippo", env, *words, "--main-exploiters", 1, "--out", run).code == 0
+    argv = ("--env-kwargs", arguments, "--recipe", "none", "--steps", 240, "--save-steps", 80, *TINY)
+    assert marl("league", "ippo", env, *argv, "--main-exploiters", 1, "--out", run).code == 0
     league = load_league(run)
     newest = [name for name in league.digests if name.startswith("main-0")][-1]
     played = league.payoffs.games()[: len(league.payoffs.players) - len(league.digests)]
@@ -131,10 +148,10 @@ def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     """Equilibrium (1/3, 1/3, 1/3); the mixture of best responses is held to 0.02 of it."""
     run = tmp_path / "psro"
     settings = {"rollout-length": 8, "epochs": 4, "entropy-coef": 0.01, "learning-rate": 0.003, "hidden-sizes": 16}
-    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    words += ["--matchmaking", "psro-nash", "--save-steps", 4096, "--steps", 40_960, "--num-envs", 64]
-    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 2]
-    assert marl("league", "ippo", RPS, *words, "--out", run).code == 0
+    argv = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    argv += ["--matchmaking", "psro-nash", "--save-steps", 4096, "--steps", 40_960, "--num-envs", 64]
+    argv += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 2]
+    assert marl("league", "ippo", RPS, *argv, "--out", run).code == 0
     league = load_league(run)
     frequencies = {name: rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests}
     played = sum(share * frequencies[name] for name, share in league.mixture.items())
@@ -142,15 +159,15 @@ def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
 
 
 def test_nfsp_is_a_run_that_goes_on_and_whose_averages_are_measured_and_play(marl, tmp_path):
-    words = ["league", "iql", "openspiel/kuhn_poker", "--matchmaking", "nfsp", "--backend", "batched", "--num-envs", 8]
-    words += ["--save-steps", 400, "--evaluation-episodes", 4, "--row-every", 1, "--checkpoint-replay"]
+    argv = ["league", "iql", "openspiel/kuhn_poker", "--matchmaking", "nfsp", "--backend", "batched", "--num-envs", 8]
+    argv += ["--save-steps", 400, "--evaluation-episodes", 4, "--row-every", 1, "--checkpoint-replay"]
     settings = {"replay.capacity": 4000, "replay.min-size": 64, "replay.batch-size": 32, "hidden-sizes": 8}
-    words += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    words += ["--nfsp.anticipatory", 0.5, "--nfsp.hidden-sizes", 16, "--nfsp.reservoir", 4000]
+    argv += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    argv += ["--nfsp.anticipatory", 0.5, "--nfsp.hidden-sizes", 16, "--nfsp.reservoir", 4000]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert marl(*words, "--steps", 1600, "--out", whole).code == 0
-    assert marl(*words, "--steps", 800, "--out", parts).code == 0
-    assert marl(*words, "--steps", 1600, "--out", parts, "--resume").code == 0
+    assert marl(*argv, "--steps", 1600, "--out", whole).code == 0
+    assert marl(*argv, "--steps", 800, "--out", parts).code == 0
+    assert marl(*argv, "--steps", 1600, "--out", parts, "--resume").code == 0
     saved = [load_checkpoint(path / "checkpoints").tensors for path in (whole, parts)]
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(tensor, saved[1][name]) for name, tensor in saved[0].items())
@@ -164,8 +181,8 @@ def test_nfsp_is_a_run_that_goes_on_and_whose_averages_are_measured_and_play(mar
     # The first average is all but uniform, whose NashConv is 11/12.
     assert found[1] == pytest.approx(11 / 24, abs=0.01)
     assert found[0] != found[1]
-    words = ("tournament", "openspiel/kuhn_poker", "--players", f"a={whole}", f"b={whole}@main-0001", "random")
-    assert marl(*words, "--games", 4, "--action-selection", "sampled", "--out", tmp_path / "t").code == 0
+    argv = ("tournament", "openspiel/kuhn_poker", "--players", f"a={whole}", f"b={whole}@main-0001", "random")
+    assert marl(*argv, "--games", 4, "--action-selection", "sampled", "--out", tmp_path / "t").code == 0
 
 
 def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
@@ -174,10 +191,10 @@ def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
     replay = {"capacity": 4000, "min-size": 128, "batch-size": 64}
     settings = {"hidden-sizes": 16, "epsilon-decay-steps": 400, "learning-rate": 0.01, "discount": 0}
     settings |= {f"replay.{name}": value for name, value in replay.items()}
-    words = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    words += ["--matchmaking", "psro-nash", "--save-steps", 512, "--steps", 3072, "--num-envs", 16]
-    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0, "--measure-games", 2]
-    assert marl("league", "iql", RPS, *words, "--out", run).code == 0
+    argv = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    argv += ["--matchmaking", "psro-nash", "--save-steps", 512, "--steps", 3072, "--num-envs", 16]
+    argv += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0, "--measure-games", 2]
+    assert marl("league", "iql", RPS, *argv, "--out", run).code == 0
     league = load_league(run)
     played = np.array([rock_paper_scissors(league.policies(name)) for name in league.digests])
     assert set(played.ravel().tolist()) <= {0.0, 0.5, 1.0}
@@ -188,13 +205,13 @@ def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
 def test_plain_self_play_cycles_through_rock_paper_scissors_and_a_magnet_leads_it_to_thirds(marl, tmp_path, magnet):
     run = tmp_path / "latest"
     settings = {"rollout-length": 8, "epochs": 4, "entropy-coef": 0.02, "learning-rate": 0.003, "hidden-sizes": 16}
-    words = ["--matchmaking", "latest", "--save-steps", 1024, "--steps", 60_000, "--num-envs", 64]
-    words += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0]
+    argv = ["--matchmaking", "latest", "--save-steps", 1024, "--steps", 60_000, "--num-envs", 64]
+    argv += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0]
     if magnet:
         settings |= {"entropy-coef": 0.5, "magnet-updates": 8}
-        words.append("--algorithm.anneal-learning-rate")
-    words += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    assert marl("league", "ippo", RPS, *words, "--out", run).code == 0
+        argv.append("--algorithm.anneal-learning-rate")
+    argv += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
+    assert marl("league", "ippo", RPS, *argv, "--out", run).code == 0
     league = load_league(run)
     played = np.array([rock_paper_scissors(league.policies(name, greedy=False)) for name in league.digests])
     if magnet:

@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from command_line import SPREAD, rows_of
+from saved_runs import timeless
 
 from marl.checkpoints.checkpoint import load_checkpoint
-from marl.experiments.usage import MACHINE
 from marl.launchers.run.catalog import ALGORITHMS
 
-OFF_POLICY = [name for name in ALGORITHMS if name not in ("mappo", "ippo")]
+OFF_POLICY = [name for name, variant in ALGORITHMS.items() if not variant.build(variant.default_config()).on_policy]
 CONTINUOUS = ("--env-kwargs", '{"continuous_actions": true}')
 TINY = (
     *("--recipe", "none", "--num-envs", 4, "--row-every", 1, "--evaluation-episodes", 2),
@@ -22,23 +22,18 @@ TINY = (
 """Learning begins after 10 steps of 4 copies; there are about two updates a step."""
 
 
-def same_rows(ours, theirs):
-    timeless = [{key: row[key] for key in row if key not in MACHINE} for rows in (ours, theirs) for row in rows]
-    return timeless[: len(ours)] == timeless[len(ours) :]
-
-
 @pytest.mark.parametrize("algorithm", OFF_POLICY)
 def test_every_algorithm_trains_evaluates_and_goes_on(marl, tmp_path, algorithm):
-    words = ("train", algorithm, SPREAD, *TINY, "--out", tmp_path / "run")
-    words += CONTINUOUS if algorithm in ("matd3", "masac") else ()
-    done = marl(*words, "--steps", 120)
+    argv = ("train", algorithm, SPREAD, *TINY, "--out", tmp_path / "run")
+    argv += CONTINUOUS if algorithm in ("matd3", "masac") else ()
+    done = marl(*argv, "--steps", 120)
     assert done.code == 0, done
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["env_steps"] == 120
     assert {"value", "critic_loss", "loss"} & {name.rpartition("/")[2] for name in rows_of(tmp_path / "run")[-1]}
     done = marl("evaluate", tmp_path / "run", "--episodes", 2, "--json")
     assert done.code == 0, done
     assert math.isfinite(json.loads(done.stdout)["evaluation/return_mean"])
-    done = marl(*words, "--steps", 200, "--resume")
+    done = marl(*argv, "--steps", 200, "--resume")
     assert done.code == 0, done
     assert "replay was not saved (--checkpoint-replay) and starts empty" in done.stdout
     rows = rows_of(tmp_path / "run")
@@ -50,7 +45,7 @@ def test_every_algorithm_trains_evaluates_and_goes_on(marl, tmp_path, algorithm)
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "words"),
+    ("algorithm", "argv"),
     [
         ("qmix", ("--algorithm.recurrent", "--algorithm.sequence-length", 5, "--algorithm.burn-in", 2)),
         ("vdn", ("--algorithm.n-step", 3, "--algorithm.standardize-rewards", "--algorithm.recurrent")),
@@ -58,24 +53,24 @@ def test_every_algorithm_trains_evaluates_and_goes_on(marl, tmp_path, algorithm)
         ("masac", ()),
     ],
 )
-def test_with_its_replay_a_resumed_run_equals_an_undisturbed_one(marl, tmp_path, algorithm, words):
-    words = ("train", algorithm, SPREAD, *TINY, *words, "--checkpoint-replay", "--out")
-    assert marl(*words, tmp_path / "whole", "--steps", 220).code == 0
-    assert marl(*words, tmp_path / "parts", "--steps", 132).code == 0
-    done = marl(*words, tmp_path / "parts", "--steps", 220, "--resume")
+def test_with_its_replay_a_resumed_run_equals_an_undisturbed_one(marl, tmp_path, algorithm, argv):
+    argv = ("train", algorithm, SPREAD, *TINY, *argv, "--checkpoint-replay", "--out")
+    assert marl(*argv, tmp_path / "whole", "--steps", 220).code == 0
+    assert marl(*argv, tmp_path / "parts", "--steps", 132).code == 0
+    done = marl(*argv, tmp_path / "parts", "--steps", 220, "--resume")
     assert (done.code, "starts empty" in done.stdout) == (0, False)
     whole, parts = (load_checkpoint(tmp_path / name / "checkpoints").tensors for name in ("whole", "parts"))
     assert "envs.dataset.replay.records" in whole
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
-    assert same_rows(rows_of(tmp_path / "parts"), rows_of(tmp_path / "whole"))
+    assert timeless(rows_of(tmp_path / "parts")) == timeless(rows_of(tmp_path / "whole"))
 
 
 def test_replay_need_not_be_saved_again_by_the_run_that_took_it_up(marl, tmp_path):
-    words = ("train", "iql", SPREAD, *TINY, "--out", tmp_path / "run")
-    assert marl(*words, "--steps", 120, "--checkpoint-replay").code == 0
-    done = marl(*words, "--steps", 160, "--resume")
+    argv = ("train", "iql", SPREAD, *TINY, "--out", tmp_path / "run")
+    assert marl(*argv, "--steps", 120, "--checkpoint-replay").code == 0
+    done = marl(*argv, "--steps", 160, "--resume")
     assert (done.code, "starts empty" in done.stdout) == (0, False)
     assert min(row["env_steps"] for row in rows_of(tmp_path / "run") if row["env_steps"] > 120) == 124
     names = load_checkpoint(tmp_path / "run" / "checkpoints").tensors
@@ -89,7 +84,7 @@ def replay(**settings):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("argv", "reason"),
     [
         (("mappo", SPREAD, "--checkpoint-replay"), "--checkpoint-replay is for algorithms with replay"),
         (("qmix", SPREAD, *replay(capacity=10**13)), r"needs [\d,.]+ GiB .*, but [\d,.]+ GiB are free; lower"),
@@ -115,7 +110,7 @@ def replay(**settings):
         (("vdn", SPREAD, "--algorithm.mixer", "qmix"), "is fixed by the algorithm's name: vdn"),
     ],
 )
-def test_what_cannot_work_is_refused_and_leaves_nothing_behind(refused, tmp_path, words, reason):
-    line = refused("train", *words, "--recipe", "none", "--out", tmp_path / "run")
+def test_what_cannot_work_is_refused_and_leaves_nothing_behind(refused, tmp_path, argv, reason):
+    line = refused("train", *argv, "--recipe", "none", "--out", tmp_path / "run")
     assert re.search(reason, line), line
     assert not (tmp_path / "run").exists()
