@@ -14,9 +14,9 @@ RECIPE = RECIPES["mappo", SPREAD].__name__
     ("argv", "line"),
     [
         (("mapo", SPREAD), "there is no algorithm 'mapo'; did you mean 'mappo'?"),
-        (("mappo", "mpe2.simple_spred_v3"), "did you mean mpe2.simple_spread_v3?"),
-        (("mappo", "classic/connect_for-v3"), "did you mean classic/connect_four-v3?"),
-        (("mappo", "toy_game:mke"), "toy_game has no callable 'mke'; did you mean make?"),
+        (("mappo", "mpe2.simple_spred_v3"), "did you mean 'mpe2.simple_spread_v3'?"),
+        (("mappo", "classic/connect_for-v3"), "did you mean 'classic/connect_four-v3'?"),
+        (("mappo", "toy_game:mke"), "toy_game has no callable 'mke'; did you mean 'make'?"),
         (("mappo", "no_such_module:make"), "there is no environment 'no_such_module:make'"),
         (("mappo",), "which environment?"),
         (("--steps", "5"), "marl train ALGORITHM ENV comes first"),
