@@ -93,7 +93,7 @@ def test_untold_episodes_are_saved_and_taken_back():
     assert again.reduce(SerialCommunicator()) == statistics.reduce(SerialCommunicator())
 
 
-def test_figures_are_those_since_they_were_last_asked_for():
+def test_means_are_those_since_the_last_reduce():
     running, statistics, _, _ = loop(Terminates)
     running.begin()
     running.step()

@@ -46,7 +46,7 @@ def clone(timestep: TimeStep) -> TimeStep:
 
 
 def destroy(timestep: TimeStep) -> None:
-    """What an environment's next step does to the tensors of the one before."""
+    """Overwrites a time step's tensors, as the environment's next step does."""
     for step in timestep.groups.values():
         for field in GroupStep.__dataclass_fields__:
             tensor = getattr(step, field)

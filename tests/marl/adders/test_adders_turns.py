@@ -47,7 +47,7 @@ def seen(time, mover, rewards=(0.0, 0.0), *, ended="", first=False):
 
 
 def items(*steps, **settings):
-    """What replay holds after these time steps; the action at step k is k + 1 for both agents."""
+    """The contents of replay after these time steps; the action at step k is k + 1 for both agents."""
     replay = Replay(SPEC, TransitionItems(), capacity=20, num_envs=1, **settings)
     adder = TurnAdder(replay, discount=GAMMA)
     adder.add_first(steps[0])

@@ -30,10 +30,10 @@ def test_compiled_gradients_are_added_and_follow_the_parameters():
     for rows in (4, 7):  # one function for each shape
         x, weights = torch.randn(rows, 3), torch.rand(rows)
         before = [parameter.grad.clone() for parameter in loss.parameters()]
-        (figures,) = add(x, weights)
-        value, expected_figures = loss(x, weights)
+        (metrics,) = add(x, weights)
+        value, expected_metrics = loss(x, weights)
         gradients = torch.autograd.grad(value, list(loss.parameters()))
-        torch.testing.assert_close(figures, expected_figures)
+        torch.testing.assert_close(metrics, expected_metrics)
         for parameter, start, gradient in zip(loss.parameters(), before, gradients, strict=True):
             torch.testing.assert_close(parameter.grad, start + gradient)
         with torch.no_grad():

@@ -47,12 +47,12 @@ def test_distributions_are_made_for_every_kind_of_action(spec, options, outputs,
 def test_distributions_can_be_compiled_without_a_break(spec, squashed):
     outputs, numbers = torch.randn(4, num_outputs(spec, state_dependent_std=True)), uniforms(4, num_uniforms(spec))
 
-    def figures(outputs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def statistics(outputs: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         distribution = make_distribution(spec, outputs, None, squashed=squashed)
         return (*distribution.sample_and_log_prob(numbers), distribution.entropy())
 
-    compiled = torch.compile(figures, backend="eager", fullgraph=True)
-    for one, two in zip(compiled(outputs, numbers), figures(outputs, numbers), strict=True):
+    compiled = torch.compile(statistics, backend="eager", fullgraph=True)
+    for one, two in zip(compiled(outputs, numbers), statistics(outputs, numbers), strict=True):
         torch.testing.assert_close(one, two)
 
 
