@@ -140,7 +140,7 @@ class ElasticTraining:
                 self._fall_back("no rank had a snapshot yet")
             return attempt(snapshot)
 
-        return self._communicator.together(once, noticed=self._notice, survived=self._survive)
+        return self._communicator.retry_with_survivors(once, on_loss=self._notice, on_shrink=self._survive)
 
     def at_boundary(self, experiment: Experiment) -> None:
         """Takes a snapshot if one is due, and knows by it that all survivors are ready to go on."""

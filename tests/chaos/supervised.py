@@ -95,7 +95,7 @@ class SupervisedRun:
         for root in (Path("/dev/shm"), Path(tempfile.gettempdir())):
             for pid in self._supervisors:
                 for path in root.glob(f"{prefix}{pid}-*"):
-                    if not Job("", path.name.removeprefix(prefix)).owner_lives:
+                    if not Job("", path.name.removeprefix(prefix)).owner_is_alive:
                         found.append(path)
         return found
 

@@ -9,8 +9,7 @@ import torch
 
 from marl.core import Communicator
 from marl.errors import InputError
-from marl.launchers.mpi.communicator import MPICommunicator
-from marl.launchers.mpi.ranks import abort_on_exception, run_on_ranks
+from marl.launchers.mpi.ranks import run_on_ranks
 
 
 def main(communicator: Communicator) -> int:
@@ -61,9 +60,4 @@ def main(communicator: Communicator) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "hook":
-        communicator = MPICommunicator()
-        abort_on_exception(communicator)
-        sys.argv[1] = "error-on-one"
-        main(communicator)
     sys.exit(run_on_ranks(main))

@@ -1,4 +1,4 @@
-"""Ranks die, the others go on, and learn what one rank alone would have learned."""
+"""Ranks die, the others go on, and learn what one rank alone learns."""
 
 import sys
 from io import BytesIO
@@ -13,7 +13,7 @@ from marl.experiments.experiment import run_experiment
 from marl.launchers.jobs.job import run_job
 from marl.launchers.jobs.mpirun import find_mpirun, mpirun_command
 from marl.launchers.jobs.processes import Job
-from marl.launchers.jobs.signals import Stop
+from marl.launchers.jobs.signals import ForwardedStop
 
 JOB = Path(__file__).with_name("elastic_ranks.py")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not (find_mpirun().parent / "prterun").exists(),
 
 @pytest.fixture(scope="module")
 def alone():
-    """What is learned where nobody dies, on one rank."""
+    """What one rank learns where none dies."""
     return run_experiment(CONFIG).learner_state
 
 
@@ -33,8 +33,8 @@ def train(ranks: int, out: Path, *deaths: str) -> Finished:
 
 @pytest.mark.parametrize(
     ("deaths", "left"),
-    [(["0@4", "1@4"], 2), (["1@1", "0@6", "3@12"], 1), (["2@5+"], 3)],
-    ids=["two-at-once", "one-after-another", "within-a-snapshot"],
+    [(["0@4", "1@4"], 2), (["1@1", "0@6", "3@12"], 1), (["2@5+"], 3), (["2@3", "unclassified"], 3)],
+    ids=["two-at-once", "one-after-another", "within-a-snapshot", "as-another-error"],
 )
 def test_survivors_learn_what_one_rank_learns(tmp_path, alone, deaths, left):
     done = train(4, tmp_path / "state", *deaths)
@@ -47,15 +47,15 @@ def test_survivors_learn_what_one_rank_learns(tmp_path, alone, deaths, left):
     assert "on from update" in done.stdout
 
 
-def test_a_job_of_which_nobody_is_left_has_not_done_its_work(tmp_path):
+def test_a_job_all_of_whose_ranks_died_has_failed(tmp_path):
     program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1", "1@1"]
-    ended = run_job(program, 2, Job.of_this_process("nobody"), Stop(), stderr=BytesIO(), elastic=True)
+    ended = run_job(program, 2, Job.of_this_process("all-died"), ForwardedStop(), stderr=BytesIO(), elastic=True)
     assert ended.died or ended.code != 0
 
 
-def test_a_job_that_went_on_with_fewer_has_done_its_work(tmp_path):
+def test_a_job_that_went_on_with_fewer_ranks_has_succeeded(tmp_path):
     program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1"]
-    ended = run_job(program, 2, Job.of_this_process("fewer"), Stop(), stderr=BytesIO(), elastic=True)
+    ended = run_job(program, 2, Job.of_this_process("fewer"), ForwardedStop(), stderr=BytesIO(), elastic=True)
     assert (ended.code, ended.died) == (0, False)
 
 

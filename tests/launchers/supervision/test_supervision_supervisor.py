@@ -13,12 +13,13 @@ from command_line import SHORT
 
 from marl.counters import Counter
 from marl.errors import InputError
-from marl.launchers.jobs.job import Ended
+from marl.launchers.jobs.job import JobResult
 from marl.launchers.jobs.processes import JOB, Job, identity, jobs_named
 from marl.launchers.stopping import StopRequest
 from marl.launchers.supervision.diagnosis import Observer
+from marl.launchers.supervision.failure import explain_failure
 from marl.launchers.supervision.heartbeat import Heartbeat
-from marl.launchers.supervision.supervisor import Supervisor, explain_failure, rank_folder
+from marl.launchers.supervision.supervisor import Supervisor, rank_folder
 
 RULE = b"-" * 74 + b"\n"
 KILLED = RULE + b"prterun noticed that process rank 1 with PID 0 on node vm exited on\nsignal 9 (Killed).\n" + RULE
@@ -262,7 +263,8 @@ def test_two_supervisors_of_one_run_are_refused(attempts, run):
 def impatient(monkeypatch):
     """A supervisor that waits half a second for progress."""
     monkeypatch.setattr(
-        "marl.launchers.supervision.supervisor.Observer", lambda folder, _, former: Observer(folder, 0.5, former=former)
+        "marl.launchers.supervision.supervisor.Observer",
+        lambda folder, _, ignored: Observer(folder, 0.5, ignored=ignored),
     )
 
 
@@ -319,11 +321,11 @@ def test_the_cause_is_found_in_what_ranks_and_mpirun_left(tmp_path, files, ended
         heartbeat.close()
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    assert explain_failure(Ended(code=ended[0], notices=ended[1]), tmp_path).cause == cause
+    assert explain_failure(JobResult(code=ended[0], notices=ended[1]), tmp_path).cause == cause
 
 
 def test_the_end_of_all_ranks_is_no_success_whatever_mpirun_says(tmp_path):
-    assert explain_failure(Ended(code=0, notices=b"", died=True), tmp_path).cause == "all ranks died"
+    assert explain_failure(JobResult(code=0, notices=b"", died=True), tmp_path).cause == "all ranks died"
 
 
 STACK = """Thread 0x1 (most recent call first):
@@ -347,7 +349,7 @@ def test_each_rank_is_told_with_its_update_collective_and_place(tmp_path):
         heartbeat.end()
         heartbeat.close()
     (tmp_path / "0.stack").write_text(STACK + STACK.replace("42", "43"))
-    failure = explain_failure(Ended(code=1, notices=b""), tmp_path)
+    failure = explain_failure(JobResult(code=1, notices=b""), tmp_path)
     assert failure.ranks == (
         "rank 0: after update 5, in all_reduce of 4,096 bytes, at /project/game.py:43 in step",
         "rank 1: before the first update, no stack",
