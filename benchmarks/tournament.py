@@ -23,7 +23,7 @@ from marl.games.block import play_games
 from marl.games.game import Game, GameRules
 from marl.games.players import PolicyPlayer
 from marl.games.sides import two_or_more_sides
-from marl.launchers.bench.figures import figure
+from marl.launchers.bench.measurements import compare
 from marl.types import GroupStep
 
 OPENING = 6
@@ -96,7 +96,7 @@ def main() -> None:
         rates["plain games"].append(few / seconds)
         rates["plain moves"].append(moves / seconds)
     for what in ("games", "moves"):
-        line = figure(f"tournament/{what}", rates[what], rates[f"plain {what}"], f"{what}/s")
+        line = compare(f"tournament/{what}", rates[what], rates[f"plain {what}"], f"{what}/s")
         print(json.dumps(line), flush=True)
 
 
