@@ -23,7 +23,7 @@ from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.players import PolicyPlayer
 from marl.games.sides import Sides
-from marl.launchers.bench.figures import figure
+from marl.launchers.bench.measurements import compare
 from marl.types import GroupStep
 
 OPENING_MOVES = 6
@@ -98,7 +98,7 @@ def main() -> None:
         rates["plain games"].append(few / seconds)
         rates["plain moves"].append(moves / seconds)
     for what in ("games", "moves"):
-        line = figure(f"tournament/{what}", rates[what], rates[f"plain {what}"], f"{what}/s")
+        line = compare(f"tournament/{what}", rates[what], rates[f"plain {what}"], f"{what}/s")
         print(json.dumps(line), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Requests to stop: signals that a process notes, and answers when it can."""
+"""Requests to stop: signals that a process counts, and answers at the next update."""
 
 from __future__ import annotations
 
@@ -7,52 +7,58 @@ import threading
 from types import FrameType
 from typing import Any, Final
 
-EARLY: Final = (signal.SIGUSR1,)
-"""What a command that trains notes from its first moment on: unheard, the signal would end it."""
 STOPPED: Final = 75
-"""The exit code of what was stopped and can be resumed."""
-ALL: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""The exit code of a run that was stopped and can be resumed."""
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+EARLY: Final = (signal.SIGUSR1,)
+"""Handled by a command that trains from its first moment on: without a handler, the signal would end it."""
 
 
 class StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request to stop; a second one, unless SIGUSR1, interrupts.
+    """Handles the first SIGINT, SIGTERM or SIGUSR1 as a request to stop; a second one, unless SIGUSR1, interrupts.
 
-    Installed with ``with``, in the main thread; elsewhere it does nothing. What one that was installed before has
-    heard counts as heard.
+    A context manager that installs signal handlers, in the main thread; elsewhere it does nothing. A request that the
+    handler installed before has received counts as received.
 
     Args:
-        numbers: the signals.
+        signals: the signals to handle.
+
+    Attributes:
+        requests: the number of requests so far.
     """
 
-    def __init__(self, numbers: tuple[signal.Signals, ...] = ALL) -> None:
-        self._numbers = numbers
-        self._asked = False
-        self._before: dict[signal.Signals, Any] = {}
+    def __init__(self, signals: tuple[signal.Signals, ...] = STOP_SIGNALS) -> None:
+        self._signals = signals
+        self._previous: dict[signal.Signals, Any] = {}
+        self.requests = 0
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in self._numbers:
-                self._before[number] = signal.signal(number, self)
-                self._asked |= was_asked(self._before[number])
+            for number in self._signals:
+                self._previous[number] = signal.signal(number, self)
+            self.requests += any(map(was_asked, self._previous.values()))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            # Whoever took over, for the process's last moments perhaps, keeps it.
+        for number, handler in self._previous.items():
+            # A handler that was installed since, for the process's last moments perhaps, stays.
             if signal.getsignal(number) is self:
                 signal.signal(number, handler)
 
     def asked(self) -> bool:
-        """Whether somebody asked."""
-        return self._asked
+        """Returns whether a stop was requested."""
+        return self.requests > 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if self._asked and number != signal.SIGUSR1:
+        """Handles a signal."""
+        self.requests += 1
+        self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        if self.requests > 1 and number != signal.SIGUSR1:
             raise KeyboardInterrupt
-        self._asked = True
 
 
 def was_asked(handler: Any) -> bool:
-    """Whether a signal handler is a StopRequest that has heard its signal."""
+    """Returns whether a signal handler is a StopRequest that has received a request."""
     return isinstance(handler, StopRequest) and handler.asked()

@@ -23,7 +23,7 @@ OPTIONS = {
     "plot": plot.PlotOptions,
     "track": track.TrackOptions,
     "doctor": doctor.DoctorOptions,
-    "bench": bench.Options,
+    "bench": bench.BenchOptions,
     "tournament": tournament.TournamentOptions,
     "exploitability": exploitability.ExploitabilityOptions,
 }
@@ -83,7 +83,7 @@ def test_quoted_commands_exist(page, line):
     elif command == "bench":
         if rest:
             assert rest[0] in bench.BENCHMARKS
-            read_options(bench.Options, rest[1:], program="marl bench")
+            read_options(bench.BenchOptions, rest[1:], program="marl bench")
     elif rest:
         read_options(OPTIONS[command], rest, program=f"marl {command}")
 

@@ -1,1 +1,1 @@
-"""Bench."""
+"""Benchmarks of ``marl bench``."""

@@ -1,4 +1,4 @@
-"""``marl bench allreduce``: what a learner's one collective costs, against bare mpi4py and one call a parameter."""
+"""``marl bench allreduce``: the cost of a learner's one collective, against bare mpi4py and one call a parameter."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 from marl.core import Communicator
 from marl.distributed.flat_parameters import FlatParameters
 from marl.errors import InputError
+from marl.launchers.bench.measurements import Measurement
 from marl.launchers.mpi.communicator import MPICommunicator
 
 _SHAPES: Final = {"mappo 3 groups 64x64": (3, 64), "mappo shared 64x64": (1, 64), "mappo shared 256x256": (1, 256)}
@@ -29,7 +30,7 @@ def _network(inputs: int, width: int, outputs: int) -> nn.Module:
 
 
 def _segments(groups: int, width: int) -> dict[str, list[nn.Parameter]]:
-    """Actors and critics for simple_spread: observations of 18, a global state of 54, 5 actions."""
+    """Makes actors and critics for simple_spread: observations of 18, a global state of 54, 5 actions."""
     segments = {}
     for group in range(groups):
         segments[f"group{group}/actor"] = list(_network(18, width, 5).parameters())
@@ -37,38 +38,40 @@ def _segments(groups: int, width: int) -> dict[str, list[nn.Parameter]]:
     return segments
 
 
-def _interleaved(communicator: MPICommunicator, ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way, measured in turn so that a slow moment of the machine hits all of them."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def _median_seconds(
+    communicator: MPICommunicator, calls: dict[str, Callable[[], None]], repeats: int
+) -> dict[str, float]:
+    """Measures the calls in turns, so that a slow moment of the machine affects all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(_WARM_UP + repeats):
-        for name, call in ways.items():
-            # Ranks begin together; what is timed is the collective, not the wait for a late rank.
+        for name, call in calls.items():
+            # Ranks begin together, so that the time does not include waiting for a late rank.
             communicator.comm.Barrier()
             begin = time.perf_counter()
             call()
             if repeat >= _WARM_UP:
                 times[name].append(time.perf_counter() - begin)
     medians = torch.tensor([median(seconds) for seconds in times.values()], dtype=torch.float64)
-    # The slowest rank's median: everybody waits for it.
+    # The slowest rank's median: all others wait for it.
     communicator.all_reduce(medians, "max")
     return dict(zip(times, medians.tolist(), strict=True))
 
 
-def run(communicator: Communicator, *, repeats: int = 300) -> Iterator[dict[str, Any]]:
+def run(communicator: Communicator, *, repeats: int = 300) -> Iterator[Measurement]:
     """Measures FlatParameters.all_reduce for typical MAPPO networks.
 
     Args:
         communicator: two or more ranks; all must iterate to the end.
-        repeats: how often each way is timed; the medians are compared.
+        repeats: the number of calls that are timed; medians are compared.
 
     Yields:
-        Rows ``name, value, unit, reference, ratio``. Three for each size of networks: the fused all-reduce against
+        Three measurements for each size of networks: the fused all-reduce against
         mpi4py's Allreduce on an equal buffer (ratio = fused / bare); one call a parameter against the fused one
         (ratio = how many times slower), as it is usually written, with ``gradient.numpy()`` and mpi4py, and with
         ``Communicator.all_reduce``, which costs less a call.
 
     Raises:
-        InputError: where there is only one rank.
+        InputError: there is only one rank.
     """
     if not isinstance(communicator, MPICommunicator) or communicator.size < 2:
         raise InputError("there is nothing to reduce on one rank; use `marl bench allreduce --ranks 2`")
@@ -88,7 +91,7 @@ def _compare(
     bare: np.ndarray[Any, np.dtype[np.float32]],
     gradients: list[torch.Tensor],
     repeats: int,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Measurement]:
     def single() -> None:
         for gradient in gradients:
             communicator.comm.Allreduce(communicator.in_place, gradient.numpy())
@@ -97,13 +100,13 @@ def _compare(
         for gradient in gradients:
             communicator.all_reduce(gradient)
 
-    ways: dict[str, Callable[[], None]] = {
+    calls: dict[str, Callable[[], None]] = {
         "fused": lambda: flat.all_reduce(communicator),
         "bare": lambda: communicator.comm.Allreduce(communicator.in_place, bare),
         "one mpi4py call": single,
         "one of our calls": single_fast,
     }
-    seconds = _interleaved(communicator, ways, repeats)
+    seconds = _median_seconds(communicator, calls, repeats)
     size = f"{name}, {communicator.size} ranks, {bare.nbytes / 1000:.0f} KB"
     yield {
         "name": f"allreduce/fused ({size})",
@@ -112,11 +115,11 @@ def _compare(
         "reference": seconds["bare"] * 1e6,
         "ratio": seconds["fused"] / seconds["bare"],
     }
-    for way in ("one mpi4py call", "one of our calls"):
+    for call in ("one mpi4py call", "one of our calls"):
         yield {
-            "name": f"allreduce/{way} a parameter ({size}, {len(gradients)} tensors)",
-            "value": seconds[way] * 1e6,
+            "name": f"allreduce/{call} a parameter ({size}, {len(gradients)} tensors)",
+            "value": seconds[call] * 1e6,
             "unit": "us",
             "reference": seconds["fused"] * 1e6,
-            "ratio": seconds[way] / seconds["fused"],
+            "ratio": seconds[call] / seconds["fused"],
         }

@@ -1,7 +1,7 @@
-"""``marl bench NAME``: figures of speed, each with a reference measured in the same run.
+"""``marl bench NAME``: measurements of speed, each with a reference from the same run.
 
-One JSON object a line: ``name, value, unit, reference, ratio``. A figure is the median over rounds in which value
-and reference take turns, so that a machine whose speed drifts does not favour either.
+One JSON object a line: ``name, value, unit, reference, ratio``. A value is the median over rounds in which value and
+reference take turns, so that a machine whose speed drifts favours neither.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from marl.core import Communicator
 from marl.errors import InputError, nearest
-from marl.launchers.bench.figures import Figure
+from marl.launchers.bench.measurements import Measurement
 from marl.launchers.console import read_options, require_positive
 from marl.launchers.environment import use_fair_threads, world_size_from_environment
 from marl.launchers.jobs.job import launch
@@ -23,35 +23,35 @@ from marl.launchers.run.settings import Backend
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``marl bench`` can be told."""
+class BenchOptions:
+    """Options of ``marl bench``."""
 
     ranks: int | None = None
     """Start that many MPI ranks on this machine."""
     env: str = "mpe2.simple_spread_v3"
     """For rollout and train: the environment."""
     num_envs: int = 128
-    """For rollout and train: environment copies, over all ranks."""
+    """For rollout and train: parallel environments, over all ranks."""
     backend: Backend = "pettingzoo"
-    """For train and scaling: the unmodified environment, or its equal on tensors."""
+    """For train and scaling: the unmodified environment, or its batched implementation on tensors."""
     activation: Literal["tanh", "relu"] = "tanh"
     """For train on the batched backend: after each hidden layer."""
     bfloat16: bool = False
     """For train on the batched backend: products between hidden layers in bfloat16."""
     rounds: int = 40
-    """How often value and reference take turns."""
+    """Turns of value and reference."""
     seconds: float = 0.25
     """About how long each turn takes; training takes one update, however long."""
     algorithm: str | None = None
     """For update: only this algorithm."""
 
 
-def rollout(options: Options, communicator: Communicator) -> Iterator[Figure]:
-    """Acting with 64x64 networks on unmodified copies, against ``env.step`` alone."""
+def rollout(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
+    """Acting with 64x64 networks on unmodified environments, against ``env.step`` alone."""
     yield from _training().rollout(options.env, options.num_envs, options.rounds, options.seconds, communicator)
 
 
-def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def train(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """Training, against ``env.step`` alone on one core times the ranks; batched, against its matrix products."""
     if options.backend == "batched":
         yield from _training().train_batched(
@@ -66,13 +66,13 @@ def train(options: Options, communicator: Communicator) -> Iterator[Figure]:
         yield from _training().train(options.env, options.num_envs, options.rounds, options.seconds, communicator)
 
 
-def scaling(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def scaling(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """Training on 2, 4, ... up to --ranks ranks (2 if not given), each against one rank on one core."""
-    words = ["--env", options.env, "--num-envs", str(options.num_envs), "--backend", options.backend]
-    yield from _training().scaling([*words, "--rounds", "10"], options.ranks or 2, max(1, options.rounds // 10))
+    arguments = ["--env", options.env, "--num-envs", str(options.num_envs), "--backend", options.backend]
+    yield from _training().scaling([*arguments, "--rounds", "10"], options.ranks or 2, max(1, options.rounds // 10))
 
 
-def startup(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def startup(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """Seconds until help is shown, and until the first update on two ranks, against Python's and torch's own start."""
     yield from importlib.import_module("marl.launchers.bench.startup").run(rounds=max(1, options.rounds // 8))
 
@@ -81,17 +81,17 @@ def _training() -> Any:
     return importlib.import_module("marl.launchers.bench.training")
 
 
-def allreduce(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def allreduce(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """The fused all-reduce, against bare mpi4py on an equal buffer, and one call a parameter."""
     yield from importlib.import_module("marl.launchers.bench.allreduce").run(communicator, repeats=10 * options.rounds)
 
 
-def replay(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def replay(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """Inserting into replay and sampling from it, against bare copies of the same bytes."""
     yield from importlib.import_module("marl.launchers.bench.replay").run()
 
 
-def update(options: Options, communicator: Communicator) -> Iterator[Figure]:
+def update(options: BenchOptions, communicator: Communicator) -> Iterator[Measurement]:
     """One update of each learner, against its matrix products alone."""
     algorithms = None if options.algorithm is None else (options.algorithm,)
     yield from importlib.import_module("marl.launchers.bench.update").run(
@@ -99,7 +99,7 @@ def update(options: Options, communicator: Communicator) -> Iterator[Figure]:
     )
 
 
-BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]] = {
+BENCHMARKS: Final[dict[str, Callable[[BenchOptions, Communicator], Iterator[Measurement]]]] = {
     "rollout": rollout,
     "train": train,
     "scaling": scaling,
@@ -108,35 +108,34 @@ BENCHMARKS: Final[dict[str, Callable[[Options, Communicator], Iterator[Figure]]]
     "replay": replay,
     "update": update,
 }
-_OUTSIDE: Final = ("scaling", "startup")
-"""What starts ranks of its own."""
-_SMALL: Final = ("rollout", "train", "update")
-"""What works on small networks."""
-_RANKS: Final = {"train": 2, "allreduce": 2}
+_STARTS_RANKS: Final = ("scaling", "startup")
+"""Benchmarks that start ranks of their own."""
+_SMALL_NETWORKS: Final = ("rollout", "train", "update")
+_DEFAULT_RANKS: Final = {"train": 2, "allreduce": 2}
 
 
-def bench(words: list[str]) -> int:
-    """Runs one benchmark and prints its figures; see ``main.main`` for the exit codes."""
-    if not words or words[0] in ("-h", "--help"):
+def bench(argv: list[str]) -> int:
+    """Runs one benchmark and prints its measurements; see ``main.main`` for the exit codes."""
+    if not argv or argv[0] in ("-h", "--help"):
         print("usage: marl bench NAME [OPTIONS]\n")
         for name, benchmark in BENCHMARKS.items():
             print(f"  {name:<10} {(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
-    name, rest = words[0], words[1:]
+    name, rest = argv[0], argv[1:]
     if name not in BENCHMARKS:
         raise InputError(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
-    options: Options = read_options(Options, rest, program=f"marl bench {name}")
+    options: BenchOptions = read_options(BenchOptions, rest, program=f"marl bench {name}")
     require_positive(ranks=options.ranks, num_envs=options.num_envs, rounds=options.rounds)
-    if world_size_from_environment() is None and name not in _OUTSIDE:
-        ranks = _RANKS.get(name, 1) if options.ranks is None else options.ranks
+    if world_size_from_environment() is None and name not in _STARTS_RANKS:
+        ranks = _DEFAULT_RANKS.get(name, 1) if options.ranks is None else options.ranks
         if ranks > 1:
-            return launch(["bench", *words], ranks)
+            return launch(["bench", *argv], ranks)
 
     def run(communicator: Communicator) -> int:
-        use_fair_threads(small=name in _SMALL)
-        for line in BENCHMARKS[name](options, communicator):
+        use_fair_threads(small=name in _SMALL_NETWORKS)
+        for measurement in BENCHMARKS[name](options, communicator):
             if communicator.rank == 0:
-                print(json.dumps(line), flush=True)
+                print(json.dumps(measurement), flush=True)
         return 0
 
     return run_on_ranks(run)

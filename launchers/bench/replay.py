@@ -1,19 +1,19 @@
-"""``marl bench replay``: how fast joint steps go into replay and come out, beside bare copies of the same bytes.
+"""``marl bench replay``: the speed of replay inserts and samples, beside bare memory copies of the same size.
 
-The spec is simple_spread's: 3 agents, observations of 18 numbers, 5 actions, a state of 54 numbers. The reference of
-each row is measured in the same run: numpy copying, or gathering, records of the same size, with nothing around it.
+The spec is simple_spread's: 3 agents, observations of 18 numbers, 5 actions, a state of 54 numbers. The reference is
+measured in the same run: numpy copies, or gathers, records of the same size.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
 from marl.adders.transitions import TransitionAdder
+from marl.launchers.bench.measurements import Measurement
 from marl.replay import (
     Priorities,
     PrioritizedSelector,
@@ -29,7 +29,7 @@ from marl.types import GroupStep, TimeStep
 
 
 def spread_spec() -> EnvironmentSpec:
-    """What ``mpe2.simple_spread_v3`` with three agents looks like."""
+    """Makes the spec of ``mpe2.simple_spread_v3`` with three agents."""
     agents = [
         AgentSpec(name=f"agent_{i}", observation=ArraySpec(shape=(18,)), action=DiscreteActions(num_actions=5))
         for i in range(3)
@@ -39,19 +39,18 @@ def spread_spec() -> EnvironmentSpec:
 
 def run(
     *, capacity: int = 500_000, num_envs: int = 64, batch_size: int = 1024, seconds: float = 1.0
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Measurement]:
     """Measures inserts and samples.
 
     Args:
         capacity: joint steps stored.
-        num_envs: copies an insert.
-        batch_size: joint steps a sample.
-        seconds: time a measurement.
+        num_envs: joint steps of an insert.
+        batch_size: joint steps of a sample.
+        seconds: time of a measurement.
 
     Yields:
-        One row a figure: ``name, value, unit, reference, ratio``. ``replay_adder`` makes the items of time steps,
-        ``replay_sample_prioritized`` includes the update of priorities, and the reference of memory is the bytes
-        of the arrays themselves.
+        Measurements; ``replay_adder`` makes items of time steps, ``replay_sample_prioritized`` includes the update of
+        priorities, and the reference of memory is the size of the arrays themselves.
     """
     replay = Replay(spread_spec(), TransitionItems(), capacity=capacity, num_envs=num_envs)
     generator = torch.Generator().manual_seed(0)
@@ -70,7 +69,7 @@ def run(
         store[step % len(store)] = row
 
     bare_inserts = _rate(copy, num_envs, seconds)
-    yield _row("replay_insert", _rate(lambda _: replay.insert(item), num_envs, seconds), bare_inserts)
+    yield _measurement("replay_insert", _rate(lambda _: replay.insert(item), num_envs, seconds), bare_inserts)
 
     adder = TransitionAdder(replay, discount=0.99)
     group = replay.spec.groups[0]
@@ -91,7 +90,9 @@ def run(
     )
     actions = {group.name: item[f"{group.name}/actions"]}
     adder.add_first(timestep)
-    yield _row("replay_adder", _rate(lambda _: adder.add(actions, {}, timestep), num_envs, seconds), bare_inserts)
+    yield _measurement(
+        "replay_adder", _rate(lambda _: adder.add(actions, {}, timestep), num_envs, seconds), bare_inserts
+    )
 
     flat, out = store.reshape(-1, words), np.empty((batch_size, words), np.int64)
     indices = np.random.default_rng(0).integers(0, len(flat), (256, batch_size))
@@ -101,7 +102,7 @@ def run(
 
     bare_samples = _rate(gather, batch_size, seconds)
     uniform = _dataset(replay, UniformSelector(replay, seed=0), batch_size)
-    yield _row("replay_sample", _rate(lambda _: uniform.sample(), batch_size, seconds), bare_samples)
+    yield _measurement("replay_sample", _rate(lambda _: uniform.sample(), batch_size, seconds), bare_samples)
 
     prioritized = _dataset(replay, PrioritizedSelector(replay, seed=0, priorities=Priorities()), batch_size)
     errors = torch.rand(batch_size, generator=generator)
@@ -109,7 +110,7 @@ def run(
     def sample_and_update(_: int) -> None:
         prioritized.update_priorities(prioritized.sample().indices, errors)
 
-    yield _row("replay_sample_prioritized", _rate(sample_and_update, batch_size, seconds), bare_samples)
+    yield _measurement("replay_sample_prioritized", _rate(sample_and_update, batch_size, seconds), bare_samples)
 
     stored = capacity * replay.layout.payload_bytes
     yield {
@@ -127,7 +128,7 @@ def _dataset(replay: Replay, selector: Selector, batch_size: int) -> TransitionD
 
 
 def _rate(call: Callable[[int], object], items: int, seconds: float) -> float:
-    """Items a second: the best of five stretches, since other programs only ever slow it down."""
+    """Measures items a second: the best of five intervals, since other programs only ever slow it down."""
     best, step = 0.0, 0
     for _ in range(5):
         start, first = time.perf_counter(), step
@@ -139,7 +140,7 @@ def _rate(call: Callable[[int], object], items: int, seconds: float) -> float:
     return best
 
 
-def _row(name: str, value: float, reference: float) -> dict[str, Any]:
+def _measurement(name: str, value: float, reference: float) -> Measurement:
     return {
         "name": name,
         "value": round(value),

@@ -1,4 +1,4 @@
-"""How long commands take to start, beside what they must load."""
+"""``marl bench startup``: the time that commands take to start, beside that of what they must import."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from marl.launchers.bench.figures import Figure, figure
+from marl.launchers.bench.measurements import Measurement, compare
 
 _MARL = (sys.executable, "-m", "marl.launchers.main")
 
 
-def run(rounds: int) -> Iterator[Figure]:
+def run(rounds: int) -> Iterator[Measurement]:
     """Measures starts, in turns with their references.
 
     Args:
-        rounds: how often.
+        rounds: the number of turns.
 
     Yields:
         Seconds of ``marl --help`` beside an empty Python, and seconds until the first update of a training on two
         ranks is written beside the import of torch.
     """
-    _seconds((*_MARL, "--help"))  # Files come from the disk's cache from here on.
+    _seconds((*_MARL, "--help"))  # Fills the page cache.
     starts: tuple[tuple[str, Callable[[], float], str, int], ...] = (
         ("startup/help", lambda: _seconds((*_MARL, "--help")), "", 2 * rounds),
         ("startup/first-update/2-ranks", _first_update, "import torch", rounds),
@@ -34,7 +34,7 @@ def run(rounds: int) -> Iterator[Figure]:
         for _ in range(times):
             values.append(command())
             references.append(_seconds((sys.executable, "-c", reference)))
-        yield figure(name, values, references, "s")
+        yield compare(name, values, references, "s")
 
 
 def _seconds(command: Sequence[str]) -> float:
@@ -44,12 +44,12 @@ def _seconds(command: Sequence[str]) -> float:
 
 
 def _first_update() -> float:
-    """Seconds until the first row of metrics; the run is stopped then."""
+    """Measures the seconds until the first row of metrics; the run is stopped then."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "run" / "metrics.jsonl"
-        words = ("train", "mappo", "mpe2.simple_spread_v3", "--ranks", "2", "--steps", "100000", "--row-every", "1")
+        arguments = ("train", "mappo", "mpe2.simple_spread_v3", "--ranks", "2", "--steps", "100000", "--row-every", "1")
         begin = time.perf_counter()
-        process = subprocess.Popen((*_MARL, *words, "--out", str(rows.parent)), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen((*_MARL, *arguments, "--out", str(rows.parent)), stdout=subprocess.DEVNULL)
         try:
             while process.poll() is None and not (rows.exists() and rows.stat().st_size):
                 time.sleep(0.01)

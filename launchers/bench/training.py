@@ -1,7 +1,7 @@
-"""Figures of speed of acting and learning: rollouts, training, and how they grow with ranks.
+"""The speed of acting and learning: rollouts, training, and their scaling with ranks.
 
-The reference is ``env.step`` of one unmodified copy with random actions, measured in turns with what it stands
-beside: turns are short, so that a machine whose speed drifts favours neither.
+The reference is ``env.step`` of one unmodified environment with random actions, measured in turns with the value: turns
+are short, so that a machine whose speed drifts favours neither.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any, Literal
 import torch
 
 from marl.core import Communicator
-from marl.launchers.bench.figures import Figure, figure
+from marl.launchers.bench.measurements import Measurement, compare
 from marl.launchers.run.settings import Backend
 
-_READY = 256
+_NUM_PREPARED = 256
 
 
 class RawEnvironment:
-    """One unmodified copy, stepped with random legal actions; only its own time is counted.
+    """One unmodified environment, stepped with random legal actions; only its own time is counted.
 
     Args:
-        name: of a PettingZoo environment; see ``marl.envs.factory.make_factory``.
+        name: a PettingZoo environment; see ``marl.envs.factory.make_factory``.
     """
 
     def __init__(self, name: str) -> None:
@@ -35,17 +35,19 @@ class RawEnvironment:
         from marl.envs.pettingzoo.probe import RandomChoices, probe_environment
 
         self._environment = make_constructor(name)()
-        about = probe_environment(self._environment, with_state=False)
-        self._turn_based = about.turn_based
-        self._choose = choose = RandomChoices(about.readers, about.writers)
-        self._ready: list[dict[str, Any]] = []
-        if not about.masks_in_info and not any(reader.masked for reader in about.readers.values()):
-            self._ready = [{agent: choose(agent, None, None) for agent in about.readers} for _ in range(_READY)]
+        probed = probe_environment(self._environment, with_state=False)
+        self._turn_based = probed.turn_based
+        self._choose = choose = RandomChoices(probed.readers, probed.writers)
+        self._prepared: list[dict[str, Any]] = []
+        if not probed.masks_in_info and not any(reader.masked for reader in probed.readers.values()):
+            self._prepared = [
+                {agent: choose(agent, None, None) for agent in probed.readers} for _ in range(_NUM_PREPARED)
+            ]
         self._observed: Any = None
         self._steps = 0
 
     def rate(self, seconds: float) -> float:
-        """Environment steps a second (turns, where agents take turns), resets included, over about that time."""
+        """Measures environment steps (or turns) a second, resets included, over about this number of seconds."""
         steps = self._steps
         advance = self._turn if self._turn_based else self._step
         spent, begin = 0.0, time.perf_counter()
@@ -55,7 +57,7 @@ class RawEnvironment:
         return (self._steps - steps) / spent
 
     def close(self) -> None:
-        """Closes the copy."""
+        """Closes the environment."""
         self._environment.close()
 
     def _step(self) -> float:
@@ -65,8 +67,8 @@ class RawEnvironment:
             begin = time.perf_counter()
             self._observed = environment.reset() if self._steps else environment.reset(seed=0)
             spent += time.perf_counter() - begin
-        if self._ready:
-            actions = self._ready[self._steps % _READY]
+        if self._prepared:
+            actions = self._prepared[self._steps % _NUM_PREPARED]
             if len(environment.agents) != len(actions):
                 actions = {agent: actions[agent] for agent in environment.agents}
         else:
@@ -87,15 +89,19 @@ class RawEnvironment:
         agent = environment.agent_selection
         action = None
         if not terminated and not truncated:
-            action = self._ready[self._steps % _READY][agent] if self._ready else self._choose(agent, observation, info)
+            action = (
+                self._prepared[self._steps % _NUM_PREPARED][agent]
+                if self._prepared
+                else self._choose(agent, observation, info)
+            )
         begin = time.perf_counter()
         environment.step(action)
         self._steps += 1
         return spent + time.perf_counter() - begin
 
 
-def rollout(env: str, num_envs: int, rounds: int, seconds: float, communicator: Communicator) -> Iterator[Figure]:
-    """Acting with 64x64 networks on unmodified copies, against ``env.step`` alone."""
+def rollout(env: str, num_envs: int, rounds: int, seconds: float, communicator: Communicator) -> Iterator[Measurement]:
+    """Measures acting with 64x64 networks on unmodified environments, against ``env.step`` alone."""
     raw, experiment = RawEnvironment(env), _experiment(env, num_envs, communicator, epochs=1)
     experiment.loop.begin()
     values, references = [], []
@@ -112,11 +118,11 @@ def rollout(env: str, num_envs: int, rounds: int, seconds: float, communicator: 
             references.append(reference)
     experiment.close()
     raw.close()
-    yield figure(f"rollout/{env}", values, references, "env steps/s")
+    yield compare(f"rollout/{env}", values, references, "env steps/s")
 
 
-def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Communicator) -> Iterator[Figure]:
-    """Training MAPPO (64x64 networks, 4 epochs), against ``env.step`` alone on one core, times the ranks."""
+def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Communicator) -> Iterator[Measurement]:
+    """Measures training of MAPPO (64x64 networks, 4 epochs), against ``env.step`` on one core times the ranks."""
     raw = RawEnvironment(env)
     experiment = _experiment(env, num_envs, communicator, epochs=4)
     experiment.loop.begin()
@@ -139,7 +145,7 @@ def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Co
             references.append(float(reference))
     experiment.close()
     raw.close()
-    yield figure(f"train/mappo/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+    yield compare(f"train/mappo/{env}/{communicator.size}-ranks", values, references, "env steps/s")
 
 
 def train_batched(
@@ -150,12 +156,12 @@ def train_batched(
     *,
     activation: Literal["tanh", "relu"] = "tanh",
     bfloat16: bool = False,
-) -> Iterator[Figure]:
-    """Training IPPO on the batched environment in JaxMARL's configuration, against its matrix products alone.
+) -> Iterator[Measurement]:
+    """Measures training of IPPO on the batched environment in JaxMARL's configuration, against its matrix products.
 
     Separate 64x64 actors and critics without normalisation, 128 steps, 4 epochs of 4 minibatches (FLAIROX/JaxMARL,
-    baselines/IPPO). The reference does the products of a whole round of acting and learning on all ranks at once, in
-    float32 always.
+    baselines/IPPO). The reference does the products of a whole iteration of acting and learning on all ranks at once,
+    always in float32.
     """
     from marl.launchers.bench.update import products_of, repeat_products
 
@@ -188,27 +194,27 @@ def train_batched(
             values.append(steps / times[1])
     fast.close()
     kind = f"{activation}-bfloat16" if bfloat16 else activation
-    yield figure(f"train/ippo/{kind}/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
+    yield compare(f"train/ippo/{kind}/batched/{env}/{communicator.size}-ranks", values, references, "env steps/s")
 
 
-def scaling(words: Sequence[str], ranks: int, rounds: int) -> Iterator[Figure]:
-    """``bench train`` on several ranks, each time against one rank of the same work on one core.
+def scaling(arguments: Sequence[str], ranks: int, rounds: int) -> Iterator[Measurement]:
+    """Measures ``bench train`` on several ranks, against one rank of the same work on one core.
 
     Args:
-        words: of ``marl bench train``, without ranks and rounds.
-        ranks: the most ranks; powers of two up to them are measured.
-        rounds: how often they take turns.
+        arguments: of ``marl bench train``, without ranks and rounds.
+        ranks: the largest number of ranks; powers of two up to it are measured.
+        rounds: the number of turns.
     """
     sizes = [1 << power for power in range(1, ranks.bit_length()) if 1 << power <= ranks]
     rates: dict[int, list[float]] = {size: [] for size in (1, *sizes)}
     for _ in range(rounds):
         for size, measured in rates.items():
-            command = [sys.executable, "-m", "marl.launchers.main", "bench", "train", "--ranks", str(size), *words]
+            command = [sys.executable, "-m", "marl.launchers.main", "bench", "train", "--ranks", str(size), *arguments]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             measured.append(json.loads(done.stdout.splitlines()[-1])["value"])
     for size in sizes:
-        yield figure(f"scaling/{size}-ranks", rates[size], rates[1], "env steps/s")
+        yield compare(f"scaling/{size}-ranks", rates[size], rates[1], "env steps/s")
 
 
 def _batched(env: str, num_envs: int, communicator: Communicator, *, compile: bool, **settings: Any) -> Any:
@@ -242,7 +248,7 @@ def _experiment(
     compile: bool = True,
     **settings: Any,
 ) -> Any:
-    """MAPPO with these settings; compiled where that is possible, as a long run of ``marl train`` is."""
+    """Makes an experiment of MAPPO with these settings; compiled if that is possible, as in ``marl train``."""
     from marl.algorithms.mappo import MAPPO, MAPPOConfig
     from marl.envs.factory import make_factory
     from marl.experiments.config import ExperimentConfig

@@ -1,9 +1,9 @@
-"""``marl bench update``: how long one update of each learner takes, beside nothing but its matrix products.
+"""``marl bench update``: the time of one update of each learner, beside that of its matrix products alone.
 
 The environment is simple_spread, with continuous actions for MATD3 and MASAC, and settings are each algorithm's
-defaults. The reference is measured in the same run: updates are watched once, and their matrix products, forward and
-backward, are done again on factors of the same shapes and strides, without anything around them. No learner of these
-networks can be faster, unless it needs fewer products.
+defaults. The reference is measured in the same run: the matrix products of a few updates, forward and backward, are
+recorded and repeated on factors of the same shapes and strides. No learner of these networks can be faster, unless it
+needs fewer products.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from marl.envs.factory import make_factory
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
-from marl.launchers.bench.figures import Figure, figure
+from marl.launchers.bench.measurements import Measurement, compare
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
 from marl.learning.compilation import can_compile
 
 _CONTINUOUS: Final = ("matd3", "masac")
 _FACTORS: Final = {"mm": 0, "bmm": 0, "addmm": 1, "baddbmm": 1}
-"""Products by name, and which argument is the left factor: those that add have first what is added."""
-_WATCHED: Final = 2
-"""Updates that are watched: some learners improve their actors at every second one only."""
+"""Index of the left factor in the arguments of each product: the first of those that add is the summand."""
+_RECORDED_UPDATES: Final = 2
+"""Updates whose products are recorded: some learners update their actors at every second one only."""
 
 Layout = tuple[tuple[int, ...], tuple[int, ...]]
-"""Shape and strides of a matrix, or of a batch of them."""
+"""Shape and strides of a matrix, or of a batch of matrices."""
 Product = tuple[Layout, Layout]
 """Both factors of a matrix product."""
 
 
 class ProductRecorder(TorchDispatchMode):
-    """Notes the matrix products that are done while it is entered.
+    """Records the matrix products that are done while it is entered.
 
     Attributes:
-        products: how often the product of factors of these two layouts was done.
+        products: the number of products by the layouts of both factors.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class ProductRecorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Lets the operation happen, and notes it if it is a product."""
+        """Runs the operation, and records it if it is a product."""
         name = func.overloadpacket.__name__.rstrip("_")
         if name in _FACTORS:
             left, right = args[_FACTORS[name] : _FACTORS[name] + 2]
             self.products[_layout(left), _layout(right)] += 1
         elif name in ("linear", "matmul"):
-            # In inference mode they arrive here as a whole.
+            # In inference mode they arrive here undecomposed.
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
@@ -76,7 +76,7 @@ def _layout(tensor: Tensor) -> Layout:
 
 
 def products_of(call: Callable[[], object]) -> ProductRecorder:
-    """The matrix products of a call. What is compiled is done step by step here: products inside it do not show."""
+    """Records the matrix products of a call, with compiled functions run eagerly: their products could not be seen."""
     set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
     recorder = ProductRecorder()
     with set_stance("force_eager") if set_stance else contextlib.nullcontext(), recorder:
@@ -85,7 +85,7 @@ def products_of(call: Callable[[], object]) -> ProductRecorder:
 
 
 def repeat_products(products: Mapping[Product, int]) -> Callable[[], None]:
-    """A function that does these products, on numbers of its own."""
+    """Returns a function that does these products on constant matrices."""
     work = []
     for layouts, times in products.items():
         left, right = (torch.empty_strided(*layout).fill_(0.5) for layout in layouts)
@@ -102,18 +102,17 @@ def repeat_products(products: Mapping[Product, int]) -> Callable[[], None]:
 
 def run(
     communicator: Communicator, algorithms: Sequence[str] | None = None, *, rounds: int = 40, seconds: float = 0.25
-) -> Iterator[Figure]:
-    """Measures one update of each algorithm, its sample included, and the floor of its matrix products.
+) -> Iterator[Measurement]:
+    """Measures one update of each algorithm, sampling included, against the lower bound of its matrix products.
 
     Args:
         communicator: of one rank.
         algorithms: their names; all by default.
-        rounds: how often update and floor take turns.
-        seconds: about the time of a turn, which has at least one update that improves everything.
+        rounds: the number of turns of update and lower bound.
+        seconds: about the time of a turn, which updates every network at least once.
 
     Yields:
-        A row an algorithm: ``name, value, unit, reference, ratio``. The ratio says how many times longer an update
-        takes than its products.
+        A measurement for each algorithm; its ratio is the time of an update over that of its products.
 
     Raises:
         InputError: there are several ranks, or no such algorithm.
@@ -131,7 +130,7 @@ def run(
 
 
 def _experiments(name: str, communicator: Communicator) -> tuple[Experiment, Experiment | None]:
-    """The algorithm as it is, and through torch's compiler where it is written for that."""
+    """Makes the algorithm's experiment, and its compiled variant if it has one."""
     variant = find_algorithm(name)
     plain = variant.build(variant.default_config())
     environment = make_factory(
@@ -147,62 +146,62 @@ def _experiments(name: str, communicator: Communicator) -> tuple[Experiment, Exp
 
 
 class _Updates:
-    """One learner's updates, each after as much acting as it needs."""
+    """The updates of one learner, each after as much acting as it needs."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         experiment.loop.begin()
-        for _ in range(_WATCHED):
+        for _ in range(_RECORDED_UPDATES):
             self()  # The first updates allocate memory, and compilers begin here.
 
     def __call__(self) -> float:
-        """Does one, and returns its milliseconds without the acting."""
+        """Does one update, and returns its milliseconds without the acting."""
         self.act()
         start = time.perf_counter()
         self._experiment.learner.step()
         return 1e3 * (time.perf_counter() - start)
 
     def act(self) -> None:
-        """Steps until an update can be."""
+        """Acts until the dataset is ready."""
         while not self._experiment.dataset.ready():
             self._experiment.loop.step()
 
     def products(self) -> Counter[Product]:
-        """The matrix products of _WATCHED updates."""
-        watched: Counter[Product] = Counter()
-        for _ in range(_WATCHED):
+        """Records the matrix products of _RECORDED_UPDATES updates."""
+        recorded: Counter[Product] = Counter()
+        for _ in range(_RECORDED_UPDATES):
             self.act()
-            watched += products_of(self._experiment.learner.step).products
-        return watched
+            recorded += products_of(self._experiment.learner.step).products
+        return recorded
 
 
 def _measure(
     name: str, plain: Experiment, compiled: Experiment | None, rounds: int, seconds: float
-) -> Iterator[Figure]:
+) -> Iterator[Measurement]:
     updates = {f"update/{name}": _Updates(plain)}
     if compiled is not None:
         updates[f"update/{name}/compiled"] = _Updates(compiled)
     repeat = repeat_products(updates[f"update/{name}"].products())
 
-    def floor() -> float:
+    def lower_bound() -> float:
         start = time.perf_counter()
         repeat()
-        return 1e3 * (time.perf_counter() - start) / _WATCHED
+        return 1e3 * (time.perf_counter() - start) / _RECORDED_UPDATES
 
-    floor()
+    lower_bound()
     values: dict[str, list[float]] = {row: [] for row in updates}
     references = []
     for _ in range(rounds):
         for row, update in updates.items():
             values[row].append(_mean(update, seconds))
-        references.append(_mean(floor, seconds / 4))
+        references.append(_mean(lower_bound, seconds / 4))
     for row, measured in values.items():
-        yield figure(row, measured, references, "ms")
+        yield compare(row, measured, references, "ms")
 
 
 def _mean(call: Callable[[], float], seconds: float) -> float:
-    """Mean of the milliseconds that calls say they took, over about so many seconds and a multiple of those watched."""
+    """Averages the milliseconds that calls return, over about these seconds and a multiple of _RECORDED_UPDATES."""
     times: list[float] = []
-    while not times or len(times) % _WATCHED or sum(times) < 1e3 * seconds:
+    while not times or len(times) % _RECORDED_UPDATES or sum(times) < 1e3 * seconds:
         times.append(call())
     return sum(times) / len(times)

@@ -1,4 +1,4 @@
-"""Hosts of a job: which of those that Open MPI's default hostfile names can still be reached."""
+"""Hosts of a job: those of Open MPI's default hostfile that can still be reached."""
 
 from __future__ import annotations
 
@@ -13,29 +13,32 @@ from typing import Final
 
 HOSTFILE: Final = "PRTE_MCA_prte_default_hostfile"
 _AGENT: Final = "PRTE_MCA_plm_ssh_agent"
-"""What mpirun starts its daemons on other hosts with, instead of ssh."""
-_PATIENCE: Final = 10.0
+"""The program that mpirun starts its daemons on other hosts with, instead of ssh."""
+_TIMEOUT: Final = 10.0
 """Seconds in which a host must answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hosts:
-    """What a look at all hosts has found."""
+class HostCheck:
+    """The result of a check of all hosts.
 
-    left: str
-    """The hostfile without those that do not answer."""
-    lost: tuple[str, ...]
-    """Those that do not answer."""
+    Attributes:
+        hostfile: the hostfile without unreachable hosts.
+        unreachable: the hosts that do not answer.
+    """
+
+    hostfile: str
+    unreachable: tuple[str, ...]
 
 
-def look_at_hosts(environment: Mapping[str, str] | None = None) -> Hosts | None:
-    """Asks every host of the default hostfile for a sign of life, by the way that mpirun would take.
+def check_hosts(environment: Mapping[str, str] | None = None) -> HostCheck | None:
+    """Connects to every host of the default hostfile, with the program that mpirun would use.
 
     Args:
-        environment: variables; this process's own by default.
+        environment: variables; those of this process by default.
 
     Returns:
-        What was found; None where no hostfile is named, it cannot be read, or no host answers.
+        The reachable and unreachable hosts; None if there is no hostfile, it cannot be read, or no host answers.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -44,9 +47,9 @@ def look_at_hosts(environment: Mapping[str, str] | None = None) -> Hosts | None:
         lines = Path(variables[HOSTFILE]).read_text().splitlines()
     except (KeyError, OSError):
         return None
-    named = [(line, line.partition("#")[0].split()[:1]) for line in lines]
-    hosts = {host for _, words in named for host in words}
-    # The agents that mpirun would try are divided by colons, as in its own default, ssh : rsh.
+    entries = [(line, line.partition("#")[0].split()[:1]) for line in lines]
+    hosts = {host for _, names in entries for host in names}
+    # The agents that mpirun would try are separated by colons, as in its own default, ssh : rsh.
     agent = variables.get(_AGENT, "ssh").partition(":")[0].split() or ["ssh"]
     if Path(agent[0]).name == "ssh":
         agent += ["-o", "BatchMode=yes"]
@@ -54,12 +57,15 @@ def look_at_hosts(environment: Mapping[str, str] | None = None) -> Hosts | None:
         answers = dict(zip(hosts, pool.map(lambda host: _answers(host, agent), hosts), strict=True))
     if not any(answers.values()):
         return None
-    left = [line for line, words in named if all(answers[host] for host in words)]
-    return Hosts(left="".join(f"{line}\n" for line in left), lost=tuple(sorted(h for h in hosts if not answers[h])))
+    reachable = [line for line, names in entries if all(answers[host] for host in names)]
+    return HostCheck(
+        hostfile="".join(f"{line}\n" for line in reachable),
+        unreachable=tuple(sorted(host for host in hosts if not answers[host])),
+    )
 
 
 def _answers(host: str, agent: list[str]) -> bool:
-    if _is_here(host.rpartition("@")[2]):
+    if _is_this_host(host.rpartition("@")[2]):
         return True
     try:
         done = subprocess.run(
@@ -67,7 +73,7 @@ def _answers(host: str, agent: list[str]) -> bool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -75,8 +81,8 @@ def _answers(host: str, agent: list[str]) -> bool:
     return done.returncode == 0
 
 
-def _is_here(host: str) -> bool:
-    """Whether a host is this one: only its own addresses can be bound."""
+def _is_this_host(host: str) -> bool:
+    """Returns whether a host is this one: only its own addresses can be bound."""
     if host == socket.gethostname():
         return True
     with contextlib.suppress(OSError):

@@ -1,10 +1,10 @@
-"""Starting ranks: ``marl … --ranks N`` becomes mpirun with settings that are right on one machine.
+"""Jobs of MPI ranks: ``marl … --ranks N`` becomes mpirun with settings that are right on one machine.
 
-How a live view gets to the terminal: the ranks' output passes through mpirun, so on rank 0 ``isatty`` is False.
-``launch`` therefore sets MARL_TERMINAL=1 where its own standard output is a terminal, with COLUMNS and LINES;
-whoever renders on rank 0 should treat the first as "there is a terminal" (in rich: ``force_terminal=True``).
-Standard output reaches the terminal untouched; standard error passes through this process, unbuffered, which
-takes out mpirun's own notices where the exit code says that the user has been told already.
+The ranks' output is piped through mpirun, so on rank 0 ``isatty`` is False. ``launch`` therefore sets MARL_TERMINAL=1
+where its own standard output is a terminal, with COLUMNS and LINES; a live view on rank 0 should treat the first as
+"there is a terminal" (in rich: ``force_terminal=True``). Standard output reaches the terminal unchanged; standard error
+passes through this process, unbuffered, which filters mpirun's own notices where the exit code says that the user has
+been told already.
 """
 
 from __future__ import annotations
@@ -28,34 +28,37 @@ from marl.launchers.jobs.hosts import HOSTFILE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.jobs.notices import NoticeFilter
 from marl.launchers.jobs.processes import JOB, Job, Scratch
-from marl.launchers.jobs.signals import Stop
+from marl.launchers.jobs.signals import ForwardedStop
 from marl.launchers.stopping import STOPPED
 
 STATED_CODES: Final = (0, 2, STOPPED)
 """Exit codes with a meaning of their own; all others become 1."""
-_TICK: Final = 0.2
-_GRACE: Final = 2.0
-"""Seconds that what mpirun left behind may take to end by itself."""
-_PATIENCE: Final = 5.0
+_POLL_SECONDS: Final = 0.2
+_ORPHAN_TIMEOUT: Final = 2.0
+"""Seconds that processes may take to end by themselves after mpirun has ended."""
+_ORDER_TIMEOUT: Final = 5.0
 """Seconds that mpirun may take to end its ranks when it was ordered to."""
 
 
 def _die_with_parent() -> None:
-    # Where this process is killed, mpirun and with it the ranks must not go on alone (Linux: PR_SET_PDEATHSIG).
+    # If this process is killed, mpirun and with it the ranks must not go on alone (Linux: PR_SET_PDEATHSIG).
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """How a job ended."""
+class JobResult:
+    """The result of a job.
+
+    Attributes:
+        code: mpirun's exit code, the negative signal number where it was killed.
+        notices: mpirun's own messages.
+        died: whether all ranks died one by one, for which mpirun with ULFM returns 0.
+    """
 
     code: int
-    """mpirun's exit code, the negative signal number where it was killed."""
     notices: bytes
-    """What mpirun said itself."""
     died: bool = False
-    """Whether all ranks died one by one, to which mpirun with ULFM says 0."""
 
     @property
     def signal(self) -> int:
@@ -71,49 +74,49 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
 
     Args:
         program: the command line of one rank.
-        ranks: how many.
-        stderr: where the ranks' standard error goes; this process's own by default.
+        ranks: the number of ranks.
+        stderr: the sink of the ranks' standard error; this process's own by default.
 
     Returns:
         0, 2 (wrong input) and 75 (stopped on request) as the ranks returned them; 1 for every other failure.
 
     Raises:
-        InputError: where there is no mpirun, the number of ranks is not positive, or this already is a rank.
+        InputError: there is no mpirun, the number of ranks is not positive, or this already is a rank.
     """
     sink = sys.stderr.buffer if stderr is None else stderr
-    with Stop() as stop:
-        ended = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
-    known = ended.code in STATED_CODES
+    with ForwardedStop() as stop:
+        result = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
+    known = result.code in STATED_CODES
     if not known and not stop.requests:
-        sink.write(ended.notices)
+        sink.write(result.notices)
         sink.flush()
-    return ended.code if known else 1
+    return result.code if known else 1
 
 
 def run_job(
     program: list[str],
     ranks: int,
     job: Job,
-    stop: Stop,
+    stop: ForwardedStop,
     *,
     stderr: IO[bytes],
     elastic: bool = False,
     hostfile: str | None = None,
-    watch: Callable[[], bool] = lambda: False,
-    last_words: Callable[[], object] = lambda: None,
-) -> Ended:
+    should_kill: Callable[[], bool] = lambda: False,
+    before_kill: Callable[[], object] = lambda: None,
+) -> JobResult:
     """Runs a program under mpirun once; when it returns, no process of the job and nothing in shared memory is left.
 
     Args:
         program: the command line of one rank.
-        ranks: how many.
-        job: the mark that all its processes get.
-        stop: passes signals on.
-        stderr: where the ranks' standard error goes, without mpirun's own notices.
-        elastic: whether ranks are to outlive each other.
-        hostfile: what stands in place of the default hostfile; None for the one that is named, if any.
-        watch: asked a few times a second; True ends the job.
-        last_words: called before the ranks of an mpirun that was killed are killed too.
+        ranks: the number of ranks.
+        job: the mark of all its processes.
+        stop: forwards signals.
+        stderr: the sink of the ranks' standard error, without mpirun's own notices.
+        elastic: whether the job goes on when ranks die.
+        hostfile: text that replaces the default hostfile; None for the default one, if any.
+        should_kill: polled a few times a second; True ends the job.
+        before_kill: called before the ranks of an mpirun that was killed are killed too.
 
     Raises:
         InputError: as in ``launch_program``.
@@ -127,58 +130,76 @@ def run_job(
     scratch = Scratch(job)
     sys.stdout.flush()
     try:
-        variables = scratch.renew() | {JOB: job.mark, COMPLETION_MARKER: str(scratch.last_word)}
-        if hostfile is not None:
-            scratch.hostfile.write_text(hostfile)
-            variables[HOSTFILE] = str(scratch.hostfile)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env=rank_environment(ranks) | variables,
-            # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+        process = _start(command, ranks, job, scratch, hostfile)
         stop.attach(process)
-        assert process.stderr is not None
-        with process.stderr as source:
-            ended: float | None = None
-            while True:
-                readable, _, _ = select.select([source], [], [], _TICK)
-                if readable:
-                    if not (data := os.read(source.fileno(), 65536)):
-                        break
-                    stderr.write(notices.feed(data))
-                    stderr.flush()
-                now = time.monotonic()
-                if ended is None and process.poll() is not None:
-                    ended = now
-                    stop.detach()
-                # What a killed mpirun leaves behind does not end by itself.
-                overdue = ended is not None and (now - ended > _GRACE or process.returncode < 0)
-                if ended == now and process.returncode < 0:
-                    last_words()
-                disobeyed = stop.ordered is not None and now - stop.ordered > _PATIENCE
-                if overdue or disobeyed or (ended is None and (stop.early or watch())):
-                    process.kill()
-                    job.kill()
+        _copy_stderr(process, job, stop, notices, stderr, should_kill=should_kill, before_kill=before_kill)
         code = process.wait()
         stop.detach()
         stderr.write(notices.finish(show_notices=False))
         stderr.flush()
-        died = elastic and code == 0 and not scratch.last_word.exists()
-        return Ended(code=code, notices=notices.notices, died=died)
+        died = elastic and code == 0 and not scratch.completion_marker.exists()
+        return JobResult(code=code, notices=notices.notices, died=died)
     finally:
         job.kill()
         scratch.remove()
 
 
+def _start(command: list[str], ranks: int, job: Job, scratch: Scratch, hostfile: str | None) -> subprocess.Popen[bytes]:
+    variables = scratch.renew() | {JOB: job.mark, COMPLETION_MARKER: str(scratch.completion_marker)}
+    if hostfile is not None:
+        scratch.hostfile.write_text(hostfile)
+        variables[HOSTFILE] = str(scratch.hostfile)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=rank_environment(ranks) | variables,
+        # Ctrl-C in the terminal must come to this process alone, which turns it into a request.
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+    )
+
+
+def _copy_stderr(
+    process: subprocess.Popen[bytes],
+    job: Job,
+    stop: ForwardedStop,
+    notices: NoticeFilter,
+    stderr: IO[bytes],
+    *,
+    should_kill: Callable[[], bool],
+    before_kill: Callable[[], object],
+) -> None:
+    """Copies the ranks' standard error until all processes have closed it; kills the job where it must end."""
+    assert process.stderr is not None
+    with process.stderr as source:
+        ended: float | None = None
+        while True:
+            readable, _, _ = select.select([source], [], [], _POLL_SECONDS)
+            if readable:
+                if not (data := os.read(source.fileno(), 65536)):
+                    return
+                stderr.write(notices.feed(data))
+                stderr.flush()
+            now = time.monotonic()
+            if ended is None and process.poll() is not None:
+                ended = now
+                stop.detach()
+                if process.returncode < 0:
+                    before_kill()
+            # The ranks of a killed mpirun do not end by themselves.
+            orphaned = ended is not None and (now - ended > _ORPHAN_TIMEOUT or process.returncode < 0)
+            disobeyed = stop.ordered is not None and now - stop.ordered > _ORDER_TIMEOUT
+            if orphaned or disobeyed or (ended is None and (stop.early or should_kill())):
+                process.kill()
+                job.kill()
+
+
 def launch(arguments: list[str], ranks: int) -> int:
-    """Runs ``marl`` with these arguments on so many ranks of this machine; see ``launch_program``."""
+    """Runs ``marl`` with these arguments on this number of ranks; see ``launch_program``."""
     return launch_program(marl_command(arguments), ranks)
 
 
 def marl_command(arguments: list[str]) -> list[str]:
-    """The command line of ``marl`` with these arguments, run by this Python."""
+    """Returns the command line of ``marl`` with these arguments, run by this Python."""
     return [sys.executable, "-m", "marl.launchers.main", *arguments]

@@ -1,4 +1,4 @@
-"""Notices."""
+"""A filter of mpirun's own notices on standard error."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from typing import Final
 
 _RULE: Final = re.compile(rb"[\0-]*-{70,}[\0-]*\s*")
-_RULE_AND_WORDS: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
+_RULE_AND_TEXT: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
 _NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
 
 
 class NoticeFilter:
     """Holds back mpirun's framed notices in a stream of bytes; everything else passes at once.
 
-    A notice is a rule of dashes, known words, any lines, and a rule of dashes. Those that only say that a rank
-    called abort are dropped: it said why before it did (see ``marl.launchers.mpi``).
+    A notice is a rule of dashes, a known phrase, any lines, and a rule of dashes. Those that only say that a rank
+    called abort are dropped: the rank has printed the reason before (see ``marl.launchers.mpi``).
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class NoticeFilter:
         self._held = b""
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what was read and returns what to show now."""
+        """Consumes bytes that were read and returns those to show now."""
         shown = b""
         *lines, rest = data.split(b"\n")
         for line in lines:
@@ -55,8 +55,8 @@ class NoticeFilter:
             before, self._rule = self._rule, line
             return before
         if self._inside:
-            if found := _RULE_AND_WORDS.fullmatch(line):
-                # A rank's words follow the rule without a newline between them.
+            if found := _RULE_AND_TEXT.fullmatch(line):
+                # A rank's own line may follow the rule without a newline between them.
                 self._close(found.group(1) + b"\n")
                 self._inside = False
                 return found.group(2)
@@ -83,7 +83,7 @@ class NoticeFilter:
         self._after = True
 
     def finish(self, *, show_notices: bool) -> bytes:
-        """What is left at the end, with or without the notices."""
+        """Returns the remaining bytes, with or without the notices."""
         if self._inside and _RULE.fullmatch(self._line):
             self._close(self._line.strip(b"\0") + b"\n")
             self._line = b""
@@ -92,5 +92,5 @@ class NoticeFilter:
 
     @property
     def notices(self) -> bytes:
-        """The notices that were held back, but for those that say no more than that a rank called abort."""
+        """The notices that were held back, except those that only say that a rank called abort."""
         return self._held

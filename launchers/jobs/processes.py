@@ -1,8 +1,8 @@
-"""Processes of a job: how they are found and ended to the last one, and the shared memory that they would leave.
+"""Processes of a job and its shared memory: finding, killing and removing all of them.
 
-Every process of a job carries the variable MARL_JOB in its environment, which says who started the job and what it
-works on. So whatever became an orphan (mpirun was killed, a rank started helpers) is still found. Linux only: where
-there is no ``/proc``, nothing is found, and mpirun alone ends its ranks.
+Every process of a job has the variable MARL_JOB in its environment, which names the process that started the job and
+the work. So orphans (mpirun was killed, a rank started helpers) are found too. Linux only: where there is no ``/proc``,
+nothing is found, and mpirun alone ends its ranks.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from pathlib import Path
 from typing import Final
 
 JOB: Final = "MARL_JOB"
-
-
 _PROC: Final = Path("/proc")
 _SHARED_MEMORY: Final = Path("/dev/shm")
 
 
 def identity(pid: int) -> str | None:
-    """``PID-STARTTIME``, which no other process of this machine has had since it was booted; None where it ended."""
+    """Returns ``PID-STARTTIME``, unique on this machine since it was booted; None if the process has ended."""
     stat = _stat(pid)
     # Fields 3 and 22 of /proc/PID/stat, proc(5).
     return None if stat is None or stat[0] in "ZX" else f"{pid}-{stat[19]}"
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether a process was stopped by a signal (SIGSTOP, SIGTSTP) or a debugger."""
+    """Returns whether a process was stopped by a signal (SIGSTOP, SIGTSTP) or a debugger."""
     stat = _stat(pid)
     return stat is not None and stat[0] in "Tt"
 
@@ -43,15 +41,15 @@ def _stat(pid: int) -> list[str] | None:
         text = (_PROC / str(pid) / "stat").read_text()
     except (OSError, ValueError):
         return None
-    # The command's name is in parentheses and may hold anything, parentheses among it.
+    # The command's name is in parentheses and may contain anything, parentheses too.
     return text.rpartition(")")[2].split()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job: who started it, and what it works on.
+    """One job.
 
-    Args:
+    Attributes:
         name: of the work, for instance the path of a run directory; two jobs of one name must not run together.
         owner: ``identity`` of the process that started it.
     """
@@ -61,7 +59,7 @@ class Job:
 
     @classmethod
     def of_this_process(cls, name: str) -> Job:
-        """A job that this process starts."""
+        """Makes a job owned by this process."""
         return cls(name, identity(os.getpid()) or f"{os.getpid()}-0")
 
     @property
@@ -70,24 +68,24 @@ class Job:
         return f"{self.owner}:{self.name}"
 
     @property
-    def owner_lives(self) -> bool:
-        """Whether the process that started the job is still there."""
+    def owner_is_alive(self) -> bool:
+        """Whether the process that started the job is still running."""
         return identity(int(self.owner.partition("-")[0])) == self.owner
 
     def processes(self) -> list[int]:
-        """Process ids of the job, without this process."""
+        """Lists the process ids of the job, without this process."""
         return [pid for pid, job in _marked() if job == self]
 
-    def kill(self, *, patience: float = 10.0) -> list[int]:
-        """Kills every process of the job (SIGKILL) and waits until all are gone.
+    def kill(self, *, timeout: float = 10.0) -> list[int]:
+        """Kills every process of the job (SIGKILL) and waits until all have ended.
 
         Args:
-            patience: seconds to wait; a process within a system call that hangs cannot be killed.
+            timeout: seconds to wait; a process within a system call that hangs cannot be killed.
 
         Returns:
-            Those that are still there.
+            The processes that are left.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while left := self.processes():
             for pid in left:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -99,7 +97,7 @@ class Job:
 
 
 def jobs_named(name: str) -> set[Job]:
-    """Jobs of one name that have processes on this machine."""
+    """Finds the jobs of one name that have processes on this machine."""
     return {job for _, job in _marked() if job.name == name}
 
 
@@ -111,7 +109,7 @@ def _marked() -> Iterator[tuple[int, Job]]:
             continue
         try:
             variables = (_PROC / entry / "environ").read_bytes().split(b"\0")
-        except OSError:  # somebody else's, or gone
+        except OSError:  # another user's, or ended
             continue
         for variable in variables:
             if variable.startswith(JOB.encode() + b"="):
@@ -121,13 +119,13 @@ def _marked() -> Iterator[tuple[int, Job]]:
 
 
 class Scratch:
-    """Where MPI puts its shared memory and sockets: folders of the job's own, so that nothing is left of a killed one.
+    """Folders of one job for MPI's shared memory and sockets, so that a killed job leaves nothing.
 
     Open MPI's ranks and daemons remove their files when they end by themselves, not when they are killed. Folders are
-    named after the process that started the job, and whoever starts the next one removes those of the dead.
+    named after the process that started the job; the next job removes those whose process has ended.
 
     Args:
-        job: whose.
+        job: the job.
     """
 
     def __init__(self, job: Job) -> None:
@@ -138,7 +136,7 @@ class Scratch:
         self._name = f"{self._prefix}{job.owner}"
 
     def renew(self) -> dict[str, str]:
-        """Removes what is left, makes the folders, and returns the variables that make Open MPI use them."""
+        """Removes stale folders, makes new ones, and returns the variables that make Open MPI use them."""
         self.remove()
         for root in self._roots:
             for folder in root.glob(f"{self._prefix}*-*"):
@@ -153,16 +151,16 @@ class Scratch:
         return variables
 
     @property
-    def last_word(self) -> Path:
-        """What a rank makes at its end, for whoever cannot trust the exit code of mpirun."""
-        return self._roots[0] / self._name / "last-word"
+    def completion_marker(self) -> Path:
+        """The file that a rank makes when all have completed, since the exit code of mpirun with ULFM does not tell."""
+        return self._roots[0] / self._name / "completed"
 
     @property
     def hostfile(self) -> Path:
-        """Names the hosts of this job, where they are not those that the user has named."""
+        """The hostfile of this job, where it is not the user's own."""
         return self._roots[0] / self._name / "hosts"
 
     def remove(self) -> None:
-        """Removes the folders and all that is in them."""
+        """Removes the folders with their content."""
         for root in self._roots:
             shutil.rmtree(root / self._name, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What the first rank finds out, told to all ranks."""
+"""Results of rank 0, broadcast to all ranks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ T = TypeVar("T")
 
 
 def from_root(communicator: Communicator, action: Callable[[], T]) -> T:
-    """What ``action`` returns on rank 0, on all ranks; it must be JSON. Where it is refused, all ranks end."""
+    """Runs ``action`` on rank 0 and returns its result, which must be JSON, on all ranks; an InputError ends all."""
     size = torch.zeros(1, dtype=torch.int64)
     data = torch.zeros(0, dtype=torch.uint8)
-    problem: BaseException | None = None
+    error: BaseException | None = None
     if communicator.rank == 0:
         try:
             data = torch.frombuffer(bytearray(json.dumps(action()).encode()), dtype=torch.uint8)
             size.fill_(data.numel())
-        except InputError as error:
-            problem = error
+        except InputError as raised:
+            error = raised
             size.fill_(-1)
     communicator.broadcast(size)
-    if problem is not None:
-        raise problem
+    if error is not None:
+        raise error
     if int(size) < 0:
         raise SystemExit(2)
     if communicator.rank != 0:

@@ -1,4 +1,4 @@
-"""Communicator."""
+"""A communicator over MPI."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
 
 _MOST_CORES: Final = 4096
 SPINS: Final = 20
+"""Polls of a collective before a rank sleeps between polls, where ranks share cores."""
 POLL_SECONDS: Final = 1e-4
-"""After so many looks for the others, seconds between two looks, where ranks share cores."""
 
 
-def _share_cores(comm: MPI.Intracomm) -> bool:
-    """Whether on some machine of the job more ranks than cores are at work. Collective."""
+def _is_oversubscribed(comm: MPI.Intracomm) -> bool:
+    """Returns whether some machine of the job runs more ranks than it has cores. Collective."""
     from mpi4py import MPI
 
     cores = np.zeros(_MOST_CORES, dtype=np.uint8)
     cores[[core for core in available_core_numbers() if core < _MOST_CORES]] = 1
     machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    # Ranks may be bound to a core each, so it takes all of them to know the machine's.
+    # Each rank may be bound to one core, so the machine's cores are those of all its ranks.
     machine.Allreduce(MPI.IN_PLACE, cores, MPI.MAX)
-    crowded = np.array([machine.Get_size() > cores.sum()], dtype=np.uint8)
+    oversubscribed = np.array([machine.Get_size() > cores.sum()], dtype=np.uint8)
     machine.Free()
-    comm.Allreduce(MPI.IN_PLACE, crowded, MPI.MAX)
-    return bool(crowded[0])
+    comm.Allreduce(MPI.IN_PLACE, oversubscribed, MPI.MAX)
+    return bool(oversubscribed[0])
 
 
 class MPICommunicator(Communicator):
     """Collectives over MPI on contiguous CPU tensors, in place and without pickling.
 
-    Where ranks share cores, one that waits sleeps: the time that it would take to look again and again is taken from
-    those that it waits for.
+    Where ranks share cores, a waiting rank sleeps between polls: spinning would take time from the ranks that it waits
+    for.
 
     Args:
-        comm: which ranks; all of them by default. MPI starts when the first communicator is made.
+        comm: the ranks; all of them by default. MPI is initialized when the first communicator is made.
     """
 
     def __init__(self, comm: MPI.Intracomm | None = None) -> None:
@@ -54,11 +54,11 @@ class MPICommunicator(Communicator):
 
         ranks = MPI.COMM_WORLD if comm is None else comm
         self._adopt(ranks)
-        self._crowded = self.size > 1 and _share_cores(ranks)
+        self._oversubscribed = self.size > 1 and _is_oversubscribed(ranks)
         self.in_place = MPI.IN_PLACE
         self.operations = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self._byte = MPI.BYTE
-        self._at = MPI.buffer.fromaddress
+        self._buffer_from_address = MPI.buffer.fromaddress
         # True is one and False is zero, so any and all of bool are max and min of bytes.
         self._datatypes = {
             torch.float32: MPI.FLOAT,
@@ -77,7 +77,7 @@ class MPICommunicator(Communicator):
         # Ten times faster than a numpy view, which matters where a collective takes microseconds.
         if not tensor.is_cpu:
             raise ValueError(f"MPI collectives take tensors on the CPU, got one on {tensor.device}")
-        return self._at(tensor.data_ptr(), tensor.nbytes)
+        return self._buffer_from_address(tensor.data_ptr(), tensor.nbytes)
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
         """Reduces a float32, float64, int64, uint8 or bool (min, max only) tensor over ranks, in place."""
@@ -86,14 +86,14 @@ class MPICommunicator(Communicator):
         if datatype is None:
             raise ValueError(f"cannot reduce {tensor.dtype} over ranks")
         memory = [self._memory(tensor), tensor.numel(), datatype]
-        if not self._crowded:
+        if not self._oversubscribed:
             self.comm.Allreduce(self.in_place, memory, self.operations[operation])
             return
         request = self.comm.Iallreduce(self.in_place, memory, self.operations[operation])
-        looks = 0
+        polls = 0
         while not request.Test():
-            looks += 1
-            if looks > SPINS:
+            polls += 1
+            if polls > SPINS:
                 time.sleep(POLL_SECONDS)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
@@ -103,14 +103,14 @@ class MPICommunicator(Communicator):
         self.comm.Bcast([self._memory(tensor), tensor.nbytes // datatype.Get_size(), datatype], root)
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """All ranks' rows in rank order on rank 0, an empty tensor elsewhere; any dtype, any number of rows.
+        """Gathers all ranks' rows in rank order on rank 0, an empty tensor elsewhere; any dtype, any number of rows.
 
-        Raises ValueError, on all ranks, where the rows of two ranks differ in size.
+        Raises ValueError, on all ranks, if the rows of two ranks differ in size.
         """
         return self._gather(tensor, everywhere=False)
 
     def gather_rows_everywhere(self, tensor: Tensor) -> Tensor:
-        """As ``gather_rows``, but complete on all ranks."""
+        """Gathers as ``gather_rows``, but complete on all ranks."""
         return self._gather(tensor, everywhere=True)
 
     def _gather(self, tensor: Tensor, *, everywhere: bool) -> Tensor:

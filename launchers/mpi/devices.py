@@ -1,4 +1,4 @@
-"""GPUs: which one a rank computes on, and how ranks reduce what lies on them."""
+"""GPUs: the device of each rank, and collectives of tensors on devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from marl.distributed.communicators import DelegatingCommunicator, check_collect
 from marl.errors import InputError
 from marl.launchers.environment import local_rank
 
-_PATIENCE: Final = datetime.timedelta(minutes=2)
+_TIMEOUT: Final = datetime.timedelta(minutes=2)
 _OPERATIONS: Final = {
     "sum": distributed.ReduceOp.SUM,
     "min": distributed.ReduceOp.MIN,
@@ -27,13 +27,13 @@ _OPERATIONS: Final = {
 
 
 def find_device(name: str) -> torch.device:
-    """The device that this rank computes on: cpu, or of the GPUs that it sees, the one that is named or its turn.
+    """Finds the device that this rank computes on: the CPU, the GPU that is named, or one of its GPUs by local rank.
 
     Args:
         name: cpu, cuda, or cuda:N.
 
     Raises:
-        InputError: there is no such device here; says why.
+        InputError: there is no such device; the message says why.
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"--device is cpu, cuda or cuda:N, not {name}")
@@ -57,10 +57,10 @@ def find_device(name: str) -> torch.device:
 
 
 def use_device(device: torch.device) -> None:
-    """Makes a GPU this rank's own, and its results repeatable: a resumed run is to be the one that never stopped."""
+    """Selects this rank's GPU, with deterministic algorithms: a resumed run must equal an uninterrupted one."""
     if device.type != "cuda":
         return
-    # Read when the matrix library starts, and needed for sums in the same order every time.
+    # Read when cuBLAS starts; needed for sums in the same order every time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.cuda.set_device(device)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -68,26 +68,26 @@ def use_device(device: torch.device) -> None:
 
 
 class ProcessGroup:
-    """Ranks that reduce by a library of torch's, NCCL for GPUs, after they have met over another communicator.
+    """A process group of torch.distributed, NCCL for GPUs, which is set up over another communicator.
 
     Args:
         communicator: the ranks; collective.
         backend: nccl, or gloo for tensors on the CPU.
-        device: whose tensors are reduced.
+        device: the device of the tensors that are reduced.
     """
 
     def __init__(self, communicator: Communicator, backend: Literal["nccl", "gloo"], device: torch.device) -> None:
-        first = communicator.rank == 0
-        where = torch.zeros(256, dtype=torch.uint8)
+        is_root = communicator.rank == 0
+        address = torch.zeros(256, dtype=torch.uint8)
         host = _address(communicator)
-        if first:
+        if is_root:
             store = TCPStore(host, 0, communicator.size, is_master=True, wait_for_workers=False)
-            said = f"{host} {store.port}".encode()
-            where[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
-        communicator.broadcast(where)
-        host, port = bytes(where.tolist()).rstrip(b"\0").decode().split()
-        if not first:
-            store = TCPStore(host, int(port), communicator.size, is_master=False, timeout=_PATIENCE)
+            encoded = f"{host} {store.port}".encode()
+            address[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
+        communicator.broadcast(address)
+        host, port = bytes(address.tolist()).rstrip(b"\0").decode().split()
+        if not is_root:
+            store = TCPStore(host, int(port), communicator.size, is_master=False, timeout=_TIMEOUT)
         distributed.init_process_group(
             backend,
             store=store,
@@ -97,44 +97,44 @@ class ProcessGroup:
         )
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """Reduces a tensor over ranks, in place; those of bool as bytes."""
+        """Reduces a tensor over ranks, in place; bool tensors as bytes."""
         values = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
         distributed.all_reduce(values, _OPERATIONS[operation])
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Destroys the group."""
         distributed.destroy_process_group()
 
 
 def _address(communicator: Communicator) -> str:
-    """Where all ranks find this one: by its name, or on one machine without a network. Collective."""
+    """Returns an address at which all ranks reach this one: its host name, or localhost on one machine. Collective."""
     name = socket.gethostname()
-    machine = _number(name)
+    machine = _hash(name)
     extremes = torch.tensor([machine, -machine])
     communicator.all_reduce(extremes, "max")
     return "127.0.0.1" if int(extremes.sum()) == 0 else name
 
 
-def _number(text: str) -> int:
+def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
 
 
 def have_gpus_each(communicator: Communicator, device: torch.device) -> bool:
-    """Whether no two ranks compute on the same GPU. Collective."""
+    """Returns whether each rank has a GPU of its own. Collective."""
     table = torch.zeros(communicator.size, dtype=torch.int64)
     if device.type == "cuda":
-        # By what the GPU is called for good: each rank may see its own as the first.
-        table[communicator.rank] = _number(str(torch.cuda.get_device_properties(device).uuid))
+        # By the GPU's UUID: each rank may see its own as the first.
+        table[communicator.rank] = _hash(str(torch.cuda.get_device_properties(device).uuid))
     communicator.all_reduce(table)
     return len({*table.tolist()} - {0}) == communicator.size
 
 
 class DeviceCommunicator(DelegatingCommunicator):
-    """Collectives of tensors on a GPU: reduced by the GPUs themselves, or by way of the host's memory.
+    """Collectives of tensors on a GPU: reduced by NCCL, or through the host's memory.
 
     Args:
         communicator: the ranks, and collectives of tensors on the CPU.
-        group: reduces what is on GPUs; None to send it through the host's memory.
+        group: reduces tensors on GPUs; None to reduce them in the host's memory.
     """
 
     def __init__(self, communicator: Communicator, group: ProcessGroup | None = None) -> None:
@@ -143,7 +143,6 @@ class DeviceCommunicator(DelegatingCommunicator):
         self._staging: dict[tuple[torch.dtype, torch.Size], Tensor] = {}
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
         check_collective(tensor, operation)
         if tensor.is_cpu:
             super().all_reduce(tensor, operation)
@@ -155,7 +154,6 @@ class DeviceCommunicator(DelegatingCommunicator):
             tensor.copy_(host)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
         if tensor.is_cpu:
             super().broadcast(tensor, root)
             return
@@ -164,11 +162,11 @@ class DeviceCommunicator(DelegatingCommunicator):
         tensor.copy_(host)
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """See Communicator; rows arrive on the CPU."""
+        # Rows are gathered on the CPU.
         return super().gather_rows(tensor.cpu())
 
     def _staged(self, tensor: Tensor) -> Tensor:
-        """A copy in host memory; of what is reduced again and again always in the same place, which may be pinned."""
+        """Copies a tensor to host memory, into one buffer for each type and shape, pinned for copies from a GPU."""
         key = (tensor.dtype, tensor.shape)
         host = self._staging.get(key)
         if host is None:
@@ -178,14 +176,14 @@ class DeviceCommunicator(DelegatingCommunicator):
 
 
 def communicator_for(communicator: Communicator, device: torch.device, *, elastic: bool) -> Communicator:
-    """The ranks, able to reduce what is on their devices. Collective.
+    """Makes a communicator that reduces tensors on the ranks' devices. Collective.
 
     Args:
-        communicator: the ranks, which reduce what is on the CPU.
-        device: this rank's.
-        elastic: whether ranks may die and others go on, which NCCL does not allow.
+        communicator: the ranks, which reduces tensors on the CPU.
+        device: this rank's device.
+        elastic: whether the job goes on when ranks die, which NCCL does not support.
     """
     if device.type == "cpu" or communicator.size == 1:
         return communicator
-    own = not elastic and distributed.is_nccl_available() and have_gpus_each(communicator, device)
-    return DeviceCommunicator(communicator, ProcessGroup(communicator, "nccl", device) if own else None)
+    use_nccl = not elastic and distributed.is_nccl_available() and have_gpus_each(communicator, device)
+    return DeviceCommunicator(communicator, ProcessGroup(communicator, "nccl", device) if use_nccl else None)

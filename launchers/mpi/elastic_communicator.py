@@ -1,4 +1,4 @@
-"""Elastic communicator."""
+"""A communicator whose ranks may die while the others go on, by Open MPI's user-level failure mitigation (ULFM)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 from torch import Tensor
 
 from marl.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 from marl.launchers.mpi.communicator import MPICommunicator
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
 T = TypeVar("T")
-
-
-_FAULT_TOLERANCE: Final = "OMPI_MCA_mpi_ft_enable"
-"""What mpirun --with-ft ulfm sets to 1 in every rank."""
+FAULT_TOLERANCE: Final = "OMPI_MCA_mpi_ft_enable"
+"""Set to 1 in every rank by mpirun --with-ft ulfm."""
 
 
 class RankLossError(Exception):
-    """A rank died, and the others cannot go on as they were."""
+    """Raised where a rank has died, and the collective cannot be completed."""
 
 
 class ElasticCommunicator(MPICommunicator):
-    """Collectives that raise RankLossError where a rank has died; what is left of the ranks can then go on as fewer.
+    """Collectives that raise RankLossError where a rank has died; the surviving ranks can then go on as fewer.
 
-    For a job that was started with ULFM (``mpirun --with-ft ulfm``). After a loss the ranks' ways part: some find
-    their collective done, others do not. So what ranks do together is tried until they agree that it is done; see
-    ``together``.
+    For a job that was started with ULFM (``mpirun --with-ft ulfm``). After a loss, the collective may have succeeded on
+    some ranks and failed on others. So collective work is repeated until all ranks agree that it has succeeded; see
+    ``retry_with_survivors``.
 
     Source: W. Bland, A. Bouteiller, T. Herault, G. Bosilca, J. Dongarra, "Post-failure recovery of MPI
     communication capability", IJHPCA 27(3), 2013.
+
+    Attributes:
+        lost: the number of ranks that have died so far.
+        shutdown_comm: a duplicate of the MPI communicator, for messages that must not match those of training.
     """
 
     def __init__(self) -> None:
@@ -43,35 +45,39 @@ class ElasticCommunicator(MPICommunicator):
         from mpi4py import MPI
 
         self._error = MPI.Exception
-        self._lost = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+        self._loss_classes = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
         self.comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.lost = 0
-        """Ranks that died so far."""
-        self.aside = self.comm.Dup()
-        """The same ranks once more, for messages that must not meet those of training."""
+        self.shutdown_comm = self.comm.Dup()
 
     @contextlib.contextmanager
-    def noticing(self) -> Iterator[None]:
-        """Turns MPI's word for a lost rank into RankLossError."""
+    def detecting_loss(self) -> Iterator[None]:
+        """Turns MPI's errors for a lost rank into RankLossError."""
         try:
             yield
         except self._error as error:
-            if error.Get_error_class() in self._lost:
+            if self._is_loss(error):
                 raise RankLossError(str(error)) from error
             raise
 
+    def _is_loss(self, error: MPI.Exception) -> bool:
+        if error.Get_error_class() in self._loss_classes:
+            return True
+        # Open MPI up to 5.0.11 reports a loss as MPI_ERR_OTHER where a nonblocking collective notices it as a round of
+        # its schedule starts (open-mpi/ompi#14353). By then the communicator knows of the loss.
+        comms = (self.comm, self.shutdown_comm)
+        return any(comm.Is_revoked() or comm.Get_failed().Get_size() > 0 for comm in comms)
+
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See MPICommunicator."""
-        with self.noticing():
+        with self.detecting_loss():
             super().all_reduce(tensor, operation)
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See MPICommunicator."""
-        with self.noticing():
+        with self.detecting_loss():
             super().broadcast(tensor, root)
 
     def _gather(self, tensor: Tensor, *, everywhere: bool) -> Tensor:
-        with self.noticing():
+        with self.detecting_loss():
             return super()._gather(tensor, everywhere=everywhere)
 
     def abort(self, code: int) -> None:
@@ -79,57 +85,57 @@ class ElasticCommunicator(MPICommunicator):
         sys.stdout.flush()
         sys.stderr.flush()
         # After MPI_Abort in a job with ULFM, mpirun now and then returns 0 or never (Open MPI 5.0.10). A rank that
-        # leaves with a code of its own has not died: mpirun ends the others and returns that code.
+        # exits with a nonzero code has not died: mpirun ends the others and returns that code.
         os._exit(code)
 
-    def together(
+    def retry_with_survivors(
         self,
         attempt: Callable[[], T],
         *,
-        noticed: Callable[[], object] = lambda: None,
-        survived: Callable[[int], object] = lambda lost: None,
+        on_loss: Callable[[], object] = lambda: None,
+        on_shrink: Callable[[int], object] = lambda lost: None,
     ) -> T:
-        """Does something that needs all ranks; where some die, again with those that are left, until it is done.
+        """Runs collective work; where ranks die, again on the surviving ranks, until it succeeds on all of them.
 
         Args:
-            attempt: what to do, the same on all ranks.
-            noticed: called as soon as this rank knows of a loss.
-            survived: called with the number of lost ranks, when ``rank`` and ``size`` are those of the survivors.
+            attempt: the work, the same on all ranks.
+            on_loss: called as soon as this rank knows of a loss.
+            on_shrink: called with the number of lost ranks, when ``rank`` and ``size`` are those of the survivors.
 
         Returns:
-            What the last attempt returned.
+            The result of the last attempt.
         """
         while True:
             result: list[T] = []
             try:
                 result.append(attempt())
             except RankLossError:
-                noticed()
-                # Whoever still waits for the dead, or for us, is woken.
+                on_loss()
+                # Wakes ranks that still wait for dead ones, or for this one.
                 self.comm.Revoke()
-                self.aside.Revoke()
-            # One agreement an attempt on every rank, however the attempt ended there: it is never revoked.
+                self.shutdown_comm.Revoke()
+            # One agreement for each attempt on every rank, whether it succeeded there or not: it is never revoked.
             try:
                 done = bool(self.comm.Agree(int(bool(result))))
             except self._error:
                 done = False
             if done:
                 return result[0]
-            noticed()
+            on_loss()
             before = self.size
             self._adopt(self.comm.Shrink())
-            with contextlib.suppress(self._error):  # a rank that dies just now is noticed by the next attempt
-                self.aside = self.comm.Dup()
+            with contextlib.suppress(self._error):  # if another rank dies now, the next attempt detects it
+                self.shutdown_comm = self.comm.Dup()
             self.lost += before - self.size
-            survived(before - self.size)
+            on_shrink(before - self.size)
 
 
 def check_fault_tolerance() -> None:
-    """Raises InputError where this job cannot go on when a rank dies."""
+    """Raises InputError if this job cannot go on when a rank dies."""
     how = "--elastic needs Open MPI 5 with ULFM, as `marl train … --ranks N --elastic` or `mpirun --with-ft ulfm` start"
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
         raise InputError(f"{how} it; srun and other launchers cannot, so leave out --elastic")
-    if os.environ.get(_FAULT_TOLERANCE) != "1":
+    if os.environ.get(FAULT_TOLERANCE) != "1":
         raise InputError(f"{how} it; this mpirun was started without")
     from mpi4py import MPI
 

@@ -1,28 +1,24 @@
-"""MPI: the communicator, finding out whether there is one, and how a job of several ranks ends.
+"""Running a function on the ranks of a job: their communicator, and the orderly end of all of them.
 
-The only module that imports mpi4py, and only where a job was started by MPI.
+mpi4py is imported only where a launcher of MPI started the process.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final
+from types import FrameType
+from typing import Final
 
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.launchers.environment import number_from_environment, world_size_from_environment
-
-if TYPE_CHECKING:
-    pass
 from marl.launchers.mpi.communicator import MPICommunicator
-from marl.launchers.mpi.elastic_communicator import _FAULT_TOLERANCE, ElasticCommunicator
-from marl.launchers.mpi.shutdown import CollectiveShutdown, _say
+from marl.launchers.mpi.elastic_communicator import FAULT_TOLERANCE, ElasticCommunicator
+from marl.launchers.mpi.shutdown import CollectiveShutdown, print_error
 
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
@@ -32,16 +28,16 @@ def _world_rank_from_environment() -> int:
 
 
 def communicator_from_environment() -> Communicator:
-    """The communicator over all ranks that were started together; serial where this process was started alone.
+    """Makes the communicator over all ranks of the job; a serial one if this process was started alone.
 
     Raises:
-        InputError: where the launcher started several ranks that MPI does not see as one job, or MPI is missing.
+        InputError: the launcher started several ranks that MPI does not see as one job, or MPI is missing.
     """
     expected = world_size_from_environment()
     if expected is None:
         return SerialCommunicator()
     try:
-        communicator = ElasticCommunicator() if os.environ.get(_FAULT_TOLERANCE) == "1" else MPICommunicator()
+        communicator = ElasticCommunicator() if os.environ.get(FAULT_TOLERANCE) == "1" else MPICommunicator()
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -60,24 +56,10 @@ def communicator_from_environment() -> Communicator:
     return communicator
 
 
-def _report(error: BaseException, rank: int, size: int) -> str:
+def _format_report(error: BaseException, rank: int, size: int) -> str:
     lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
     prefix = f"[rank {rank}] " if size > 1 else ""
     return "".join(f"{prefix}{line}\n" for line in lines)
-
-
-def abort_on_exception(communicator: Communicator) -> None:
-    """Makes an uncaught exception on this rank print its traceback and end the whole job, instead of hanging it.
-
-    For scripts that make their own communicator; ``run_on_ranks`` does more and does not need it.
-    """
-
-    def hook(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
-        _say(_report(error, communicator.rank, communicator.size))
-        communicator.abort(130 if issubclass(kind, KeyboardInterrupt) else 1)
-
-    if communicator.size > 1:
-        sys.excepthook = hook
 
 
 def run_on_ranks(main: Callable[[Communicator], int]) -> int:
@@ -96,40 +78,40 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
     try:
         communicator = communicator_from_environment()
     except InputError as error:
-        # Singletons cannot talk to each other, but the launcher numbered them.
+        # Singletons cannot communicate, but the launcher has numbered them.
         if _world_rank_from_environment() == 0:
-            _say(f"marl: {error}\n")
+            print_error(f"marl: {error}\n")
         return 2
-    farewell = CollectiveShutdown(communicator) if isinstance(communicator, MPICommunicator) else None
-    if farewell is not None and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
-        # The launcher's request to stop. Training replaces this with an agreed stop; the rest is interrupted.
+    shutdown = CollectiveShutdown(communicator) if isinstance(communicator, MPICommunicator) else None
+    if shutdown is not None and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        # The launcher's request to stop. Training handles it as a collective stop; anything else is interrupted.
         signal.signal(signal.SIGUSR1, _interrupt)
-    report = ""
+    code, report, key = _run(main, communicator)
+    if shutdown is None:
+        if report:
+            print_error(report)
+        return code
+    # Too late for a request to stop: it must neither delay this rank nor end it in MPI_Finalize.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    return shutdown.leave(code, report, key)
+
+
+def _run(main: Callable[[Communicator], int], communicator: Communicator) -> tuple[int, str, str]:
+    """Runs ``main``; returns its exit code, the error to print, and a key that is equal for equal errors."""
     try:
-        code = main(communicator)
-        key = ""
+        return main(communicator), "", ""
     except InputError as error:
-        code, key = 2, str(error)
-        report = f"marl: {error}\n"
+        return 2, f"marl: {error}\n", str(error)
     except SystemExit as error:
-        code, key = _exit_code(error)
-        report = f"{key}\n" if key else ""
+        code, text = _exit_code(error)
+        return code, f"{text}\n" if text else "", text
     except KeyboardInterrupt:
-        code, key = 130, "interrupted"
-        report = "marl: interrupted\n"
+        return 130, "marl: interrupted\n", "interrupted"
     except BaseException as error:
-        code = 1
         # Frames and messages may differ in details such as addresses; the kind and place of the error suffice.
         place = traceback.extract_tb(error.__traceback__)[-1]
         key = f"{type(error).__name__} {place.filename}:{place.lineno}"
-        report = _report(error, communicator.rank, communicator.size)
-    if farewell is None:
-        if report:
-            _say(report)
-        return code
-    # Too late for a request to stop: it must neither keep this rank from the others nor end it in MPI_Finalize.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    return farewell.leave(code, report, key)
+        return 1, _format_report(error, communicator.rank, communicator.size), key
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,1 +1,1 @@
-"""Supervision."""
+"""Supervision of jobs: heartbeats, watchdogs, diagnosis of hangs, and restarts."""

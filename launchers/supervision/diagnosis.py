@@ -1,4 +1,4 @@
-"""Diagnosis."""
+"""Diagnosis of a job that hangs: the ranks that are late, and the stacks of their threads."""
 
 from __future__ import annotations
 
@@ -17,24 +17,27 @@ from marl.launchers.jobs.processes import identity, is_stopped
 from marl.launchers.supervision.heartbeat import Beat, read_beats
 
 DUMP_SIGNAL: Final = signal.SIGUSR2
-LONGEST_END: Final = 300.0
-"""Seconds without progress that are borne at least, once a rank has left training: W&B alone may take 90 to finish."""
-
-
+SHUTDOWN_TIMEOUT: Final = 300.0
+"""Least seconds without progress that count as a hang once a rank has left training: W&B may take 90 to finish."""
 _OUTERMOST: Final = ("<module>", "_run_module_as_main")
-"""Where a main thread's stack ends, with ``python FILE`` and with ``python -m MODULE``."""
+"""The outermost function of a main thread's stack, with ``python FILE`` and with ``python -m MODULE``."""
 _FRAME: Final = re.compile(r'  File "(.*)", line (\d+) in (.*)')
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Who is late, and what is known of it."""
+    """The diagnosis of a hanging job.
+
+    Attributes:
+        late: the ranks that the others wait for.
+        reason: one line for the user.
+    """
 
     late: tuple[int, ...]
     reason: str
 
     def save(self, folder: Path) -> bool:
-        """Writes it into the folder; False if somebody else was first."""
+        """Writes it into the folder; returns False if another process was first."""
         try:
             descriptor = os.open(folder / "verdict.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         except FileExistsError:
@@ -47,7 +50,7 @@ class Verdict:
 
     @classmethod
     def load(cls, folder: Path) -> Verdict | None:
-        """The one that was written; None where there is none."""
+        """Reads the verdict that was written; None if there is none."""
         try:
             value = json.loads((folder / "verdict.json").read_bytes())
             return cls(tuple(value["late"]), str(value["reason"]))
@@ -56,7 +59,7 @@ class Verdict:
 
 
 def judge(beats: Sequence[Beat]) -> Verdict:
-    """Which ranks the others wait for, and why, when a job stands still."""
+    """Finds the ranks that the others of a hanging job wait for, and the reason."""
     stopped = [beat for beat in beats if beat.is_here and is_stopped(beat.pid)]
     if stopped:
         return Verdict(_ranks(stopped), f"{_name(stopped)} stopped by a signal (SIGSTOP) and did not go on")
@@ -66,17 +69,17 @@ def judge(beats: Sequence[Beat]) -> Verdict:
     furthest = max(beat.entered for beat in beats)
     ahead = [beat for beat in beats if beat.entered == furthest]
     behind = [beat for beat in beats if beat.entered < furthest]
-    # All that entered the newest collective but one that has left it already: that one is late for the next.
+    # All have entered the newest collective; a rank that has left it already is late for the next one.
     behind = behind or [beat for beat in ahead if not beat.waits]
     if behind:
-        # Whoever is at work holds up those that have left training, and both those that wait.
-        least = min((beat.waits, beat.over) for beat in behind)
-        late = [beat for beat in behind if (beat.waits, beat.over) == least]
+        # Ranks in their own work delay those that have left training, and both delay those in a collective.
+        first = min((beat.waits, beat.over) for beat in behind)
+        late = [beat for beat in behind if (beat.waits, beat.over) == first]
         waiting = [beat for beat in ahead if beat.waits]
         work = "at its end" if late[0].over else "in its own work"
         where = f"in {late[0].collective}" if late[0].waits else work
-        wait = f"; {_name(waiting)} waiting in {waiting[0].collective}" if waiting else ""
-        return Verdict(_ranks(late), f"{_name(late)} late, {where} since update {late[0].updates}{wait}")
+        others = f"; {_name(waiting)} waiting in {waiting[0].collective}" if waiting else ""
+        return Verdict(_ranks(late), f"{_name(late)} late, {where} since update {late[0].updates}{others}")
     kinds = {beat.collective for beat in beats}
     if len(kinds) > 1:
         parts = ", ".join(f"rank {beat.rank} is in {beat.collective}" for beat in beats)
@@ -95,13 +98,14 @@ def _name(beats: Sequence[Beat]) -> str:
 
 
 class Observer:
-    """Reads all heartbeats again and again, and says when one stands still.
+    """Polls all heartbeats, and detects when one has stopped.
 
     Args:
-        folder: where they are.
-        timeout: seconds without a change that are too many; ``LONGEST_END`` at least once a rank has left training.
-        clock: seconds that never go back; ``time.monotonic`` but in tests.
-        former: beats of a job before this one, which stand still until the ranks of this one remove them.
+        folder: the folder of the heartbeats.
+        timeout: seconds without a change that count as a hang; ``SHUTDOWN_TIMEOUT`` at least once a rank has left
+            training.
+        clock: monotonic seconds; another one in tests.
+        ignored: beats of a job before this one, which stay there until the ranks of this one remove them.
     """
 
     def __init__(
@@ -110,34 +114,35 @@ class Observer:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
         *,
-        former: Sequence[Beat] = (),
+        ignored: Sequence[Beat] = (),
     ) -> None:
         self._folder = folder
-        self._former = {(beat.host, beat.pid, beat.identity) for beat in former}
+        self._ignored = {(beat.host, beat.pid, beat.identity) for beat in ignored}
         self._timeout = timeout
         self._clock = clock
         self._seen: dict[int, tuple[Beat, float]] = {}
         self._last = clock()
 
-    def look(self) -> Verdict | None:
-        """The verdict over a job that stands still; None while it does not. To be asked often."""
+    def poll(self) -> Verdict | None:
+        """Returns the verdict over a job that hangs; None while it does not. To be called often."""
         now = self._clock()
         if now - self._last > max(5.0, self._timeout / 2):
-            # This process stood still itself: the job was suspended as a whole, and nobody is late.
+            # This process was not running itself: the job was suspended as a whole, and no rank is late.
             self._seen.clear()
         self._last = now
-        beats = [beat for beat in read_beats(self._folder) if (beat.host, beat.pid, beat.identity) not in self._former]
+        beats = [beat for beat in read_beats(self._folder) if (beat.host, beat.pid, beat.identity) not in self._ignored]
         for beat in beats:
             if beat.rank not in self._seen or self._seen[beat.rank][0] != beat:
                 self._seen[beat.rank] = (beat, now)
-        # Once a rank has left training the job is about to end, and what takes long then has limits of its own.
-        timeout = max(self._timeout, LONGEST_END) if any(beat.over for beat in beats) else self._timeout
+        # Once a rank has left training the job is about to end, and shutdown has timeouts of its own.
+        timeout = max(self._timeout, SHUTDOWN_TIMEOUT) if any(beat.over for beat in beats) else self._timeout
         if not any(now - self._seen[beat.rank][1] > timeout for beat in beats):
             return None
         return judge(beats)
 
 
-def _has_stacks(folder: Path, rank: int) -> bool:
+def has_stacks(folder: Path, rank: int) -> bool:
+    """Returns whether a rank has dumped its stacks."""
     try:
         return (folder / f"{rank}.stack").stat().st_size > 0
     except OSError:
@@ -145,9 +150,9 @@ def _has_stacks(folder: Path, rank: int) -> bool:
 
 
 def dump_stacks(beats: Sequence[Beat]) -> None:
-    """Asks all ranks of this machine to write down where their Python is; a stopped one does it as it goes on."""
+    """Signals all ranks of this machine to dump their Python stacks; a stopped one does it when it continues."""
     for beat in beats:
-        # To a rank that has left training the signal would be the end.
+        # A rank that has left training handles the signal no more and would die.
         if beat.is_here and not beat.over and beat.pid != os.getpid() and identity(beat.pid) == beat.identity:
             with contextlib.suppress(OSError):
                 os.kill(beat.pid, DUMP_SIGNAL)
@@ -156,7 +161,7 @@ def dump_stacks(beats: Sequence[Beat]) -> None:
 
 
 def read_frame(folder: Path, rank: int) -> str | None:
-    """Where a rank's main thread was when it last wrote its stacks: ``FILE:LINE in FUNCTION``."""
+    """Returns the innermost frame of a rank's main thread in its last dump, as ``FILE:LINE in FUNCTION``."""
     try:
         lines = (folder / f"{rank}.stack").read_text(errors="replace").splitlines()
     except OSError:
@@ -167,9 +172,10 @@ def read_frame(folder: Path, rank: int) -> str | None:
             stacks.append([])
         elif stacks and (match := _FRAME.fullmatch(line)):
             stacks[-1].append((match[1], match[2], match[3]))
-    # The main thread is the oldest, and the oldest is written last, unless the process ended while it wrote.
-    whole = [stack for stack in stacks if stack and stack[-1][2] in _OUTERMOST] or [stack for stack in stacks if stack]
-    if not whole:
+    # The main thread is the oldest, and is dumped last, unless the process ended during the dump.
+    stacks = [stack for stack in stacks if stack]
+    complete = [stack for stack in stacks if stack[-1][2] in _OUTERMOST] or stacks
+    if not complete:
         return None
-    file, number, function = whole[-1][0]
+    file, number, function = complete[-1][0]
     return f"{file}:{number} in {function}"

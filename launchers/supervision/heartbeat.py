@@ -1,4 +1,4 @@
-"""Heartbeat."""
+"""Heartbeats: a small file of each rank with its updates and collectives."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from typing import TYPE_CHECKING, Final
 
 from marl.launchers.jobs.processes import identity
 
-if TYPE_CHECKING:  # the supervisor reads along without loading torch
+if TYPE_CHECKING:  # the supervisor reads heartbeats without loading torch
     from marl.counters import Counter
 
 
 _RECORD: Final = struct.Struct("<6q")
 _HEADER: Final = 64
-"""Where the part of the file begins that never changes."""
+"""Offset of the constant part of the file."""
+ALL_REDUCE, BROADCAST, GATHER_ROWS = range(3)
 _KINDS: Final = ("all_reduce", "broadcast", "gather_rows")
 
 
 class Heartbeat:
-    """What one rank writes down about itself; costs a system call at each collective's begin and end.
+    """Writes one rank's progress to its file; costs a system call at the begin and end of each collective.
 
     Args:
-        rank: whose.
+        rank: the rank.
+
+    Attributes:
+        counter: the source of the number of updates; None before there is one.
     """
 
     def __init__(self, rank: int) -> None:
@@ -37,10 +41,9 @@ class Heartbeat:
         self._entered = self._left = self._kind = self._size = 0
         self._over = False
         self.counter: Counter | None = None
-        """Where the number of updates is read; None while there is none."""
 
     def open(self, folder: Path) -> None:
-        """Begins to write into ``folder/RANK.beat``; where that is impossible, the rank is not watched."""
+        """Opens ``folder/RANK.beat``; if that fails, the rank is not watched."""
         with contextlib.suppress(OSError):
             descriptor = os.open(folder / f"{self._rank}.beat", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC)
             header = {"host": socket.gethostname(), "pid": os.getpid(), "identity": identity(os.getpid())}
@@ -49,33 +52,33 @@ class Heartbeat:
             self._write()
 
     def enter(self, kind: int, size: int) -> None:
-        """Says that this rank enters a collective, of so many bytes."""
+        """Records that this rank enters a collective of this kind and number of bytes."""
         self._entered += 1
         self._kind, self._size = kind, size
         self._write()
 
     def leave(self) -> None:
-        """Says that it is over."""
+        """Records that this rank has left the collective."""
         self._left += 1
         self._write()
 
     def refresh(self) -> None:
-        """Writes the newest number of updates, which may have grown since the last collective."""
+        """Records the newest number of updates, which may have grown since the last collective."""
         self._write()
 
     def end(self) -> None:
-        """Says that this rank has left training, in order or not, and that its updates need not be waited for."""
+        """Records that this rank has left training, in order or by an error."""
         self._over = True
         self._write()
 
     def fail(self, reason: str) -> None:
-        """Says why this rank ends."""
+        """Records the reason why this rank fails."""
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 (self._folder / f"{self._rank}.error").write_text(reason)
 
     def close(self) -> None:
-        """Stops writing."""
+        """Closes the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -84,40 +87,47 @@ class Heartbeat:
         if self._descriptor >= 0:
             updates = -1 if self.counter is None else self.counter.updates
             record = _RECORD.pack(updates, self._entered, self._left, self._kind, self._size, self._over)
-            # A full disk or a file server that is away must not end the run that this only watches.
+            # A full disk or an unreachable file server must not end a run that is only watched.
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, record, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """What a rank wrote down last."""
+    """A rank's newest heartbeat.
+
+    Attributes:
+        rank: the rank.
+        host: the name of its host.
+        pid: its process id.
+        identity: see ``processes.identity``.
+        updates: updates done; -1 before training began.
+        entered: collectives entered.
+        left: collectives left.
+        kind: the newest collective.
+        size: the bytes of the newest collective.
+        over: whether the rank has left training, in order or by an error; it then no longer handles signals.
+    """
 
     rank: int
     host: str
     pid: int
     identity: str | None
     updates: int
-    """Updates done; -1 before training began."""
     entered: int
-    """Collectives entered."""
     left: int
-    """Collectives that are over."""
     kind: str
-    """The newest collective."""
     size: int
-    """Its bytes."""
     over: bool = False
-    """Whether the rank has left training, in order or not: it closes what it holds, and no longer writes stacks."""
 
     @property
     def waits(self) -> bool:
-        """Whether it is within a collective."""
+        """Whether the rank is in a collective."""
         return self.entered > self.left
 
     @property
     def collective(self) -> str:
-        """The newest collective in words."""
+        """The kind and size of the newest collective."""
         return f"{self.kind} of {self.size:,} bytes" if self.size else self.kind
 
     @property
@@ -127,7 +137,7 @@ class Beat:
 
 
 def read_beats(folder: Path) -> list[Beat]:
-    """What all ranks wrote down, in their order; files that cannot be read, or not yet, are left out."""
+    """Reads the heartbeats of all ranks, in rank order, without files that cannot be read, or not yet."""
     beats = []
     for path in folder.glob("*.beat"):
         try:

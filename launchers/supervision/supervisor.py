@@ -1,118 +1,53 @@
-"""A supervisor outside of mpirun: restarts a run that died from its newest checkpoint, and says what it died of."""
+"""A supervisor outside of mpirun: restarts a failed run from its newest checkpoint, and explains the failure."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from signal import SIGUSR1, Signals
+from signal import SIGUSR1
 from typing import IO, Final
 
 from marl.errors import InputError
-from marl.launchers.jobs.hosts import look_at_hosts
-from marl.launchers.jobs.job import STATED_CODES, Ended, marl_command, run_job
+from marl.launchers.jobs.hosts import check_hosts
+from marl.launchers.jobs.job import STATED_CODES, JobResult, marl_command, run_job
 from marl.launchers.jobs.processes import Job, identity, jobs_named
-from marl.launchers.jobs.signals import Stop
+from marl.launchers.jobs.signals import ForwardedStop
 from marl.launchers.stopping import STOPPED
-from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks, read_frame
-from marl.launchers.supervision.heartbeat import Beat, read_beats
+from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks
+from marl.launchers.supervision.failure import Failure, explain_failure
+from marl.launchers.supervision.heartbeat import read_beats
 
 SAME_FAILURE: Final = 3
-"""So many failures of one kind at one update, one after the other, are the update's fault and not the machine's."""
+"""Consecutive equal failures at one update that are thought to be the update's fault and not the machine's."""
 _FIRST_DELAY: Final = 1.0
 _LONGEST_DELAY: Final = 60.0
 _LONGEST_START: Final = 30.0
-"""Seconds after which ranks that write down nothing are thought to listen."""
-_SIGNALLED: Final = re.compile(rb"process rank (\d+)[^\0]*?exited on\s+signal (\d+)")
-_FATAL: Final = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """Why a job failed, as far as its ranks' files and mpirun tell."""
-
-    update: int
-    """Updates that were done; -1 where training had not begun."""
-    cause: str
-    """The rank, and its signal or exception."""
-    ranks: tuple[str, ...]
-    """A line a rank: what it was doing."""
+"""Seconds after which ranks without heartbeats are thought to handle signals."""
+_OBSERVER_INTERVAL: Final = 1.0
 
 
 def rank_folder(run: Path) -> Path:
-    """Where the ranks of a run write down what they do; see ``marl.launchers.watchdog``."""
+    """Returns the folder of a run's heartbeats; see ``marl.launchers.supervision.watchdog``."""
     return run / "ranks"
 
 
-def explain_failure(ended: Ended, folder: Path, verdict: Verdict | None = None) -> Failure:
-    """Finds out why a job failed.
-
-    Args:
-        ended: what mpirun returned and said.
-        folder: the ranks' files.
-        verdict: the supervisor's own, where it ended the job.
-    """
-    beats = read_beats(folder)
-    verdict = Verdict.load(folder) or verdict
-    return Failure(
-        update=max((beat.updates for beat in beats), default=-1),
-        cause=verdict.reason if verdict is not None else _cause(ended, folder, beats),
-        ranks=tuple(_describe(beat, folder) for beat in beats),
-    )
-
-
-def _cause(ended: Ended, folder: Path, beats: list[Beat]) -> str:
-    killed = _SIGNALLED.search(ended.notices)
-    for beat in beats:
-        stack = folder / f"{beat.rank}.stack"
-        if stack.exists() and (fatal := _FATAL.search(stack.read_text(errors="replace"))):
-            return f"rank {beat.rank} crashed: {fatal[1]}"
-    errors = [(beat.rank, folder / f"{beat.rank}.error") for beat in beats]
-    said = [(rank, path.stat().st_mtime, path.read_text()) for rank, path in errors if path.exists()]
-    if killed is not None:
-        return f"rank {int(killed[1])} was killed by {_signal(int(killed[2]))}"
-    if said:
-        rank, _, error = min(said, key=lambda entry: entry[1])
-        return f"rank {rank} raised {error}"
-    if ended.died:
-        return "all ranks died"
-    if ended.code < 0:
-        return f"mpirun was killed by {_signal(ended.signal)}"
-    if ended.signal:
-        return f"mpirun ended with exit code {ended.code}, as if by {_signal(ended.signal)}"
-    return f"mpirun ended with exit code {ended.code}"
-
-
-def _describe(beat: Beat, folder: Path) -> str:
-    done = f"after update {beat.updates}" if beat.updates >= 0 else "before the first update"
-    doing = f", in {beat.collective}" if beat.waits else ""
-    frame = read_frame(folder, beat.rank)
-    return f"rank {beat.rank}: {done}{doing}{f', at {frame}' if frame else ', no stack'}"
-
-
-def _signal(number: int) -> str:
-    with contextlib.suppress(ValueError):
-        return f"signal {number} ({Signals(number).name})"
-    return f"signal {number}"
-
-
 class Supervisor:
-    """Runs a training command on several ranks, again and again if need be.
+    """Runs a training command on several ranks, and restarts it when it fails.
 
     Args:
         arguments: of the command, without --ranks, --max-restarts, --out and --resume.
         run: the run directory.
-        ranks: how many.
-        max_restarts: how many times a failed job is started again.
+        ranks: the number of ranks.
+        max_restarts: the number of times that a failed job is restarted.
         watchdog: seconds without progress after which a job is ended; 0 for never. The ranks' own watchdogs come
-            first; this one sees those that hold Python's lock, or all stopped.
-        resume: whether the first attempt goes on with a run.
-        elastic: whether ranks are to outlive each other.
-        stderr: where lines go; this process's own standard error by default.
+            first; this one detects ranks that hold Python's lock, or that are all stopped.
+        resume: whether the first attempt resumes a run.
+        elastic: whether the job goes on when ranks die.
+        stderr: the sink of messages; this process's own standard error by default.
         first_delay: seconds before the first restart; doubled at each failure without progress.
     """
 
@@ -140,109 +75,111 @@ class Supervisor:
         self._first_delay = first_delay
         self._job = Job.of_this_process(str(run.resolve()))
         self._verdict: Verdict | None = None
-        self._began = 0.0
+        self._started_at = 0.0
         self._hostfile: str | None = None
 
     def supervise(self) -> int:
-        """Runs until the job has done its work, is stopped, is refused, or fails too often.
+        """Runs the job until it has completed, is stopped, is refused, or fails too often.
 
         Returns:
-            0 done, 2 wrong input, 75 stopped on request and resumable, 1 failed.
+            0 done, 2 invalid input, 75 stopped on request and resumable, 1 failed.
 
         Raises:
-            InputError: somebody else is at work on this run.
+            InputError: another process works on this run.
         """
-        self._clear_away()
+        self._kill_orphans()
         failures: list[Failure] = []
-        with Stop(self._listens) as stop:
+        with ForwardedStop(self._ranks_listen) as stop:
             while True:
                 if stop.requests > 0:
                     return self._stopped()
-                ended = self._attempt(stop)
-                if ended.code in STATED_CODES and not ended.died:
-                    return ended.code
+                result = self._attempt(stop)
+                if result.code in STATED_CODES and not result.died:
+                    return result.code
                 if stop.requests > 1:
                     return 1
-                if stop.early or (stop.requests and ended.signal == SIGUSR1):
-                    # In its first and last moments mpirun may die of the request, and there is nothing to be lost.
+                if stop.early or (stop.requests and result.signal == SIGUSR1):
+                    # As it starts or ends, mpirun may die of the request; no update is lost then.
                     shutil.rmtree(rank_folder(self._run), ignore_errors=True)
                     return self._stopped()
-                failure = explain_failure(ended, rank_folder(self._run), self._verdict)
-                failures.append(failure)
-                again = self._explain(failures, stop, ended)
-                self._put_aside()
+                failures.append(explain_failure(result, rank_folder(self._run), self._verdict))
+                again = self._report(failures, stop)
+                self._archive_rank_files()
                 if not again:
                     return 1
                 self._wait(failures, stop)
-                self._look_at_hosts()
-                self._resume = self._begun
+                self._check_hosts()
+                self._resume = self._has_begun
 
     @property
-    def _begun(self) -> bool:
+    def _has_begun(self) -> bool:
         return (self._run / "config.json").exists()
 
     def _stopped(self) -> int:
-        how = f"with --resume --out {self._run}" if self._begun else "by the same command; nothing was begun"
+        how = f"with --resume --out {self._run}" if self._has_begun else "by the same command; nothing was begun"
         self._say(f"stopped while no rank was training; go on {how}")
         return STOPPED
 
-    def _listens(self) -> bool:
-        """Whether the ranks hear a request to stop: they do once one of them trains."""
+    def _ranks_listen(self) -> bool:
+        """Returns whether the ranks handle a request to stop: they do once one of them trains."""
         beats = read_beats(rank_folder(self._run))
         if any(not beat.is_here or identity(beat.pid) == beat.identity for beat in beats):
             return True
-        # Nothing may be seen of ranks that write to another host's disk.
-        return time.monotonic() - self._began > _LONGEST_START
+        # The heartbeats of ranks that write to another host's disk are not seen here.
+        return time.monotonic() - self._started_at > _LONGEST_START
 
-    def _clear_away(self) -> None:
-        """Ends what a killed supervisor of this run left behind."""
+    def _kill_orphans(self) -> None:
+        """Kills the processes of this run that a killed supervisor has left."""
         for job in jobs_named(self._job.name):
-            if job.owner_lives:
+            if job.owner_is_alive:
                 raise InputError(f"process {job.owner.partition('-')[0]} is at work on {self._run} already")
             self._say("ending what an earlier job on this run left behind")
             job.kill()
 
-    def _attempt(self, stop: Stop) -> Ended:
+    def _attempt(self, stop: ForwardedStop) -> JobResult:
         self._verdict = None
-        self._began = time.monotonic()
-        observer = None
-        if self._watchdog > 0:
-            # What a killed supervisor's job left tells nothing about this one, which may take long to start.
-            folder = rank_folder(self._run)
-            observer = Observer(folder, self._watchdog * 1.2 + 5, former=read_beats(folder))
-        looked = 0.0
-
-        def watch() -> bool:
-            nonlocal looked
-            if observer is None or time.monotonic() - looked < 1:
-                return False
-            looked = time.monotonic()
-            self._verdict = observer.look()
-            if self._verdict is None:
-                return False
-            self._verdict.save(rank_folder(self._run))
-            self._ask_for_stacks()
-            return True
-
-        words = [*self._arguments, "--out", str(self._run), *(["--resume"] if self._resume else [])]
+        self._started_at = time.monotonic()
+        arguments = [*self._arguments, "--out", str(self._run), *(["--resume"] if self._resume else [])]
         return run_job(
-            marl_command(words),
+            marl_command(arguments),
             self._ranks,
             self._job,
             stop,
             stderr=self._sink,
             elastic=self._elastic,
             hostfile=self._hostfile,
-            watch=watch,
-            last_words=self._ask_for_stacks,
+            should_kill=self._make_hang_check(),
+            before_kill=self._dump_stacks,
         )
 
-    def _ask_for_stacks(self) -> None:
+    def _make_hang_check(self) -> Callable[[], bool]:
+        if self._watchdog <= 0:
+            return lambda: False
+        folder = rank_folder(self._run)
+        # Heartbeats that a killed supervisor's job left tell nothing about this one, which may take long to start.
+        observer = Observer(folder, self._watchdog * 1.2 + 5, ignored=read_beats(folder))
+        polled_at = 0.0
+
+        def is_hanging() -> bool:
+            nonlocal polled_at
+            if time.monotonic() - polled_at < _OBSERVER_INTERVAL:
+                return False
+            polled_at = time.monotonic()
+            self._verdict = observer.poll()
+            if self._verdict is None:
+                return False
+            self._verdict.save(folder)
+            self._dump_stacks()
+            return True
+
+        return is_hanging
+
+    def _dump_stacks(self) -> None:
         dump_stacks(read_beats(rank_folder(self._run)))
         time.sleep(0.5)
 
-    def _explain(self, failures: list[Failure], stop: Stop, ended: Ended) -> bool:
-        """Says what happened and what comes next; returns whether to start again."""
+    def _report(self, failures: list[Failure], stop: ForwardedStop) -> bool:
+        """Prints the newest failure and what follows from it; returns whether to restart."""
         failure, restarts = failures[-1], len(failures) - 1
         where = f"after update {failure.update}" if failure.update >= 0 else "before the first update"
         self._say(f"the job failed {where}: {failure.cause}")
@@ -264,30 +201,30 @@ class Supervisor:
             return True
         return False
 
-    def _wait(self, failures: list[Failure], stop: Stop) -> None:
-        """Waits before the next attempt, unless it is asked to stop meanwhile."""
+    def _wait(self, failures: list[Failure], stop: ForwardedStop) -> None:
+        """Waits before the next attempt, or until a stop is requested."""
         idle = 0
         for earlier, later in zip(failures[-2::-1], failures[:0:-1], strict=True):
             if later.update > earlier.update:
                 break
             idle += 1
         delay = min(self._first_delay * 2**idle, _LONGEST_DELAY)
-        what = "from its newest checkpoint" if self._begun else "from the beginning"
-        self._say(f"restart {len(failures)} of {self._max_restarts}, {what}, in {delay:g} s")
+        source = "from its newest checkpoint" if self._has_begun else "from the beginning"
+        self._say(f"restart {len(failures)} of {self._max_restarts}, {source}, in {delay:g} s")
         deadline = time.monotonic() + delay
         while time.monotonic() < deadline and not stop.requests:
             time.sleep(0.05)
 
-    def _look_at_hosts(self) -> None:
-        """Leaves out hosts that do not answer, for the next attempt."""
-        hosts = look_at_hosts()
+    def _check_hosts(self) -> None:
+        """Leaves unreachable hosts out of the next attempt."""
+        hosts = check_hosts()
         self._hostfile = None
-        if hosts is not None and hosts.lost:
-            self._hostfile = hosts.left
-            self._say(f"no answer from {', '.join(hosts.lost)}; {self._ranks} ranks start on the other hosts")
+        if hosts is not None and hosts.unreachable:
+            self._hostfile = hosts.hostfile
+            self._say(f"no answer from {', '.join(hosts.unreachable)}; {self._ranks} ranks start on the other hosts")
 
-    def _put_aside(self) -> None:
-        """Keeps the ranks' files of a failed attempt in ``failures/NUMBER``."""
+    def _archive_rank_files(self) -> None:
+        """Moves the ranks' files of a failed attempt to ``failures/NUMBER``."""
         folder = rank_folder(self._run)
         if not folder.is_dir():
             return

@@ -1,9 +1,9 @@
-"""Noticing a rank that is stuck, without a call to MPI: what every rank writes down, and who reads it.
+"""Detection of a rank that hangs, without a call to MPI: heartbeats of all ranks, and watchdogs that read them.
 
-Each rank keeps a small file in the run directory's ``ranks`` folder that says how many updates it has done, how many
-collectives it has entered and left, and which one it is in. A thread in every rank (and the supervisor) reads all of
-them. Nobody compares clocks: a rank stands still if its file has not changed for a while on the reader's own clock. On
-several hosts this needs a run directory that all of them see; ranks whose files are not seen are not watched.
+Each rank keeps a small file in the run directory's ``ranks`` folder with the number of updates that it has done, the
+number of collectives that it has entered and left, and the one it is in. A thread in every rank (and the supervisor)
+reads all of them. Clocks are not compared: a rank hangs if its file has not changed for a while on the reader's own
+clock. On several hosts this needs a shared run directory; ranks whose files are not seen are not watched.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from marl.launchers.supervision.diagnosis import DUMP_SIGNAL, Observer, Verdict, _has_stacks, dump_stacks
+from marl.launchers.supervision.diagnosis import DUMP_SIGNAL, Observer, Verdict, dump_stacks, has_stacks
 from marl.launchers.supervision.heartbeat import Heartbeat, read_beats
 
 
 class Watchdog:
-    """A thread that ends this rank when the job stands still, or when what started the rank is gone.
+    """A thread that ends this rank when the job hangs, or when the parent process has ended.
 
-    Each writes its stacks; whoever notices first says why, and asks those of its machine that have not written; then
-    every rank leaves without another word to MPI, and mpirun ends what is left.
+    Every rank dumps its stacks; the first to detect the hang prints the reason, and signals the ranks of its machine
+    that have not dumped theirs; then every rank exits without another call to MPI, and mpirun ends the rest.
 
     Args:
-        folder: where the heartbeats are.
-        timeout: seconds; 0 to watch only over what started the rank.
-        stacks: where this rank's stacks go; None for standard error.
-        follows_parent: whether to end when the parent process is gone, as a rank of mpirun should.
-        heartbeat: this rank's, to be kept fresh.
-        leave: ends this process; ``os._exit`` but in tests.
+        folder: the folder of the heartbeats.
+        timeout: seconds without progress that count as a hang; 0 to watch the parent process only.
+        stacks: file descriptor for this rank's stacks; None for standard error.
+        follows_parent: whether to end when the parent process has ended, as a rank of mpirun should.
+        heartbeat: this rank's heartbeat, to be refreshed.
+        leave: ends this process; another function than ``os._exit`` in tests.
     """
 
     def __init__(
@@ -69,12 +69,12 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(self._interval):
             if self._parent is not None and os.getppid() != self._parent:
-                # mpirun was killed. Nobody else will end this rank, and its collectives may wait for ever.
+                # mpirun was killed. Nothing else will end this rank, and its collectives may wait for ever.
                 self._leave(1)
                 return
             if self._heartbeat is not None:
                 self._heartbeat.refresh()
-            if self._observer is not None and (verdict := self._observer.look()) is not None:
+            if self._observer is not None and (verdict := self._observer.poll()) is not None:
                 self._end(verdict)
                 return
 
@@ -84,13 +84,13 @@ class Watchdog:
             sys.stderr.write(f"marl: {verdict.reason}; stacks are in {self._folder}\n")
             sys.stderr.flush()
         self._write_stacks()
-        # Ranks whose Python runs notice soon and write their own. A signal is for the others: its handler reads the
-        # frames of threads that go on running.
+        # Ranks whose Python runs detect the hang soon and dump their own stacks. The signal is for the others: its
+        # handler reads the frames of threads that go on running.
         time.sleep(2 * self._interval + 0.5)
         if first:
-            silent = [beat for beat in read_beats(self._folder) if not _has_stacks(self._folder, beat.rank)]
+            silent = [beat for beat in read_beats(self._folder) if not has_stacks(self._folder, beat.rank)]
             dump_stacks(silent)
-        # The others' stacks come while they still wait, and the first to leave ends them all.
+        # The others need time to dump their stacks: the first rank to leave ends them all.
         time.sleep(1.0)
         self._leave(1)
 
@@ -103,16 +103,16 @@ class Watchdog:
 
 @contextlib.contextmanager
 def watched_rank(folder: Path, heartbeat: Heartbeat, rank: int, *, timeout: float, in_job: bool) -> Iterator[None]:
-    """Writes heartbeats and, on demand or at the end, stacks into a folder; ends the rank if the job stands still.
+    """Writes heartbeats and, on demand or at the end, stacks into a folder; ends the rank if the job hangs.
 
-    What a rank that ends badly wrote stays there: ``RANK.beat``, ``RANK.stack``, ``RANK.error``, ``verdict.json``.
+    The files of a rank that fails stay there: ``RANK.beat``, ``RANK.stack``, ``RANK.error``, ``verdict.json``.
 
     Args:
-        folder: ``ranks`` in the run directory; where it is missing (another host's disk), nothing is written.
-        heartbeat: this rank's.
+        folder: ``ranks`` in the run directory; if it is missing (another host's disk), nothing is written.
+        heartbeat: this rank's heartbeat.
         rank: its number.
-        timeout: seconds without progress that are too many; 0 for any.
-        in_job: whether this process is a rank of a job, whose signals and crashes are its own.
+        timeout: seconds without progress that count as a hang; 0 for no limit.
+        in_job: whether this process is a rank of a job, so that signals and crashes may be handled.
     """
     heartbeat.open(folder)
     try:
@@ -152,7 +152,7 @@ def watched_rank(folder: Path, heartbeat: Heartbeat, rank: int, *, timeout: floa
 
 
 def make_folder(folder: Path) -> None:
-    """An empty folder for this attempt's files; done by one rank before the others begin."""
+    """Makes an empty folder for this attempt's files; called by one rank before the others begin."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.mkdir()

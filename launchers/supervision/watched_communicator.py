@@ -1,4 +1,4 @@
-"""Collectives that are written down where a watchdog reads them."""
+"""Collectives that are recorded in a heartbeat, for a watchdog."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from marl.core import Communicator
 from marl.distributed.communicators import DelegatingCommunicator
-from marl.launchers.supervision.heartbeat import Heartbeat
+from marl.launchers.supervision.heartbeat import ALL_REDUCE, BROADCAST, GATHER_ROWS, Heartbeat
 
 
 class WatchedCommunicator(DelegatingCommunicator):
-    """Another communicator's collectives, written down in a heartbeat.
+    """A communicator that records each collective in a heartbeat.
 
     Args:
         communicator: the ranks.
-        heartbeat: this rank's.
+        heartbeat: the heartbeat of this rank.
     """
 
     def __init__(self, communicator: Communicator, heartbeat: Heartbeat) -> None:
@@ -24,21 +24,18 @@ class WatchedCommunicator(DelegatingCommunicator):
         self._heartbeat = heartbeat
 
     def all_reduce(self, tensor: Tensor, operation: Literal["sum", "min", "max"] = "sum") -> None:
-        """See Communicator."""
-        self._heartbeat.enter(0, tensor.nbytes)
+        self._heartbeat.enter(ALL_REDUCE, tensor.nbytes)
         super().all_reduce(tensor, operation)
         self._heartbeat.leave()
 
     def broadcast(self, tensor: Tensor, root: int = 0) -> None:
-        """See Communicator."""
-        self._heartbeat.enter(1, tensor.nbytes)
+        self._heartbeat.enter(BROADCAST, tensor.nbytes)
         super().broadcast(tensor, root)
         self._heartbeat.leave()
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """See Communicator."""
-        # Row counts differ between ranks; a size that is the same everywhere tells nothing wrong.
-        self._heartbeat.enter(2, 0)
+        # Row counts differ between ranks, so a size would look as if collectives were out of step.
+        self._heartbeat.enter(GATHER_ROWS, 0)
         rows = super().gather_rows(tensor)
         self._heartbeat.leave()
         return rows

@@ -55,7 +55,9 @@ def write_html(path: Path, results: TournamentResults, summary: Mapping[str, Any
 
 
 def _headline(results: TournamentResults, summary: Mapping[str, Any]) -> str:
-    text = f"{results.games} games ({results.distinct_games} of them different), {summary['action_selection']} policies. "
+    text = (
+        f"{results.games} games ({results.distinct_games} of them different), {summary['action_selection']} policies. "
+    )
     if results.seat_advantage is not None and results.seat_interval is not None:
         low, high = results.seat_interval
         text += f"The first seat is worth {results.seat_advantage:.0f} Elo (95 %: {low:.0f} to {high:.0f}). "

@@ -139,7 +139,7 @@ class ElasticTraining:
                 self._fall_back("no rank had a snapshot yet")
             return attempt(snapshot)
 
-        return self._communicator.together(once, noticed=self._notice, survived=self._count_loss)
+        return self._communicator.retry_with_survivors(once, on_loss=self._notice, on_shrink=self._count_loss)
 
     def at_boundary(self, experiment: Experiment) -> None:
         """Takes a snapshot if one is due, which shows that all ranks that are left are ready to continue."""

@@ -1,6 +1,6 @@
 """The chaos harness: kills, damages, and what must be left of a run afterwards.
 
-``python tests/chaos/chaos.py kills 400`` and the like print one JSON object of figures and end with exit code 1 where
+``python tests/chaos/chaos.py kills 400`` and the like print one JSON object of statistics and end with exit code 1 if
 anything was lost. ``make chaos`` runs the long forms, the tests beside this file short ones.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from resumptions import resume_on_ranks
 from stops import stop_runs
-from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
+from supervised import OFTEN, PATIENCE, TRAIN, Series, SupervisedRun, compare, undisturbed
 
 from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from marl.errors import InputError
@@ -47,20 +47,18 @@ WANDB_CALLS = (("init", "log"), ("log",), ("log",), ("finish",))
 
 
 @dataclass
-class Soak:
-    """Figures of a series of kills."""
+class Soak(Series):
+    """Statistics of a series of kills; seconds are from a kill to the first update of the next attempt.
+
+    Attributes:
+        kills: kills by victim.
+        calls: calls of W&B during which their process, or the rank behind it, was killed.
+    """
 
     kills: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
-    """Calls of W&B that were under way when their process, or the rank behind it, was killed."""
-    runs: int = 0
-    identical: int = 0
-    problems: list[str] = field(default_factory=list)
-    restart_seconds: list[float] = field(default_factory=list)
-    """From a kill to the first update of the next attempt."""
 
     def summary(self) -> dict[str, Any]:
-        times = sorted(self.restart_seconds)
         return {
             "kills": sum(self.kills.values()),
             "by victim": dict(self.kills),
@@ -68,8 +66,7 @@ class Soak:
             "runs": self.runs,
             "bit-identical": self.identical,
             "problems": self.problems,
-            "restart seconds, median": round(times[len(times) // 2], 2) if times else None,
-            "restart seconds, worst": round(times[-1], 2) if times else None,
+            **self.summarize_seconds("restart seconds"),
         }
 
 
@@ -125,50 +122,45 @@ def kill_one(run: SupervisedRun, victim: str, chance: random.Random) -> bool:
 def soak(folder: Path, kills: int, *, seed: int = 0, ranks: int = 2, per_run: int = 4, steps: int = 960) -> Soak:
     """Disturbs run after run until so many processes were killed, and compares each with the undisturbed one."""
     chance = random.Random(seed)
-    words = [*TRAIN, *OFTEN, "--steps", str(steps)]
-    reference = undisturbed(folder, words, ranks)
-    figures = Soak()
+    arguments = [*TRAIN, *OFTEN, "--steps", str(steps)]
+    reference = undisturbed(folder, arguments, ranks)
+    series = Soak()
     victims: list[str] = []
-    while sum(figures.kills.values()) < kills and len(figures.problems) < 5:
+    while sum(series.kills.values()) < kills and len(series.problems) < 5:
         victims += chance.sample(VICTIMS, len(VICTIMS)) if len(victims) < per_run else []
-        chosen = [victims.pop() for _ in range(min(per_run, kills - sum(figures.kills.values())))]
-        run, calls = start_run(folder / f"run-{figures.runs}", words, ranks, chosen)
-        figures.runs += 1
+        chosen = [victims.pop() for _ in range(min(per_run, kills - sum(series.kills.values())))]
+        run, calls = start_run(series.start(folder), arguments, ranks, chosen)
         try:
             for victim in chosen:
                 if "W&B" in victim:
                     during = kill_within_call(run, calls, victim, chance)
                     if not during:
                         break
-                    figures.calls[during] += 1
+                    series.calls[during] += 1
                 elif not kill_one(run, victim, chance):
                     break
-                figures.kills[victim] += 1
+                series.kills[victim] += 1
                 if victim != "W&B's process during a call":
-                    measure_restart(run, figures)
+                    measure_restart(run, series)
             code = run.wait()
             problems = compare(run, reference, code)
         finally:
             run.close()
-        figures.problems += [f"{run.run.name}: {problem}" for problem in problems]
-        sys.stderr.write(f"{run.run.name}: {sum(figures.kills.values())} kills so far, {problems or 'nothing lost'}\n")
-        figures.identical += not problems
+        series.end(run, problems, f"{sum(series.kills.values())} kills so far")
         if not problems:
-            shutil.rmtree(run.run)
             shutil.rmtree(calls, ignore_errors=True)
-            run.log.unlink()
-    return figures
+    return series
 
 
-def start_run(run: Path, words: Sequence[str], ranks: int, victims: Sequence[str]) -> tuple[SupervisedRun, Path]:
+def start_run(run: Path, arguments: Sequence[str], ranks: int, victims: Sequence[str]) -> tuple[SupervisedRun, Path]:
     """A run that logs to W&B, offline, where that is to be disturbed; and the folder where W&B's calls are marked."""
     calls = run.with_suffix(".calls")
     if not any("W&B" in victim for victim in victims):
-        return SupervisedRun(run, words, ranks), calls
+        return SupervisedRun(run, arguments, ranks), calls
     calls.mkdir()
     path = os.pathsep.join(filter(None, [str(MARKS), os.environ.get("PYTHONPATH")]))
     variables = {"PYTHONPATH": path, "MARL_WANDB_CALLS": str(calls)}
-    return SupervisedRun(run, [*words, "--wandb", "offline"], ranks, variables), calls
+    return SupervisedRun(run, [*arguments, "--wandb", "offline"], ranks, variables), calls
 
 
 def kill_within_call(run: SupervisedRun, calls: Path, victim: str, chance: random.Random) -> str:
@@ -199,33 +191,34 @@ def kill_within_call(run: SupervisedRun, calls: Path, victim: str, chance: rando
     return ""
 
 
-def measure_restart(run: SupervisedRun, figures: Soak) -> None:
+def measure_restart(run: SupervisedRun, series: Soak) -> None:
     """Waits for the first update of the next attempt, one time in three, and notes how long it took."""
-    if len(figures.restart_seconds) * 3 > sum(figures.kills.values()):
+    if len(series.seconds) * 3 > sum(series.kills.values()):
         return
     began, old = time.monotonic(), {beat.identity for beat in read_beats(rank_folder(run.run))}
     while time.monotonic() - began < PATIENCE and run.process.poll() is None:
         beats = [beat for beat in read_beats(rank_folder(run.run)) if beat.identity not in old]
         if any(beat.updates > 0 and beat.entered > 5 for beat in beats):
-            figures.restart_seconds.append(time.monotonic() - began)
+            series.seconds.append(time.monotonic() - began)
             return
         time.sleep(0.02)
 
 
 @dataclass
-class Losses:
-    """Figures of a series of ranks that died while the others went on."""
+class Losses(Series):
+    """Statistics of ranks that died while the others went on; seconds are from a kill to the next new update.
+
+    Attributes:
+        victims: kills by rank.
+        went_on: losses after which the survivors went on.
+        fell_back: losses after which the job was restarted.
+    """
 
     victims: Counter[str] = field(default_factory=Counter)
-    runs: int = 0
     went_on: int = 0
     fell_back: int = 0
-    problems: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    """From a kill to the first update that had not been done before, where the survivors went on."""
 
     def summary(self) -> dict[str, Any]:
-        times = sorted(self.seconds)
         return {
             "kills": sum(self.victims.values()),
             "by victim": dict(self.victims),
@@ -233,9 +226,8 @@ class Losses:
             "went on": self.went_on,
             "fell back to a restart": self.fell_back,
             "problems": self.problems,
-            "seconds to the next update, median": round(times[len(times) // 2], 2) if times else None,
-            "seconds to the next update, worst": round(times[-1], 2) if times else None,
-            "within 3 s": sum(seconds <= 3 for seconds in times),
+            **self.summarize_seconds("seconds to the next update"),
+            "within 3 s": sum(seconds <= 3 for seconds in self.seconds),
         }
 
 
@@ -247,29 +239,24 @@ def lose_ranks(
     Sums over fewer ranks are other sums of floats, so weights are equal up to rounding only.
     """
     chance = random.Random(seed)
-    words = [*TRAIN, *OFTEN, "--num-envs", "8", "--steps", str(steps), "--elastic"]
-    reference = undisturbed(folder, words, ranks)
-    figures = Losses()
-    while sum(figures.victims.values()) < kills and len(figures.problems) < 5:
-        run = SupervisedRun(folder / f"run-{figures.runs}", words, ranks)
-        figures.runs += 1
+    arguments = [*TRAIN, *OFTEN, "--num-envs", "8", "--steps", str(steps), "--elastic"]
+    reference = undisturbed(folder, arguments, ranks)
+    series = Losses()
+    while sum(series.victims.values()) < kills and len(series.problems) < 5:
+        run = SupervisedRun(series.start(folder), arguments, ranks)
         try:
-            for _ in range(min(per_run, kills - sum(figures.victims.values()))):
-                if not lose_one(run, chance, figures):
+            for _ in range(min(per_run, kills - sum(series.victims.values()))):
+                if not lose_one(run, chance, series):
                     break
             code = run.wait()
             problems = compare(run, reference, code, exactly=False)
         finally:
             run.close()
-        figures.problems += [f"{run.run.name}: {problem}" for problem in problems]
-        sys.stderr.write(f"{run.run.name}: {figures.seconds[-1:]} {problems or 'nothing lost'}\n")
-        if not problems:
-            shutil.rmtree(run.run)
-            run.log.unlink()
-    return figures
+        series.end(run, problems, str(series.seconds[-1:]))
+    return series
 
 
-def lose_one(run: SupervisedRun, chance: random.Random, figures: Losses) -> bool:
+def lose_one(run: SupervisedRun, chance: random.Random, series: Losses) -> bool:
     """Kills one rank at a random moment and measures; False if the run came to its end before."""
     progress, began = run.updates + chance.randint(1, 40), time.monotonic()
     while run.updates < max(1, progress):
@@ -280,17 +267,17 @@ def lose_one(run: SupervisedRun, chance: random.Random, figures: Losses) -> bool
     victim, pid = chance.choice([item for item in run.processes.items() if item[0].startswith("rank")])
     restarts, done = run.log.read_text().count("marl: restart "), run.updates
     os.kill(pid, signal.SIGKILL)
-    figures.victims["rank 0" if victim == "rank 0" else "another rank"] += 1
+    series.victims["rank 0" if victim == "rank 0" else "another rank"] += 1
     killed = time.monotonic()
     # For a moment there are no files of ranks, or only those of before.
     while run.process.poll() is None and run.updates <= done and time.monotonic() - killed < PATIENCE:
         time.sleep(0.005)
     took = time.monotonic() - killed
     if run.log.read_text().count("marl: restart ") > restarts:
-        figures.fell_back += 1
+        series.fell_back += 1
     else:
-        figures.went_on += 1
-        figures.seconds.append(took)
+        series.went_on += 1
+        series.seconds.append(took)
     return True
 
 
@@ -392,27 +379,27 @@ def damage_checkpoints(folder: Path, damages: int, *, seed: int = 0) -> dict[str
     return {"damages": sum(kinds.values()), "by kind": dict(kinds), "problems": problems}
 
 
-def main(words: Sequence[str]) -> int:
-    what, count = words[0], int(words[1])
+def main(argv: Sequence[str]) -> int:
+    what, count = argv[0], int(argv[1])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    seed = int(words[2]) if len(words) > 2 else int(time.time())
+    seed = int(argv[2]) if len(argv) > 2 else int(time.time())
     folder = Path(tempfile.mkdtemp(prefix="marl-chaos."))
     if what == "kills":
-        figures = soak(folder, count, seed=seed).summary()
+        statistics = soak(folder, count, seed=seed).summary()
     elif what == "elastic":
-        figures = lose_ranks(folder, count, seed=seed).summary()
+        statistics = lose_ranks(folder, count, seed=seed).summary()
     elif what == "stops":
-        figures = stop_runs(folder, count, seed=seed).summary()
+        statistics = stop_runs(folder, count, seed=seed).summary()
     elif what == "resume":
-        figures = resume_on_ranks(folder, count, seed=seed)
+        statistics = resume_on_ranks(folder, count, seed=seed)
     elif what == "writers":
-        figures = kill_writers(folder, count, seed=seed)
+        statistics = kill_writers(folder, count, seed=seed)
     elif what == "damages":
-        figures = damage_checkpoints(folder, count, seed=seed)
+        statistics = damage_checkpoints(folder, count, seed=seed)
     else:
         raise SystemExit("kills, stops, resume, elastic, writers or damages, and how many")
-    print(json.dumps({"chaos": what, "seed": seed, **figures}), flush=True)  # noqa: T201
-    if figures["problems"]:
+    print(json.dumps({"chaos": what, "seed": seed, **statistics}), flush=True)  # noqa: T201
+    if statistics["problems"]:
         return 1
     shutil.rmtree(folder)
     return 0

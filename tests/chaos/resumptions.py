@@ -115,7 +115,7 @@ class Rows:
 
 @dataclass
 class Resumptions:
-    """Figures of a series."""
+    """Statistics of a series."""
 
     resumptions: Counter[str] = field(default_factory=Counter)
     """By ranks."""
@@ -222,16 +222,16 @@ def resume_alone(
     folder: Path, stops: int, *, seed: int = 0, communicator: Communicator | None = None, of: Sequence[Case] = ()
 ) -> Resumptions:
     """Every case, or those that are given, in this process or on these ranks."""
-    figures = Resumptions()
+    statistics = Resumptions()
     for case in of or cases():
         number = cases().index(case)
         path = folder / str(number)
         chance = random.Random(f"{seed} {number}")
         ranks = communicator or SerialCommunicator()
-        figures += resume_case(case, ranks, path, stops, chance)
+        statistics += resume_case(case, ranks, path, stops, chance)
         if ranks.rank == 0:
             shutil.rmtree(path)
-    return figures
+    return statistics
 
 
 def change_ranks(
@@ -273,10 +273,10 @@ def resume_on_ranks(folder: Path, stops: int, *, seed: int = 0) -> dict[str, Any
     variables = rank_environment(4) | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
     try:
-        figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        statistics: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         return {"problems": [f"mpirun ended with exit code {done.returncode} and said {done.stdout[-500:]!r}"]}
-    return figures
+    return statistics
 
 
 def main(world: Communicator) -> int:
@@ -288,21 +288,21 @@ def main(world: Communicator) -> int:
     folder, stops, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     everything = cases()
     communicators: dict[int, Communicator | None] = {4: world}
-    figures = Resumptions()
+    statistics = Resumptions()
     for size in (1, 2, 4):
         team, teams = world.rank // size, world.size // size
         ours = world if size == 4 else MPICommunicator(world.comm.Split(team))
         communicators[size] = ours if team == 0 else None
         part = resume_alone(folder / f"{size} {team}", stops, seed=seed, communicator=ours, of=everything[team::teams])
         if ours.rank == 0:
-            figures += part
+            statistics += part
         world.all_reduce(torch.zeros(1))
     for number, case in enumerate(everything):
         path = folder / f"change {number}"
-        figures += change_ranks(case, communicators, world, path)
+        statistics += change_ranks(case, communicators, world, path)
         if world.rank == 0:
             shutil.rmtree(path)
-    parts = world.comm.gather(figures)
+    parts = world.comm.gather(statistics)
     if parts is not None:
         total = Resumptions()
         for part in parts:

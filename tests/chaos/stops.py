@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervised import OFTEN, PATIENCE, TRAIN, SupervisedRun, compare, undisturbed
+from processes import wait_until_handled
+from supervised import OFTEN, PATIENCE, TRAIN, Series, SupervisedRun, compare, undisturbed
 
 from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
 from marl.errors import InputError
@@ -24,56 +23,54 @@ from marl.launchers.supervision.supervisor import rank_folder
 TARGETS = ("supervisor", "supervisor", "mpirun", "a rank", "all of them")
 """Who is told. SLURM tells a command, or all its processes."""
 LIMIT = 10.0
-"""Seconds in which the command must have ended."""
+"""Seconds in which the command must have ended, on a machine that is not busy."""
 _STEPS_AN_UPDATE = 16
 _UPDATES = 60
-_LISTENS = 0.5
-"""Seconds after which a command that was started listens at the latest, on a busy machine."""
 
 
 @dataclass
-class Stops:
-    """Figures of a series of requests to stop."""
+class Stops(Series):
+    """Statistics of a series of requests to stop; seconds are from the request to the end of the command.
+
+    Attributes:
+        targets: requests by the process that was told.
+        moments: requests by what the run was doing.
+        completed: requests that came when all steps were done, so that the exit code was 0.
+        limit: seconds in which the command must have ended.
+    """
 
     targets: Counter[str] = field(default_factory=Counter)
     moments: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
-    """From the request to the end of the command."""
-    runs: int = 0
-    identical: int = 0
     completed: int = 0
-    """Requests that came when all steps were done, so that the exit code was 0."""
-    problems: list[str] = field(default_factory=list)
+    limit: float = LIMIT
 
     def summary(self) -> dict[str, Any]:
-        times = sorted(self.seconds)
         return {
-            "requests": len(times),
+            "requests": len(self.seconds),
             "by target": dict(self.targets),
             "by moment": dict(self.moments),
             "answered by completion": self.completed,
             "runs": self.runs,
             "bit-identical": self.identical,
             "problems": self.problems,
-            "seconds to the end, median": round(times[len(times) // 2], 2) if times else None,
-            "seconds to the end, worst": round(times[-1], 2) if times else None,
+            **self.summarize_seconds("seconds to the end"),
         }
 
 
 def stop_runs(folder: Path, requests: int, *, seed: int = 0, ranks: int = 2, per_run: int = 5) -> Stops:
     """Stops run after run by SIGUSR1, resumes it, stops it again, and compares it with the undisturbed one."""
     chance = random.Random(seed)
-    words = [*TRAIN, *OFTEN, "--steps", str(_UPDATES * _STEPS_AN_UPDATE)]
-    reference = undisturbed(folder, words, ranks)
-    figures = Stops()
-    while len(figures.seconds) < requests and len(figures.problems) < 5:
-        path = folder / f"run-{figures.runs}"
-        figures.runs += 1
-        run = SupervisedRun(path, words, ranks)
+    arguments = [*TRAIN, *OFTEN, "--steps", str(_UPDATES * _STEPS_AN_UPDATE)]
+    began = time.monotonic()
+    reference = undisturbed(folder, arguments, ranks)
+    # On a busy machine a command that is asked to stop gets as long as a whole run takes there.
+    series = Stops(limit=max(LIMIT, time.monotonic() - began))
+    while len(series.seconds) < requests and len(series.problems) < 5:
+        run = SupervisedRun(series.start(folder), arguments, ranks)
         try:
             problems, done = [], False
-            for _ in range(min(per_run, requests - len(figures.seconds))):
-                found, done = stop_once(run, chance, figures)
+            for _ in range(min(per_run, requests - len(series.seconds))):
+                found, done = stop_once(run, chance, series)
                 problems += found
                 if problems or done:
                     break
@@ -83,21 +80,17 @@ def stop_runs(folder: Path, requests: int, *, seed: int = 0, ranks: int = 2, per
                 problems += compare(run, reference, 0 if code == 75 and done else code)
         finally:
             run.close()
-        figures.problems += [f"{path.name}: {problem}" for problem in problems]
-        figures.identical += not problems
-        sys.stderr.write(f"{path.name}: {len(figures.seconds)} requests so far, {problems or 'nothing lost'}\n")
-        if not problems:
-            shutil.rmtree(path)
-            run.log.unlink()
-    return figures
+        series.end(run, problems, f"{len(series.seconds)} requests so far")
+    return series
 
 
-def stop_once(run: SupervisedRun, chance: random.Random, figures: Stops) -> tuple[list[str], bool]:
+def stop_once(run: SupervisedRun, chance: random.Random, series: Stops) -> tuple[list[str], bool]:
     """Asks a run that was just started to stop, at a random moment; what is wrong then, and whether it was done."""
     saved = _saved(run.run)
     target, late = chance.choice(TARGETS), chance.random() < 0.2
     if target == "supervisor" and chance.random() < 0.5:
-        time.sleep(_LISTENS + chance.uniform(0.0, 5.0))
+        wait_until_handled(run.process.pid, signal.SIGUSR1)
+        time.sleep(chance.uniform(0.0, 5.0))
     elif late:
         await_updates(run, _UPDATES)
         time.sleep(chance.uniform(0.0, 2.5))
@@ -121,15 +114,15 @@ def stop_once(run: SupervisedRun, chance: random.Random, figures: Stops) -> tupl
     code = run.wait()
     took = time.monotonic() - asked
     done = (run.run / "summary.json").exists()
-    figures.targets[target] += 1
-    figures.moments["starting" if updates < 0 else "ending" if updates == _UPDATES else "training"] += 1
-    figures.completed += code == 0
-    figures.seconds.append(took)
+    series.targets[target] += 1
+    series.moments["starting" if updates < 0 else "ending" if updates == _UPDATES else "training"] += 1
+    series.completed += code == 0
+    series.seconds.append(took)
     what = f"SIGUSR1 to {target} after update {updates}"
     problems = []
     if code != 75 and not (done and code == 0):
         problems.append(f"{what}: exit code {code}; see {run.log}")
-    if took > LIMIT:
+    if took > series.limit:
         problems.append(f"{what}: {took:.1f} s")
     if (now := _saved(run.run)) < max(saved, updates * _STEPS_AN_UPDATE):
         problems.append(f"{what}: the newest checkpoint is of step {now}, after {saved} before")

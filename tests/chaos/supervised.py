@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,17 @@ class SupervisedRun:
 
     Args:
         run: its directory.
-        words: of ``marl train``.
+        arguments: of ``marl train``.
         ranks: how many.
         variables: more of the environment.
     """
 
-    def __init__(self, run: Path, words: Sequence[str], ranks: int, variables: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, run: Path, arguments: Sequence[str], ranks: int, variables: Mapping[str, str] | None = None
+    ) -> None:
         self.run = run
         self.log = run.with_suffix(".log")
-        self._words = list(words)
+        self._arguments = list(arguments)
         self._ranks = ranks
         self._variables = variables or {}
         self._log = self.log.open("ab")
@@ -52,7 +57,7 @@ class SupervisedRun:
         """Starts the supervisor, as a user would after a machine went down."""
         resume = ["--resume"] if (self.run / "config.json").exists() else []
         command = marl_command(
-            ["train", *self._words, "--ranks", str(self._ranks), "--max-restarts", "1000", "--out", str(self.run)]
+            ["train", *self._arguments, "--ranks", str(self._ranks), "--max-restarts", "1000", "--out", str(self.run)]
         )
         self.process = subprocess.Popen(
             [*command, *resume],
@@ -95,7 +100,7 @@ class SupervisedRun:
         for root in (Path("/dev/shm"), Path(tempfile.gettempdir())):
             for pid in self._supervisors:
                 for path in root.glob(f"{prefix}{pid}-*"):
-                    if not Job("", path.name.removeprefix(prefix)).owner_lives:
+                    if not Job("", path.name.removeprefix(prefix)).owner_is_alive:
                         found.append(path)
         return found
 
@@ -127,11 +132,11 @@ def _role(pid: int) -> str:
     return f"rank {int(ranks[0])}" if is_rank else f"child {pid} of rank {int(ranks[0])}"
 
 
-def undisturbed(folder: Path, words: Sequence[str], ranks: int) -> Path:
+def undisturbed(folder: Path, arguments: Sequence[str], ranks: int) -> Path:
     """The run that nobody disturbs."""
     path = folder / "undisturbed"
     if not (path / "summary.json").exists():
-        run = SupervisedRun(path, words, ranks)
+        run = SupervisedRun(path, arguments, ranks)
         try:
             if run.wait() != 0:
                 raise RuntimeError(f"the undisturbed run failed; see {run.log}")
@@ -168,6 +173,46 @@ def compare(run: SupervisedRun, reference: Path, code: int | None, *, exactly: b
     if rank_folder(run.run).exists():
         problems.append("the ranks' files are left")
     return problems
+
+
+@dataclass
+class Series:
+    """Statistics of a series of disturbed runs.
+
+    Attributes:
+        runs: runs that were started.
+        identical: runs that came out as the undisturbed one.
+        problems: everything that did not.
+        seconds: the time that each disturbance took.
+    """
+
+    runs: int = 0
+    identical: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def start(self, folder: Path) -> Path:
+        """Counts a run and returns its directory."""
+        self.runs += 1
+        return folder / f"run-{self.runs - 1}"
+
+    def end(self, run: SupervisedRun, problems: Sequence[str], progress: str) -> None:
+        """Counts what a run came to; only one with problems is kept."""
+        name = run.run.name
+        self.problems += [f"{name}: {problem}" for problem in problems]
+        self.identical += not problems
+        sys.stderr.write(f"{name}: {progress}, {problems or 'nothing lost'}\n")
+        if not problems:
+            shutil.rmtree(run.run)
+            run.log.unlink()
+
+    def summarize_seconds(self, name: str) -> dict[str, float | None]:
+        """The median and the longest time."""
+        times = sorted(self.seconds)
+        return {
+            f"{name}, median": round(times[len(times) // 2], 2) if times else None,
+            f"{name}, worst": round(times[-1], 2) if times else None,
+        }
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:

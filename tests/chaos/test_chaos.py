@@ -26,19 +26,19 @@ def alone(monkeypatch):
 @linux
 @pytest.mark.timeout(900)
 def test_ten_kills_at_random_lose_nothing(tmp_path):
-    figures = soak(tmp_path, 10, seed=1, per_run=5)
-    assert figures.problems == []
-    assert sum(figures.kills.values()) == 10
-    assert figures.identical == figures.runs
+    result = soak(tmp_path, 10, seed=1, per_run=5)
+    assert result.problems == []
+    assert sum(result.kills.values()) == 10
+    assert result.identical == result.runs
 
 
 @linux
 @pytest.mark.timeout(600)
 def test_requests_to_stop_are_answered_in_time_and_lose_nothing(tmp_path):
-    figures = stop_runs(tmp_path, 5, seed=1)
-    assert figures.problems == []
-    assert len(figures.seconds) == 5
-    assert figures.identical == figures.runs
+    result = stop_runs(tmp_path, 5, seed=1)
+    assert result.problems == []
+    assert len(result.seconds) == 5
+    assert result.identical == result.runs
 
 
 QUICK = [case for case in cases() if case.backend == "batched"]
@@ -46,9 +46,9 @@ QUICK = [case for case in cases() if case.backend == "batched"]
 
 @pytest.mark.parametrize("case", QUICK, ids=str)
 def test_a_run_that_was_built_anew_twice_is_the_one_that_was_not(tmp_path, case):
-    figures = resume_alone(tmp_path, 2, seed=1, of=[case])
-    assert figures.problems == []
-    assert figures.resumptions == {"1": 2}
+    result = resume_alone(tmp_path, 2, seed=1, of=[case])
+    assert result.problems == []
+    assert result.resumptions == {"1": 2}
 
 
 @pytest.mark.parametrize("case", cases()[:8:3], ids=str)
@@ -56,9 +56,9 @@ def test_runs_of_several_ranks_are_resumed_exactly(tmp_path, case):
     def work(communicator):
         return resume_alone(tmp_path, 2, seed=1, communicator=communicator, of=[case])
 
-    for figures in run_on_threads(3, work):
-        assert figures.problems == []
-        assert figures.resumptions == {"3": 2}
+    for result in run_on_threads(3, work):
+        assert result.problems == []
+        assert result.resumptions == {"3": 2}
 
 
 def test_a_moment_that_is_not_resumed_exactly_is_found(tmp_path, monkeypatch):
@@ -74,21 +74,21 @@ def test_a_moment_that_is_not_resumed_exactly_is_found(tmp_path, monkeypatch):
 
 
 def test_a_killed_writer_leaves_its_last_whole_checkpoint(tmp_path):
-    figures = kill_writers(tmp_path, 60, seed=1)
-    assert figures["problems"] == []
-    assert figures["within a checkpoint"] > 0
+    result = kill_writers(tmp_path, 60, seed=1)
+    assert result["problems"] == []
+    assert result["within a checkpoint"] > 0
 
 
 def test_every_damage_is_found_and_the_checkpoint_before_is_taken(tmp_path):
-    figures = damage_checkpoints(tmp_path, 150, seed=1)
-    assert figures["problems"] == []
-    assert set(figures["by kind"]) == {"bit", "cut", "swap", "exchange"}
+    result = damage_checkpoints(tmp_path, 150, seed=1)
+    assert result["problems"] == []
+    assert set(result["by kind"]) == {"bit", "cut", "swap", "exchange"}
 
 
 @linux
 @pytest.mark.timeout(600)
 def test_ranks_that_die_leave_a_run_that_goes_on(tmp_path):
-    figures = lose_ranks(tmp_path, 2, seed=1, per_run=2, steps=1600)
-    assert figures.problems == []
-    assert figures.runs == 1
-    assert figures.went_on == 2
+    result = lose_ranks(tmp_path, 2, seed=1, per_run=2, steps=1600)
+    assert result.problems == []
+    assert result.runs == 1
+    assert result.went_on == 2

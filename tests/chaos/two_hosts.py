@@ -55,7 +55,7 @@ class TwoHosts:
         self._name = f"marl{os.getpid()}"
         self._folder = folder
 
-    def start(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+    def start(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
         """Starts ``marl`` on host 1, with ranks on both."""
         variables = {
             "PRTE_MCA_plm_ssh_agent": str(self._folder / "agent"),
@@ -69,7 +69,7 @@ class TwoHosts:
         host = ["ip", "netns", "exec", f"{self._name}-1", "unshare", "-u", "bash", "-c", script, "bash"]
         with (self._folder / "log").open("wb") as log:
             return subprocess.Popen(
-                [*host, *marl_command([*words])],
+                [*host, *marl_command([*arguments])],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -114,24 +114,24 @@ class TwoHosts:
                 for pid in left.stdout.split():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), 9)
-                for words in (["netns", "del", host], ["link", "del", self._port(number)]):
-                    subprocess.run(["ip", *words], capture_output=True, check=False)
+                for arguments in (["netns", "del", host], ["link", "del", self._port(number)]):
+                    subprocess.run(["ip", *arguments], capture_output=True, check=False)
             subprocess.run(["ip", "link", "del", bridge], capture_output=True, check=False)
 
     def _port(self, number: int) -> str:
         return f"{self._name}v{number}"
 
-    def _ip(self, *words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def cut_off(folder: Path, *, watchdog: float = 20) -> dict[str, object]:
     """Trains on two hosts, cuts one off after a few updates, and asks what is left to stop after some more."""
     run = folder / "run"
     with TwoHosts(folder).made() as hosts:
-        words = ["train", *GAME, "--steps", "10000000", "--ranks", "2", "--row-every", "1", "--out", str(run)]
-        words += ["--checkpoint-every", "1600", "--max-restarts", "3", "--watchdog", str(watchdog)]
-        job = hosts.start(words)
+        arguments = ["train", *GAME, "--steps", "10000000", "--ranks", "2", "--row-every", "1", "--out", str(run)]
+        arguments += ["--checkpoint-every", "1600", "--max-restarts", "3", "--watchdog", str(watchdog)]
+        job = hosts.start(arguments)
         try:
             began = time.monotonic()
             while job.poll() is None and time.monotonic() - began < PATIENCE and _rows(run) < 3:
@@ -181,9 +181,9 @@ def _rows(run: Path) -> int:
 
 def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="marl-hosts."))
-    figures = cut_off(folder)
-    print(json.dumps({"chaos": "two hosts", **figures}), flush=True)  # noqa: T201
-    return 0 if figures["code"] == 75 and len(figures["said"]) == 2 else 1
+    result = cut_off(folder)
+    print(json.dumps({"chaos": "two hosts", **result}), flush=True)  # noqa: T201
+    return 0 if result["code"] == 75 and len(result["said"]) == 2 else 1
 
 
 if __name__ == "__main__":

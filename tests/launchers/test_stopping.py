@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from marl.launchers.stopping import ALL, EARLY, StopRequest, was_asked
+from marl.launchers.stopping import EARLY, STOP_SIGNALS, StopRequest, was_asked
 
 
 def tell(number):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", ALL)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_a_request(number):
     before = signal.getsignal(number)
     with StopRequest() as request:

@@ -1,16 +1,27 @@
-"""A job that goes wrong in the way its first argument says; ``test_failures.py`` looks at how it ends."""
+"""A job that fails in the way its first argument says; ``test_failures.py`` checks how it ends."""
 
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
+
+from processes import wait_until_ignored
+
 from marl.core import Communicator
 from marl.errors import InputError
-from marl.launchers.mpi.communicator import MPICommunicator
-from marl.launchers.mpi.ranks import abort_on_exception, run_on_ranks
+from marl.launchers.mpi.ranks import run_on_ranks
+
+
+def first_pid(communicator: Communicator) -> int:
+    """Returns the process id of rank 0. Collective."""
+    pid = torch.tensor(os.getpid())
+    communicator.broadcast(pid)
+    return int(pid)
 
 
 def main(communicator: Communicator) -> int:
@@ -30,8 +41,10 @@ def main(communicator: Communicator) -> int:
         sys.exit(3)
     if way == "error-after-others-finished":
         if last:
-            time.sleep(0.5)
+            # A rank that has ended its work ignores requests to stop.
+            wait_until_ignored(first_pid(communicator), signal.SIGUSR1)
             raise RuntimeError("the environment broke")
+        first_pid(communicator)
         return 0
     if way == "killed" and last:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -48,12 +61,15 @@ def main(communicator: Communicator) -> int:
             communicator.all_reduce(flag, "max")
         return 75
     if way == "asked-at-the-end":
-        if last:
+        pid = first_pid(communicator)
+        if not last:
             return 0
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        time.sleep(0.5)
+        wait_until_ignored(pid, signal.SIGUSR1)
+        forwarded = []
+        signal.signal(signal.SIGUSR1, lambda *_: forwarded.append(True))
         os.kill(os.getppid(), signal.SIGUSR1)
-        time.sleep(0.5)
+        while not forwarded:
+            time.sleep(0.01)
         return 0
     while True:
         # The others wait in a collective, as they do in training.
@@ -61,9 +77,4 @@ def main(communicator: Communicator) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "hook":
-        communicator = MPICommunicator()
-        abort_on_exception(communicator)
-        sys.argv[1] = "error-on-one"
-        main(communicator)
     sys.exit(run_on_ranks(main))

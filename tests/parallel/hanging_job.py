@@ -27,7 +27,7 @@ def main(communicator: Communicator) -> int:
     heartbeat = Heartbeat(communicator.rank)
     watched = WatchedCommunicator(communicator, heartbeat)
     heartbeat.counter = counter = Counter()
-    communicator.all_reduce(torch.zeros(1))  # ranks that start late on a busy machine are not what is watched here
+    communicator.all_reduce(torch.zeros(1))  # so that the watchdog does not see ranks that start late on a busy machine
     last = communicator.rank == communicator.size - 1
     try:
         with watched_rank(folder, heartbeat, communicator.rank, timeout=2.0, in_job=True):
@@ -46,7 +46,7 @@ def main(communicator: Communicator) -> int:
                     raise InputError("the disk is full")
     finally:
         if way == "slow-end" and last:
-            time.sleep(5.0)  # as W&B may take to finish
+            time.sleep(3.5)  # longer than the watchdog's timeout, as W&B may take to finish
     return 0
 
 

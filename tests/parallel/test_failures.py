@@ -43,12 +43,6 @@ def test_plain_mpirun_ends_as_well(mpirun):
     assert done.stderr.count("[rank 1] RuntimeError: the environment broke") == 1
 
 
-def test_the_hook_for_scripts_ends_the_job(mpirun):
-    done = mpirun(2, JOB, "hook", timeout=60)
-    assert done.code == 1
-    assert done.stderr.count("[rank 1] RuntimeError: the environment broke") == 1
-
-
 def test_the_same_error_everywhere_is_printed_once():
     done = launched(2, "error-everywhere")
     assert done.code == 1

@@ -1,7 +1,7 @@
 from marl.launchers.bench.replay import run
 
 
-def test_replay_bench_gives_a_row_for_every_figure():
+def test_replay_bench_gives_every_measurement():
     rows = {row["name"]: row for row in run(capacity=4096, num_envs=8, batch_size=32, seconds=0.01)}
     assert list(rows) == [
         "replay_insert",

@@ -13,12 +13,13 @@ from command_line import SHORT
 
 from marl.counters import Counter
 from marl.errors import InputError
-from marl.launchers.jobs.job import Ended
+from marl.launchers.jobs.job import JobResult
 from marl.launchers.jobs.processes import JOB, Job, identity, jobs_named
 from marl.launchers.stopping import StopRequest
 from marl.launchers.supervision.diagnosis import Observer
+from marl.launchers.supervision.failure import explain_failure
 from marl.launchers.supervision.heartbeat import Heartbeat
-from marl.launchers.supervision.supervisor import Supervisor, explain_failure, rank_folder
+from marl.launchers.supervision.supervisor import Supervisor, rank_folder
 
 RULE = b"-" * 74 + b"\n"
 KILLED = RULE + b"prterun noticed that process rank 1 with PID 0 on node vm exited on\nsignal 9 (Killed).\n" + RULE
@@ -45,7 +46,8 @@ def attempts(monkeypatch, tmp_path, run):
         cases = "\n".join(f"{number}) {script} ;;" for number, script in enumerate(scripts))
         path.write_text(
             f"#!/bin/bash\nn=$(cat {tmp_path}/count 2>/dev/null || echo 0)\necho $((n + 1)) > {tmp_path}/count\n"
-            f'printf "%s\\n" "$*" >> {tmp_path}/words\nmkdir -p {run}; touch {run}/config.json\ncase $n in\n{cases}\n'
+            f'printf "%s\\n" "$*" >> {tmp_path}/arguments\nmkdir -p {run}; touch {run}/config.json\n'
+            f"case $n in\n{cases}\n"
             "*) exit 9 ;;\nesac\n"
         )
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -71,7 +73,7 @@ def supervise(run, *, max_restarts=10, watchdog=0.0, resume=False):
 
 
 def tried(tmp_path):
-    return (tmp_path / "words").read_text().splitlines()
+    return (tmp_path / "arguments").read_text().splitlines()
 
 
 def beat(run, rank, updates, *, over=False):
@@ -183,7 +185,7 @@ def test_a_request_before_the_first_attempt_starts_nothing(attempts, run, tmp_pa
         75,
         "marl: stopped while no rank was training; go on by the same command; nothing was begun\n",
     )
-    assert not (tmp_path / "words").exists()
+    assert not (tmp_path / "arguments").exists()
 
 
 def test_a_request_between_two_attempts_leaves_a_run_that_can_be_resumed(attempts, run, tmp_path):
@@ -261,8 +263,10 @@ def test_two_supervisors_of_one_run_are_refused(attempts, run):
 @pytest.fixture
 def impatient(monkeypatch):
     """A supervisor that waits half a second for progress."""
+    monkeypatch.setattr("marl.launchers.supervision.supervisor._OBSERVER_INTERVAL", 0.1)
     monkeypatch.setattr(
-        "marl.launchers.supervision.supervisor.Observer", lambda folder, _, former: Observer(folder, 0.5, former=former)
+        "marl.launchers.supervision.supervisor.Observer",
+        lambda folder, _, ignored: Observer(folder, 0.5, ignored=ignored),
     )
 
 
@@ -280,7 +284,7 @@ def test_a_job_of_stopped_ranks_is_ended_by_the_supervisor(attempts, run):
 def test_ranks_that_take_long_to_end_are_not_thought_to_hang(attempts, run, tmp_path, over, attempted):
     # As when W&B takes a minute to finish, of which no rank knows anything but rank 0.
     ranks = "; ".join(beat(run, rank, 3, over=over) for rank in range(2))
-    attempts(f"{ranks}; sleep 3; exit 0", "exit 0")
+    attempts(f"{ranks}; sleep {1.5 if over else 100}; exit 0", "exit 0")
     code, said = supervise(run, watchdog=1.0)
     assert code == 0
     assert len(tried(tmp_path)) == attempted
@@ -290,7 +294,7 @@ def test_ranks_that_take_long_to_end_are_not_thought_to_hang(attempts, run, tmp_
 @pytest.mark.usefixtures("impatient")
 def test_what_a_killed_job_left_does_not_end_the_next_one_that_is_slow_to_start(attempts, run, tmp_path):
     subprocess.run(beat(run, 0, 3), shell=True, check=True)
-    attempts("sleep 3; exit 0")
+    attempts("sleep 1.5; exit 0")
     assert supervise(run, watchdog=1.0, resume=True) == (0, "")
     assert len(tried(tmp_path)) == 1
 
@@ -319,11 +323,11 @@ def test_the_cause_is_found_in_what_ranks_and_mpirun_left(tmp_path, files, ended
         heartbeat.close()
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    assert explain_failure(Ended(code=ended[0], notices=ended[1]), tmp_path).cause == cause
+    assert explain_failure(JobResult(code=ended[0], notices=ended[1]), tmp_path).cause == cause
 
 
 def test_the_end_of_all_ranks_is_no_success_whatever_mpirun_says(tmp_path):
-    assert explain_failure(Ended(code=0, notices=b"", died=True), tmp_path).cause == "all ranks died"
+    assert explain_failure(JobResult(code=0, notices=b"", died=True), tmp_path).cause == "all ranks died"
 
 
 STACK = """Thread 0x1 (most recent call first):
@@ -347,7 +351,7 @@ def test_each_rank_is_told_with_its_update_collective_and_place(tmp_path):
         heartbeat.end()
         heartbeat.close()
     (tmp_path / "0.stack").write_text(STACK + STACK.replace("42", "43"))
-    failure = explain_failure(Ended(code=1, notices=b""), tmp_path)
+    failure = explain_failure(JobResult(code=1, notices=b""), tmp_path)
     assert failure.ranks == (
         "rank 0: after update 5, in all_reduce of 4,096 bytes, at /project/game.py:43 in step",
         "rank 1: before the first update, no stack",

@@ -16,7 +16,7 @@ import torch
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator
 from marl.launchers.jobs.processes import identity, is_stopped
-from marl.launchers.supervision.diagnosis import LONGEST_END, Observer, Verdict, dump_stacks, judge, read_frame
+from marl.launchers.supervision.diagnosis import SHUTDOWN_TIMEOUT, Observer, Verdict, dump_stacks, judge, read_frame
 from marl.launchers.supervision.heartbeat import Beat, Heartbeat, read_beats
 from marl.launchers.supervision.watchdog import Watchdog, make_folder, watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
@@ -144,7 +144,7 @@ def test_a_rank_that_stands_still_too_long_is_noticed(tmp_path):
         clock.now = second
         if second < 15:
             heartbeat.enter(0, 8)
-        verdict = observer.look()
+        verdict = observer.poll()
         # Since second 14 nothing has changed.
         assert (verdict is None) == (second <= 24), second
     heartbeat.close()
@@ -159,10 +159,10 @@ def test_a_job_at_its_end_is_given_time_but_not_for_ever(tmp_path):
     # Rank 0 is in its last collective while rank 1 sends its curves to a slow server.
     heartbeats[0].enter(0, 8)
     heartbeats[1].end()
-    for clock.now in range(int(LONGEST_END) + 1):
-        assert observer.look() is None
+    for clock.now in range(int(SHUTDOWN_TIMEOUT) + 1):
+        assert observer.poll() is None
     clock.now += 1
-    assert observer.look().late == (1,)
+    assert observer.poll().late == (1,)
     for heartbeat in heartbeats:
         heartbeat.close()
 
@@ -172,13 +172,13 @@ def test_ranks_of_a_former_job_are_not_waited_for(tmp_path):
     heartbeat = Heartbeat(0)
     heartbeat.open(tmp_path)
     (left,) = read_beats(tmp_path)
-    patient = Observer(tmp_path, 3.0, clock, former=[left])
-    other = Observer(tmp_path, 3.0, clock, former=[dataclasses.replace(left, pid=left.pid + 1)])
+    patient = Observer(tmp_path, 3.0, clock, ignored=[left])
+    other = Observer(tmp_path, 3.0, clock, ignored=[dataclasses.replace(left, pid=left.pid + 1)])
     for clock.now in range(4):
-        assert patient.look() is other.look() is None
+        assert patient.poll() is other.poll() is None
     clock.now = 4.0
-    assert patient.look() is None
-    assert other.look().late == (0,)
+    assert patient.poll() is None
+    assert other.poll().late == (0,)
     heartbeat.close()
 
 
@@ -187,13 +187,13 @@ def test_a_job_that_was_suspended_as_a_whole_is_not_late(tmp_path):
     heartbeat = Heartbeat(0)
     heartbeat.open(tmp_path)
     observer = Observer(tmp_path, 10.0, clock)
-    assert observer.look() is None
+    assert observer.poll() is None
     clock.now = 3600.0
-    assert observer.look() is None
+    assert observer.poll() is None
     for clock.now in range(3601, 3611):
-        assert observer.look() is None
+        assert observer.poll() is None
     clock.now = 3611.0
-    assert observer.look() is not None
+    assert observer.poll() is not None
     heartbeat.close()
 
 
