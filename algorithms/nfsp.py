@@ -110,7 +110,7 @@ class NFSPDataset(Dataset[Any]):
 
     @property
     def refills(self) -> bool:
-        """Whether a checkpoint without records was loaded, so that learning waits until there are new ones."""
+        """True if a checkpoint without records was loaded, so that learning waits until there are new ones."""
         return self.replay.refills
 
     def at_boundary(self) -> bool:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-import torch
 from torch import Tensor
 
+from marl.actions import random_actions
 from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.networks import ActorCriticNetworks
-from marl.networks.action_heads import make_distribution, num_uniforms
+from marl.networks.action_heads import num_uniforms
 from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
-from marl.specs import ActionSpec, ContinuousActions, GroupSpec
+from marl.specs import GroupSpec
 from marl.types import GroupStep
 
 
@@ -37,7 +37,7 @@ class ActorCriticPolicy(Policy):
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         group, exploration = self._group, self._networks.exploration
         if uniforms is not None and self._config.random_warmup and not bool(exploration.learning):
-            return Decision(actions=_uniform_actions(group.action, step.action_masks, uniforms), extras={}, state=state)
+            return Decision(actions=random_actions(group.action, uniforms, step.action_masks), extras={}, state=state)
         observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
         actions, state = self.select(self._networks.actor(observations), step.action_masks, first, state, uniforms)
         return Decision(actions=actions, extras={}, state=state)
@@ -50,11 +50,3 @@ class ActorCriticPolicy(Policy):
 
         Other arguments are those of ``act``.
         """
-
-
-def _uniform_actions(spec: ActionSpec, masks: Tensor | None, uniforms: Tensor) -> Tensor:
-    """Draws uniformly random legal actions."""
-    if isinstance(spec, ContinuousActions):
-        return 2.0 * uniforms - 1.0
-    outputs = torch.zeros((*uniforms.shape[:-1], spec.mask_size), device=uniforms.device)
-    return make_distribution(spec, outputs, masks).sample(uniforms)

@@ -1,1 +1,1 @@
-"""Pettingzoo."""
+"""PettingZoo environments, Parallel and AEC, as vector environments and as games to be played."""

@@ -19,47 +19,42 @@ _WATCHERS = (AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWr
 
 
 class PettingZooArena(Arena):
-    """Any PettingZoo environment, Parallel or AEC, as boards to play on.
+    """Any PettingZoo environment, Parallel or AEC, as games to play.
 
     Args:
-        make: makes one environment; called ``boards`` + 1 times.
-        boards: number of copies, E.
+        make: makes one environment; called ``num_envs`` + 1 times.
+        num_envs: number of environments, E.
         sharing: how agents are put into the groups of time steps.
 
     Raises:
         InputError: as PettingZooVectorEnvironment.
     """
 
-    def __init__(self, make: Callable[[], Any], boards: int, *, sharing: Sharing = "spaces") -> None:
-        self._boards = _SeededEnvironment(
-            lambda: strip_wrappers(make()), EnvironmentRequest(num_envs=boards, sharing=sharing, with_state=False)
+    def __init__(self, make: Callable[[], Any], num_envs: int, *, sharing: Sharing = "spaces") -> None:
+        self._environment = _SeededEnvironment(
+            lambda: strip_wrappers(make()), EnvironmentRequest(num_envs=num_envs, sharing=sharing, with_state=False)
         )
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """See Arena."""
-        return self._boards.spec
+        return self._environment.spec
 
     @property
     def num_envs(self) -> int:
-        """See Arena."""
-        return self._boards.num_envs
+        return self._environment.num_envs
 
     def begin(self, seeds: Sequence[int]) -> TimeStep:
-        """See Arena."""
-        return self._boards.begin(seeds)
+        return self._environment.begin(seeds)
 
     def step(self, envs: Integers, actions: Sequence[Array]) -> list[int]:
-        """See Arena."""
-        return self._boards.step_some(envs, actions)
+        return self._environment.step_some(envs, actions)
 
     def final(self) -> FinalStep | None:
-        """What was seen last on the boards whose episodes ended at the last step, if that was one call's boards."""
-        return self._boards.ended_step()
+        """What was seen last in the games that ended at the last step, if they were of one call."""
+        return self._environment.ended_step()
 
     def close(self) -> None:
-        """See Arena."""
-        self._boards.close()
+        self._environment.close()
 
 
 class _SeededEnvironment(PettingZooVectorEnvironment):

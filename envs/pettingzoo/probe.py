@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pettingzoo import AECEnv, ParallelEnv
 
-from marl.acting.random_actions import random_actions
+from marl.actions import random_actions
 from marl.envs.pettingzoo.rows import ApiError, brief
 from marl.envs.pettingzoo.spaces import (
     ActionWriter,

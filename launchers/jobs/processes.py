@@ -69,7 +69,7 @@ class Job:
 
     @property
     def owner_is_alive(self) -> bool:
-        """Whether the process that started the job is still running."""
+        """Returns whether the process that started the job is still running."""
         return identity(int(self.owner.partition("-")[0])) == self.owner
 
     def processes(self) -> list[int]:

@@ -75,7 +75,7 @@ def _read_snapshot(
     source: str, action_selection: ActionSelection, env_kwargs: str | None, leagues: dict[Path, SavedLeague] | None
 ) -> TrainedPolicies:
     path = Path(source)
-    folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else _split_snapshot(source)
+    folder, name = (path.parent.parent, "") if path.suffix == ".safetensors" else split_snapshot(source)
     if leagues is None:
         leagues = {}
     if folder not in leagues:
@@ -102,6 +102,7 @@ def _read_snapshot(
     )
 
 
-def _split_snapshot(source: str) -> tuple[Path, str]:
+def split_snapshot(source: str) -> tuple[Path, str]:
+    """Splits ``RUN@SNAPSHOT``."""
     folder, _, name = source.rpartition("@")
     return Path(folder), name

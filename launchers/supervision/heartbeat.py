@@ -122,7 +122,7 @@ class Beat:
 
     @property
     def waits(self) -> bool:
-        """Whether the rank is in a collective."""
+        """True in a collective."""
         return self.entered > self.left
 
     @property
@@ -132,7 +132,7 @@ class Beat:
 
     @property
     def is_here(self) -> bool:
-        """Whether the rank is a process of this machine."""
+        """True if the rank is a process of this machine."""
         return self.host == socket.gethostname()
 
 

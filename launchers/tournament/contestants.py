@@ -15,7 +15,7 @@ from marl.games.object_player import ObjectPlayer
 from marl.games.player import Player
 from marl.games.players import PolicyPlayer, RandomPlayer
 from marl.launchers.run.saved_league import SavedLeague
-from marl.launchers.run.sources import ActionSelection, TrainedPolicies, _split_snapshot, read_source
+from marl.launchers.run.sources import ActionSelection, TrainedPolicies, read_source, split_snapshot
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, GroupSpec
 
@@ -65,7 +65,7 @@ def read_entries(arguments: Sequence[str]) -> list[Entry]:
     for entry in entries:
         path = Path(entry.source)
         if entry.kind == "run" and not (
-            path.exists() or (_split_snapshot(entry.source)[0].is_dir() and "@" in path.name)
+            path.exists() or (split_snapshot(entry.source)[0].is_dir() and "@" in path.name)
         ):
             raise InputError(f"there is no run or snapshot {entry.source} (player {entry.name})")
     return entries

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from marl.games.game import Arena, Ending, Forfeit, Game, GameRules, PlayedGame
 from marl.games.player import DecisionRequest, Player, PlayerError
-from marl.games.players import num_choices, write_random_actions
+from marl.games.players import write_random_actions
 from marl.games.sides import Sides
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
 from marl.streams import Stream, derive_int
@@ -121,7 +121,7 @@ class GameBatch:
         rules = self._rules
         if not rules.random_opening_moves:
             return torch.zeros(0)
-        choices = max(num_choices(group.action) for group in self._arena.spec.groups)
+        choices = max(group.action.array.size for group in self._arena.spec.groups)
         pairs = torch.tensor([game.pair for game in self._games])
         low, high = int(pairs.min()), int(pairs.max())
         stream = Stream(rules.seed, f"{self._purpose}/opening", first_env=low, num_envs=high - low + 1)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.actions import random_actions
 from marl.games.player import DecisionRequest, Player, PlayerError, call_player
 from marl.policy import Policy
-from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
-from marl.types import Array, Bools, GroupStep, Integers, TimeStep
+from marl.specs import ContinuousActions, EnvironmentSpec, GroupSpec
+from marl.types import Bools, GroupStep, Integers, TimeStep
 
 
 @dataclass(slots=True)
@@ -156,7 +157,7 @@ class RandomPlayer(Player):
 
     def __init__(self, spec: EnvironmentSpec) -> None:
         self._spec = spec
-        self.num_uniforms = max(num_choices(group.action) for group in spec.groups)
+        self.num_uniforms = max(group.action.array.size for group in spec.groups)
 
     def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
         self._spec = spec
@@ -189,9 +190,8 @@ def write_random_actions(spec: EnvironmentSpec, request: DecisionRequest, unifor
     Args:
         spec: of the environment.
         request: which agents, and where the actions go.
-        uniforms: (R, N, k) in (0, 1); k at least the number of choices of any agent.
+        uniforms: (R, N, k) in (0, 1); k at least the size of any agent's action.
     """
-    numbers = uniforms.numpy()
     column = 0
     for index, group in enumerate(spec.groups):
         step = request.step.groups[group.name]
@@ -199,30 +199,7 @@ def write_random_actions(spec: EnvironmentSpec, request: DecisionRequest, unifor
             acts = request.must_act[:, column]
             games = request.games[acts]
             if len(games):
-                masks = None if step.action_masks is None else step.action_masks.numpy()[games, row]
-                request.actions[index][games, row] = _random_actions(group.action, masks, numbers[acts, column])
+                masks = None if step.action_masks is None else step.action_masks[torch.from_numpy(games), row]
+                numbers = uniforms[torch.from_numpy(acts), column, : group.action.array.size]
+                request.actions[index][games, row] = random_actions(group.action, numbers, masks).numpy()
             column += 1
-
-
-def num_choices(action: ActionSpec) -> int:
-    """Number of components of one action, which is how many uniforms a random one needs."""
-    if isinstance(action, DiscreteActions):
-        return 1
-    return action.size if isinstance(action, ContinuousActions) else len(action.nvec)
-
-
-def _random_actions(action: ActionSpec, masks: Bools | None, uniforms: Array) -> Array:
-    """Uniformly random legal actions of B agents, (B, ...), from uniforms (B, k)."""
-    if isinstance(action, ContinuousActions):
-        scaled: Array = 2.0 * uniforms[:, : action.size] - 1.0
-        return scaled
-    nvec = (action.num_actions,) if isinstance(action, DiscreteActions) else action.nvec
-    legal = np.ones((len(uniforms), sum(nvec)), dtype=bool) if masks is None else masks
-    drawn, start = [], 0
-    for number, count in enumerate(nvec):
-        counts = np.cumsum(legal[:, start : start + count], axis=1)
-        wanted = np.floor(uniforms[:, number].astype(np.float64) * counts[:, -1])
-        # The index of the legal choice number ``wanted``, counted from 0.
-        drawn.append((counts <= wanted[:, None]).sum(1))
-        start += count
-    return drawn[0] if isinstance(action, DiscreteActions) else np.stack(drawn, axis=1)

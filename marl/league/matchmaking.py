@@ -87,7 +87,7 @@ class Window(Matchmaking):
             raise InputError("play_against_latest_model_ratio lies between 0 and 1")
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Without snapshots the latest model is the only candidate."""
+        """Returns (P,) probabilities. Without snapshots the latest model is the only candidate."""
         past = min(_count(candidates) - 1, self.window)
         weights = np.zeros(len(candidates))
         weights[-1] = self.play_against_latest_model_ratio if past else 1.0
@@ -114,7 +114,7 @@ class PFSP(Matchmaking):
             raise InputError("power and prior_games are at least 0")
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Uniform if all weights are zero."""
+        """Returns (P,) probabilities. Uniform if all weights are zero."""
         rows = [payoffs.index(name) for name in candidates]
         _count(candidates)
         wins = payoffs.win_rates(prior_games=self.prior_games)[payoffs.index(learner), rows]
@@ -161,7 +161,7 @@ class QualityScores(Matchmaking):
         return self._scores.get(player, max(self._scores.values(), default=0.0))
 
     def probabilities(self, payoffs: PayoffTable, learner: str, candidates: Sequence[str]) -> Floats:
-        """See ``Matchmaking``. Without past models the latest is the only candidate."""
+        """Returns (P,) probabilities. Without past models the latest is the only candidate."""
         weights = np.zeros(_count(candidates))
         weights[-1] = self._latest_ratio if len(candidates) > 1 else 1.0
         if len(candidates) > 1:

@@ -14,7 +14,7 @@ from marl.core import State
 from marl.league.league import League
 from marl.league.matchmaking import choose_opponents
 from marl.league.results import LeagueResults
-from marl.self_play.opponents import LEARNER, Policies, learner_sides
+from marl.self_play.opponents import LEARNER, Opponents, Policies, learner_sides
 from marl.specs import EnvironmentSpec
 from marl.streams import Stream
 
@@ -52,7 +52,7 @@ def make_frozen_policies(
     return builder.frozen_policies(spec, networks, greedy=greedy)
 
 
-class LeagueOpponents:
+class LeagueOpponents(Opponents):
     """One learner's opponents, drawn by the league's probabilities; see self_play.Opponents.
 
     The draw of an episode depends on the seed, the learner, the environment's global index and the episode's number;
@@ -89,7 +89,7 @@ class LeagueOpponents:
         self._stream = Stream(seed, f"matchmaking/{me}", first_env=first_env, num_envs=num_envs)
         self._words: OrderedDict[int, Tensor] = OrderedDict()
         self._swap_period = swap_period
-        self.policies = policies
+        self._policies = policies
         self.results = LeagueResults(len(league.players), num_sides)
 
     def draw(self, envs: Tensor, episodes: Tensor) -> Tensor:
@@ -102,6 +102,9 @@ class LeagueOpponents:
         # The k-th opponent sits k seats behind the learner, so that who it is does not depend on the seat.
         seats = (own.unsqueeze(1) + torch.arange(1, self._num_sides)) % self._num_sides
         return players.scatter_(1, seats, torch.where(drawn == self._row, LEARNER, drawn))
+
+    def policies(self, player: int) -> Policies:
+        return self._policies(player)
 
     def record(self, players: Tensor, returns: Tensor) -> None:
         self.results.add(players, returns)

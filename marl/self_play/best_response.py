@@ -17,12 +17,12 @@ from marl.experiments.experiment import Experiment
 from marl.games.sides import Sides
 from marl.policy import Policy
 from marl.self_play.actor import make_self_play_actor
-from marl.self_play.opponents import LEARNER, Policies
+from marl.self_play.opponents import LEARNER, Opponents, Policies
 from marl.specs import EnvironmentSpec
 from marl.types import Floats
 
 
-class FixedOpponents:
+class FixedOpponents(Opponents):
     """The same policies on all sides but the learner's, in every episode; see Opponents."""
 
     def __init__(self, policies: Policies, side: int, num_sides: int) -> None:

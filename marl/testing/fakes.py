@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from marl.acting.random_actions import legal_actions
+from marl.actions import legal_actions
 from marl.core import State, VectorEnvironment
 from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec
 from marl.streams import Stream

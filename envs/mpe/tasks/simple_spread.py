@@ -62,7 +62,7 @@ class SimpleSpread(Task):
 
     @property
     def can_terminate(self) -> bool:
-        """When every landmark is covered, if asked for."""
+        """True once every landmark is covered, if asked for."""
         return self.terminate_on_success
 
     def succeeded(self, state: WorldState) -> Tensor:

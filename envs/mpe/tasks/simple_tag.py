@@ -71,7 +71,7 @@ class SimpleTag(Task):
 
     @property
     def can_terminate(self) -> bool:
-        """When all prey is caught at once, if asked for."""
+        """True once all prey is caught at once, if asked for."""
         return self.terminate_on_success
 
     def speed_factor(self, state: WorldState) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 import torch
 
-from marl.acting.random_actions import RandomActions, legal_actions, random_actions
+from marl.acting.random_actions import RandomActions
+from marl.actions import legal_actions, random_actions
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
 from marl.testing.fakes import FakeVectorEnvironment
 
