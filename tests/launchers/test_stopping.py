@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from marl.launchers.stopping import STOP_SIGNALS, EARLY, StopRequest, was_asked
+from marl.launchers.stopping import EARLY, STOP_SIGNALS, StopRequest, was_asked
 
 
 def tell(number):
