@@ -6,11 +6,14 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))
 
 from processes import wait_until_handled
 from supervised import OFTEN, PATIENCE, TRAIN, Series, SupervisedRun, compare, undisturbed
