@@ -50,7 +50,7 @@ class PettingZooArena(Arena):
         return self._environment.step_some(envs, actions)
 
     def final(self) -> FinalStep | None:
-        """What was seen last in the games that ended at the last step, if they were of one call."""
+        """The last observations in the games that ended at the last step, if they were of one call."""
         return self._environment.ended_step()
 
     def close(self) -> None:
