@@ -14,18 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from marl.algorithms.on_policy.advantages import AdvantageEstimator
-from marl.algorithms.on_policy.builder import OnPolicyBuilder, OnPolicyConfig
+from marl.algorithms.on_policy.builder import OnPolicyBuilder
+from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.losses import PPOLoss, PPOLossConfig, mean_metrics
 from marl.algorithms.on_policy.magnet import Magnet, MagnetConfig, check_magnet
 from marl.algorithms.on_policy.networks import OnPolicyNetworks
 from marl.algorithms.on_policy.passes import PassesConfig, RolloutPasses, check_passes
 from marl.algorithms.on_policy.rollouts import Rollout, RolloutReader
 from marl.builders import RunContext
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.learning.config_checks import require_above, require_at_least
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
 from marl.specs import EnvironmentSpec
+from marl.states import flatten_state, unflatten_state
 from marl.types import Trajectory
 
 _APPROX_KL = PPOLoss.METRICS.index("approx_kl")

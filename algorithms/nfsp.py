@@ -23,12 +23,12 @@ from marl.algorithms.imitation.networks import AverageNetwork
 from marl.algorithms.imitation.policy import AveragePolicy
 from marl.algorithms.imitation.reservoir import Reservoir
 from marl.builders import Builder, RunContext
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Dataset, Learner, Metrics, State
 from marl.errors import InputError
 from marl.policy import Decision, Policy
 from marl.replay import ReplayDataset
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec, Sharing
+from marl.states import flatten_state, unflatten_state
 from marl.types import GroupStep
 
 BEST_RESPONSE: Final = "best_response"

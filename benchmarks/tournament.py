@@ -21,7 +21,7 @@ from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
-from marl.games.players import PolicyPlayer
+from marl.games.policy_players import PolicyPlayer
 from marl.games.sides import Sides
 from marl.launchers.bench.measurements import compare
 from marl.types import GroupStep

@@ -16,7 +16,7 @@ from marl.envs.pettingzoo.rows import ApiError
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.envs.preprocessing import Preprocessing, preprocessed
 from marl.errors import InputError
-from marl.testing import environments as testing
+from marl.testing import environment_checks as testing
 
 _NO_PREPROCESSING = Preprocessing()
 

@@ -12,15 +12,16 @@ import torch
 from torch import nn
 
 from marl.algorithms.on_policy.advantages import AdvantageEstimator
-from marl.algorithms.on_policy.builder import OnPolicyBuilder, OnPolicyConfig
+from marl.algorithms.on_policy.builder import OnPolicyBuilder
+from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.losses import RolloutLoss, mean_metrics
 from marl.algorithms.on_policy.rollouts import RolloutReader
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Learner
 from marl.envs.factory import make_factory
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import run_experiment
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
+from marl.states import flatten_state, unflatten_state
 
 STEPS = 200_000
 SETTINGS = OnPolicyConfig(learning_rate=3e-3, rollout_length=5, centralized_critic=False)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from marl.errors import InputError
-from marl.games.players import blank_step
+from marl.games.policy_players import blank_step
 from marl.launchers.run.trained_run import TrainedRun, load_run
 from marl.types import TimeStep
 

@@ -12,13 +12,13 @@ from marl.algorithms.actor_critic.networks import Networks, load_policy
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.algorithms.off_policy.builder import OffPolicyBuilder
 from marl.builders import RunContext
-from marl.checkpoints.state import unflatten_state
 from marl.core import Dataset, State
 from marl.errors import InputError
 from marl.learning.config_checks import require_above, require_at_least
 from marl.policy import Policy
 from marl.replay import TransitionDataset
 from marl.specs import ContinuousActions, EnvironmentSpec
+from marl.states import unflatten_state
 
 
 @dataclass(frozen=True, kw_only=True)

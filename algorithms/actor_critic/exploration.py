@@ -1,6 +1,6 @@
 """Exploration of deterministic policies: noise that is added to continuous actions, and its schedule.
 
-Noise has no generator of its own: it is a pure function of normal numbers from ``marl.streams`` and, where it is
+Noise has no generator of its own: it is a pure function of normal numbers from ``marl.random_streams`` and, where it is
 correlated in time, of a state for each environment and agent.
 """
 

@@ -20,13 +20,13 @@ from marl.algorithms.actor_critic.losses import CRITIC_METRICS, critic_losses
 from marl.algorithms.actor_critic.networks import ActorNetwork, Networks, load_policy
 from marl.algorithms.actor_critic.noise import UpdateNoise
 from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, LossFunction, Noise, sum_losses
-from marl.algorithms.off_policy.targets import TargetNetworks
+from marl.algorithms.off_policy.target_networks import TargetNetworks
 from marl.builders import RunContext
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Learner, Metrics, State
+from marl.random_streams import Stream
 from marl.replay import TransitionDataset
 from marl.specs import EnvironmentSpec, GroupSpec
-from marl.streams import Stream
+from marl.states import flatten_state, unflatten_state
 
 PolicyT = TypeVar("PolicyT")
 """Results of a policy that an algorithm's losses need besides actions: raw outputs, or a distribution."""

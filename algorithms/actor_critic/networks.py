@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.algorithms.actor_critic.exploration import Exploration
-from marl.checkpoints.state import unflatten_state
 from marl.core import State
 from marl.networks.torso import Head, Torso
 from marl.specs import GroupSpec
+from marl.states import unflatten_state
 
 
 class ActorNetwork(nn.Module):

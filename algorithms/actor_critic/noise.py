@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 
 class UpdateNoise:

@@ -11,9 +11,9 @@ from marl.algorithms.imitation.config import ImitationConfig
 from marl.algorithms.imitation.losses import cloning_loss
 from marl.algorithms.imitation.networks import AverageNetwork
 from marl.algorithms.imitation.reservoir import Decisions, Reservoir
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Communicator, Learner, Metrics, State
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
+from marl.states import flatten_state, unflatten_state
 
 
 class AveragePolicyLearner(Learner):

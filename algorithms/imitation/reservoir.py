@@ -10,11 +10,11 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
+from marl.random_streams import Stream
 from marl.replay.layout import Layout, Staging, as_array
 from marl.replay.selectors import BatchDraws
 from marl.replay.storage import available_memory
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
-from marl.streams import Stream
 from marl.types import Array, Integers
 
 

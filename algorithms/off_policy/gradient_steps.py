@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marl.core import Communicator
 from marl.learning.compilation import compiled_gradients
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
 
 ValueT = TypeVar("ValueT")
 SampleT = TypeVar("SampleT")

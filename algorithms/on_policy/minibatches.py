@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 
 def assign(stream: Stream, draw: int, *, units: int, first_env: int, num_envs: int, minibatches: int) -> Tensor:

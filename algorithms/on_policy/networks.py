@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from marl.checkpoints.state import unflatten_state
 from marl.core import State
 from marl.networks.action_heads import make_distribution, num_outputs
 from marl.networks.distributions import Distribution
 from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
 from marl.networks.torso import Head, Torso
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
+from marl.states import unflatten_state
 
 MakeTorso = Callable[[Sequence[ArraySpec], int], Torso]
 """Specs of inputs and the number of agents that share the network, to a torso."""

@@ -17,7 +17,7 @@ from marl.core import Saveable, State
 from marl.errors import InputError
 from marl.learning.compilation import compiled_gradients
 from marl.learning.config_checks import require_at_least
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 _MICROBATCH = 4096
 """Agents' steps at a time."""

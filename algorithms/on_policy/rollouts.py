@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from marl.algorithms.on_policy.advantages import Estimates, NetworkInputs
-from marl.algorithms.on_policy.builder import OnPolicyConfig
+from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.networks import OnPolicyNetworks
 from marl.core import Communicator
 from marl.specs import EnvironmentSpec

@@ -13,13 +13,13 @@ from marl.algorithms.q_learning.mixers import Mixer
 from marl.algorithms.q_learning.networks import QNetwork, QNetworks, require_discrete_actions
 from marl.algorithms.q_learning.policy import QPolicy
 from marl.builders import RunContext
-from marl.checkpoints.state import unflatten_state
 from marl.core import Dataset, State
 from marl.errors import InputError
 from marl.learning.config_checks import option, require_above, require_at_least, require_unit_interval
 from marl.policy import Policy
 from marl.replay import Items, ReplayDataset, SequenceItems
 from marl.specs import EnvironmentSpec
+from marl.states import unflatten_state
 
 
 @dataclass(frozen=True, kw_only=True)

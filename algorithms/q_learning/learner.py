@@ -10,17 +10,17 @@ import torch
 
 from marl.algorithms.off_policy.builder import refuse_opponents
 from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, Noise, sum_losses
-from marl.algorithms.off_policy.targets import TargetNetworks
+from marl.algorithms.off_policy.target_networks import TargetNetworks
 from marl.algorithms.q_learning.batches import ValueBatch, read_batch
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.losses import TD_METRICS, TDTerms, agent_terms, td_losses, team_terms
 from marl.algorithms.q_learning.networks import QNetworks
 from marl.builders import RunContext
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Learner, Metrics, State
 from marl.networks.normalizers import RewardNormalizer
 from marl.replay import ReplayDataset, Sequences, Transitions
 from marl.specs import EnvironmentSpec
+from marl.states import flatten_state, unflatten_state
 
 _MOMENTS: Final = ("rewards/count", "rewards/sum", "rewards/squares")
 """Sums for the running moments of rewards: they travel with the metrics."""

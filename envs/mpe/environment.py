@@ -17,8 +17,8 @@ from marl.envs.mpe.task import Task
 from marl.envs.mpe.time_steps import TimeSteps
 from marl.errors import InputError
 from marl.learning.compilation import can_compile, compile_function
+from marl.random_streams import Stream
 from marl.specs import AgentSpec, ArraySpec, EnvironmentSpec, GroupSpec, group_agents
-from marl.streams import Stream
 from marl.types import Actions, TimeStep
 
 Compile = bool | Literal["auto"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from marl.core import EnvironmentFactory, EnvironmentRequest, State, VectorEnvironment
 from marl.envs.openspiel.game_tree import CHANCE, TERMINAL, GameTree, read_tree
 from marl.errors import InputError
+from marl.random_streams import Stream
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions, EnvironmentSpec, group_agents
-from marl.streams import Stream
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 _BLOCK: Final = 64

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from marl.core import EnvironmentRequest, State, VectorEnvironment
+from marl.envs.pettingzoo.aec import AECEnvironmentBatch
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.failures import Failures
 from marl.envs.pettingzoo.history import History
@@ -18,10 +19,9 @@ from marl.envs.pettingzoo.probe import probe_environment
 from marl.envs.pettingzoo.rows import ApiError, Seat
 from marl.envs.pettingzoo.spaces import Array
 from marl.envs.pettingzoo.storage import Storage
-from marl.envs.pettingzoo.turns import AECEnvironmentBatch
 from marl.errors import InputError
+from marl.random_streams import derive_int
 from marl.specs import EnvironmentSpec, group_agents
-from marl.streams import derive_int
 from marl.types import Actions, TimeStep
 
 _OUTCOMES = ("rewards", "terminated", "truncated")

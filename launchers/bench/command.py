@@ -16,7 +16,7 @@ from marl.core import Communicator
 from marl.errors import InputError, nearest
 from marl.launchers.bench.measurements import Measurement
 from marl.launchers.console import read_options, require_positive
-from marl.launchers.environment import use_fair_threads, world_size_from_environment
+from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.settings import Backend

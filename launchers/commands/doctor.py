@@ -16,7 +16,7 @@ import tyro
 from marl.envs.conformance import Finding, examine
 from marl.errors import InputError
 from marl.launchers.console import read_options
-from marl.launchers.environment import available_cores
+from marl.launchers.environment_variables import available_cores
 from marl.launchers.jobs.mpirun import find_mpirun, rank_environment
 from marl.launchers.run.settings import read_env_kwargs
 

@@ -13,7 +13,7 @@ from marl.acting.evaluation import MAX_STEPS
 from marl.acting.evaluation import evaluate as play_episodes
 from marl.core import Communicator
 from marl.launchers.console import describe_evaluation, read_options, require_positive
-from marl.launchers.environment import use_fair_threads
+from marl.launchers.environment_variables import use_fair_threads
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.trained_run import load_run
 from marl.loggers.journal import plain_number

@@ -17,10 +17,10 @@ from marl.errors import InputError, nearest
 from marl.games.batch import play_games
 from marl.games.game import Game, GameRules, PlayedGame
 from marl.games.player import DecisionRequest, Player, PlayerError
-from marl.games.players import PolicyPlayer
+from marl.games.policy_players import PolicyPlayer
 from marl.games.sides import Sides
+from marl.launchers.run.policy_sources import read_source
 from marl.launchers.run.settings import read_env_kwargs
-from marl.launchers.run.sources import read_source
 from marl.specs import DiscreteActions, EnvironmentSpec
 from marl.types import Array, Bools
 

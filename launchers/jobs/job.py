@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 from marl.errors import InputError
-from marl.launchers.environment import COMPLETION_MARKER
+from marl.launchers.environment_variables import COMPLETION_MARKER
 from marl.launchers.jobs.hosts import HOSTFILE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.jobs.notices import NoticeFilter

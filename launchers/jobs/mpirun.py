@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from marl.errors import InputError
-from marl.launchers.environment import THREADS, THREADS_SHARE, available_cores, stated_threads
+from marl.launchers.environment_variables import THREADS, THREADS_SHARE, available_cores, stated_threads
 
 TERMINAL: Final = "MARL_TERMINAL"
 _MALLOC: Final = ":".join(

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from marl.core import Communicator
 from marl.distributed.communicators import DelegatingCommunicator, check_collective
 from marl.errors import InputError
-from marl.launchers.environment import local_rank
+from marl.launchers.environment_variables import local_rank
 
 _TIMEOUT: Final = datetime.timedelta(minutes=2)
 _OPERATIONS: Final = {

@@ -15,7 +15,7 @@ from typing import Final
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.launchers.environment import number_from_environment, world_size_from_environment
+from marl.launchers.environment_variables import number_from_environment, world_size_from_environment
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import FAULT_TOLERANCE, ElasticCommunicator
 from marl.launchers.mpi.shutdown import CollectiveShutdown, print_error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from marl.launchers.environment import COMPLETION_MARKER
+from marl.launchers.environment_variables import COMPLETION_MARKER
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, RankLossError
 from marl.launchers.stopping import STOPPED

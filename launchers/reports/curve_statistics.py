@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from marl.streams import derive
+from marl.random_streams import derive
 
 Array: TypeAlias = NDArray[np.float64]
 Statistic = Literal["mean", "iqm"]

@@ -12,7 +12,6 @@ import numpy as np
 from marl.builders import Builder
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.snapshots import read_snapshot
-from marl.checkpoints.state import unflatten_state
 from marl.core import EnvironmentFactory
 from marl.errors import InputError, nearest
 from marl.launchers.run.run_directory import RunDirectory
@@ -23,6 +22,7 @@ from marl.policy import Policy
 from marl.ratings.nash import nash_averaging
 from marl.ratings.payoffs import PayoffTable
 from marl.specs import EnvironmentSpec
+from marl.states import unflatten_state
 
 SNAPSHOTS: Final = "snapshots"
 """The folder of snapshots in a league's run directory."""

@@ -12,7 +12,6 @@ from marl.acting.actors import PolicyActor
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.builders import Builder
 from marl.checkpoints.checkpoint import load_checkpoint
-from marl.checkpoints.state import unflatten_state
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.pettingzoo.rows import Seat
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
@@ -22,6 +21,7 @@ from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.run.settings import Backend, Settings, environment_of, from_json, read_env_kwargs
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec
+from marl.states import unflatten_state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from marl.errors import InputError
 from marl.files import render_json, write_atomically
 from marl.games.game import PlayedGame
 from marl.launchers.console import read_options
-from marl.launchers.environment import world_size_from_environment
+from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.ranks import run_on_ranks

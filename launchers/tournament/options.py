@@ -13,8 +13,8 @@ from marl.games.game import GameRules
 from marl.games.pairings import Format
 from marl.games.sides import read_teams
 from marl.launchers.console import require_positive
+from marl.launchers.run.policy_sources import ActionSelection
 from marl.launchers.run.settings import read_env_kwargs
-from marl.launchers.run.sources import ActionSelection
 from marl.launchers.tournament.contestants import Entry, read_entries
 from marl.ratings.sprt import SPRTConfig
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 from marl.envs.suites import describe_names
 from marl.errors import InputError
 from marl.launchers.console import read_options, require_positive
-from marl.launchers.environment import world_size_from_environment
+from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.mpi.devices import find_device
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from marl.checkpoints.checkpoint import Checkpoint
-from marl.checkpoints.state import flatten_state
 from marl.distributed.communicators import DelegatingCommunicator
 from marl.experiments.experiment import Experiment
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator
+from marl.states import flatten_state
 
 T = TypeVar("T")
 SHARE: Final = 0.02

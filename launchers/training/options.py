@@ -9,7 +9,7 @@ from typing import Any, Generic
 
 from marl.core import Communicator
 from marl.experiments.experiment import Experiment
-from marl.experiments.loop import TrainingTask
+from marl.experiments.training_loop import TrainingTask
 from marl.launchers.reports.trackers import TrackerOptions
 from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions

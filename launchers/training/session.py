@@ -15,9 +15,9 @@ from marl.checkpoints.checkpoint import Checkpoint, list_checkpoints, load_check
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.experiments.config import Result
-from marl.experiments.loop import TrainingTask
+from marl.experiments.training_loop import TrainingTask
 from marl.launchers.console import warn
-from marl.launchers.environment import use_fair_threads, world_size_from_environment
+from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.devices import communicator_for, find_device, use_device
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, check_fault_tolerance

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from marl.errors import InputError
 from marl.launchers.console import read_options, require_positive
-from marl.launchers.environment import world_size_from_environment
+from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.run_directory import default_run_path
 from marl.launchers.stopping import EARLY, StopRequest

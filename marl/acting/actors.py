@@ -9,7 +9,7 @@ from torch import Tensor
 
 from marl.core import Actor, Adder, Saveable, State
 from marl.policy import Policy
-from marl.streams import Stream
+from marl.random_streams import Stream
 from marl.types import Actions, TimeStep
 
 _NOISE_ROWS = 32

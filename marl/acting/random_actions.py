@@ -6,8 +6,8 @@ from torch import Tensor
 
 from marl.actions import random_actions
 from marl.policy import Decision, Policy
+from marl.random_streams import Stream
 from marl.specs import EnvironmentSpec, GroupSpec
-from marl.streams import Stream
 from marl.types import Actions, GroupStep, TimeStep
 
 

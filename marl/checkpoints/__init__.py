@@ -1,1 +1,1 @@
-"""Checkpoints of runs, frozen policies by their hash, and the names of nested states."""
+"""Checkpoints of runs, and frozen policies by their hash."""

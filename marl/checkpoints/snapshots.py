@@ -10,10 +10,10 @@ from pathlib import Path
 
 import safetensors.torch
 
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Saveable, State
 from marl.errors import InputError
 from marl.files import write_atomically
+from marl.states import flatten_state, unflatten_state
 
 
 class SnapshotStore(Saveable):

@@ -13,19 +13,19 @@ from marl.acting.evaluation import Evaluation, evaluate
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Communicator, EnvironmentRequest, Metrics, Saveable, State, VectorEnvironment
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator, split
 from marl.distributed.stop_vote import StopVote
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Result, Schedule
-from marl.experiments.loop import Period, TrainingTask
 from marl.experiments.parts import ActorFactory, make_policy_actor, move_networks
 from marl.experiments.saved_state import gather_parts, refuse_misfit, restore_parts
+from marl.experiments.training_loop import Period, TrainingTask
 from marl.loggers.base import Logger
+from marl.random_streams import derive_int
 from marl.specs import EnvironmentSpec
-from marl.streams import derive_int
+from marl.states import flatten_state, unflatten_state
 
 _POLL_STEPS: Final = 100
 """Steps of every environment without an update after which ranks vote on stopping by a collective of its own."""

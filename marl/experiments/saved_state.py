@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from marl.checkpoints.checkpoint import Checkpoint
-from marl.checkpoints.state import unflatten_state
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
+from marl.states import unflatten_state
 
 
 def gather_parts(parts: Mapping[str, Saveable], communicator: Communicator) -> dict[str, Any]:

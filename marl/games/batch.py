@@ -19,10 +19,10 @@ from torch import Tensor
 
 from marl.games.game import Arena, Ending, Forfeit, Game, GameRules, PlayedGame
 from marl.games.player import DecisionRequest, Player, PlayerError
-from marl.games.players import write_random_actions
+from marl.games.policy_players import write_random_actions
 from marl.games.sides import Sides
+from marl.random_streams import Stream, derive_int
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
-from marl.streams import Stream, derive_int
 from marl.types import Array, Bools, Integers, TimeStep
 
 _NOISE_ROWS: Final = 16

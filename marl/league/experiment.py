@@ -10,15 +10,14 @@ from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.checkpoints.snapshots import SnapshotStore
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Actor, Adder, Communicator, Metrics, State
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.experiments.config import Schedule
 from marl.experiments.experiment import Experiment
-from marl.experiments.loop import TrainingTask
 from marl.experiments.saved_state import refuse_misfit
+from marl.experiments.training_loop import TrainingTask
 from marl.files import Json
 from marl.games.sides import Sides
 from marl.league.config import LeagueConfig
@@ -27,9 +26,10 @@ from marl.league.league import League
 from marl.league.opponents import FrozenPolicies, LeagueOpponents
 from marl.league.results import LeagueResults
 from marl.policy import Policy
+from marl.random_streams import derive_int
 from marl.self_play.actor import make_self_play_actor
 from marl.specs import EnvironmentSpec
-from marl.streams import derive_int
+from marl.states import flatten_state, unflatten_state
 
 _REPLAY_STEPS: Final = 32
 """Steps of each environment in a round of players that learn from replay."""

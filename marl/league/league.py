@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from marl.checkpoints.snapshots import Snapshot, SnapshotStore
-from marl.checkpoints.state import flatten_state, unflatten_state
 from marl.core import Communicator, Saveable, State
-from marl.distributed.replicas import assert_replicas_equal
+from marl.distributed.replica_checks import assert_replicas_equal
 from marl.errors import InputError
 from marl.league.matchmaking import Matchmaking
 from marl.league.results import LeagueResults
 from marl.ratings.payoffs import PayoffTable
+from marl.states import flatten_state, unflatten_state
 from marl.types import Floats, Integers
 
 

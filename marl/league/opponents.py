@@ -14,9 +14,9 @@ from marl.core import State
 from marl.league.league import League
 from marl.league.matchmaking import choose_opponents
 from marl.league.results import LeagueResults
+from marl.random_streams import Stream
 from marl.self_play.opponents import LEARNER, Opponents, Policies, learner_sides
 from marl.specs import EnvironmentSpec
-from marl.streams import Stream
 
 _CACHED_POLICIES: Final = 128
 _EPISODES_AT_ONCE: Final = 64

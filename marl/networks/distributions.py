@@ -1,7 +1,7 @@
 """The interface of distributions over one agent's action; ``make_distribution`` builds them from network outputs.
 
-Samples are pure functions of uniform numbers (from ``marl.streams``), so that they depend on neither the rank nor
-a global generator. Leading dimensions, written (...), are those of the network outputs without the last.
+Samples are pure functions of uniform numbers (see ``marl.random_streams``), so that they depend on neither the rank
+nor a global generator. Leading dimensions, written (...), are those of the network outputs without the last.
 """
 
 from __future__ import annotations

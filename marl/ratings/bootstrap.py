@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marl.random_streams import derive
 from marl.ratings.elo import EloConfig, anchoring_matrix, fit_elo
 from marl.ratings.payoffs import Games
 from marl.ratings.sprt import ELO_SCALE
-from marl.streams import derive
 from marl.types import Floats
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from marl.replay.layout import as_array
 from marl.replay.rate_limiter import SamplesPerInsert
 from marl.replay.selectors import Selection, Selector
 from marl.replay.storage import Replay
+from marl.states import flatten_state, unflatten_state
 from marl.types import Integers
 
 ReplaySample = TypeVar("ReplaySample")
@@ -153,28 +154,29 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         if not self.replay.saves:
             return {"draws": torch.tensor(self._draws)}
         counts = {"draws": torch.tensor(self._draws), "samples": torch.tensor(self._samples)}
-        return counts | _dotted("selector", self.selector.state_dict())
+        return counts | flatten_state({"selector": self.selector.state_dict()})
 
     def load_state_dict(self, state: State) -> None:
         """Loads the counts. Without saved records replay is filled anew, so its limiter begins anew too."""
         self._draws = int(state["draws"])
         if "samples" in state:
             self._samples = int(state["samples"])
-            self.selector.load_state_dict(_under("selector", state))
+            parts = unflatten_state({name: tensor for name, tensor in state.items() if "." in name})
+            self.selector.load_state_dict(parts.get("selector", {}))
 
     def env_state_dict(self) -> State:
         """Replay's records, and the selector's state of them, if they are to be saved."""
         if not self.replay.saves:
             return {}
-        selector = self.selector.env_state_dict()
-        return _dotted("replay", self.replay.env_state_dict()) | _dotted("selector", selector)
+        return flatten_state({"replay": self.replay.env_state_dict(), "selector": self.selector.env_state_dict()})
 
     def load_env_state_dict(self, state: State) -> None:
         """Loads the records; an empty dictionary leaves replay empty."""
         self.refills = not state
         if state:
-            self.replay.load_env_state_dict(_under("replay", state))
-            self.selector.load_env_state_dict(_under("selector", state))
+            parts = unflatten_state(state)
+            self.replay.load_env_state_dict(parts["replay"])
+            self.selector.load_env_state_dict(parts.get("selector", {}))
 
 
 class TransitionDataset(ReplayDataset[Transitions]):
@@ -183,12 +185,7 @@ class TransitionDataset(ReplayDataset[Transitions]):
     def _assemble(self, fields: Mapping[str, Tensor], selection: Selection) -> Transitions:
         groups = {
             group.name: GroupTransitions(
-                observations=fields[f"{group.name}/observations"],
-                action_masks=fields.get(f"{group.name}/action_masks"),
-                active=fields[f"{group.name}/active"],
-                actions=fields[f"{group.name}/actions"],
-                rewards=fields[f"{group.name}/rewards"],
-                discounts=fields[f"{group.name}/discounts"],
+                **_decision_fields(fields, group.name),
                 next_observations=fields[f"{group.name}/next_observations"],
                 next_action_masks=fields.get(f"{group.name}/next_action_masks"),
                 next_active=fields[f"{group.name}/next_active"],
@@ -214,12 +211,7 @@ class SequenceDataset(ReplayDataset[Sequences]):
         fields = {name: field.transpose(0, 1) for name, field in fields.items()}
         groups = {
             group.name: GroupSequences(
-                observations=fields[f"{group.name}/observations"],
-                action_masks=fields.get(f"{group.name}/action_masks"),
-                active=fields[f"{group.name}/active"],
-                actions=fields[f"{group.name}/actions"],
-                rewards=fields[f"{group.name}/rewards"],
-                discounts=fields[f"{group.name}/discounts"],
+                **_decision_fields(fields, group.name),
             )
             for group in self.replay.spec.groups
         }
@@ -236,9 +228,7 @@ class SequenceDataset(ReplayDataset[Sequences]):
         )
 
 
-def _dotted(prefix: str, state: State) -> State:
-    return {f"{prefix}.{name}": value for name, value in state.items()}
-
-
-def _under(prefix: str, state: State) -> State:
-    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(f"{prefix}.")}
+def _decision_fields(fields: Mapping[str, Tensor], group: str) -> dict[str, Any]:
+    """The fields that a group's transitions and sequences have in common."""
+    names = ("observations", "active", "actions", "rewards", "discounts")
+    return {name: fields[f"{group}/{name}"] for name in names} | {"action_masks": fields.get(f"{group}/action_masks")}

@@ -11,9 +11,9 @@ import torch
 
 from marl.core import Saveable, State
 from marl.errors import InputError
+from marl.random_streams import Stream
 from marl.replay.storage import Replay
 from marl.replay.sum_tree import SegmentTrees
-from marl.streams import Stream
 from marl.types import Floats, Integers
 
 

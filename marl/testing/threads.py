@@ -12,7 +12,7 @@ from torch import Tensor
 
 from marl.core import Communicator
 from marl.distributed.communicators import check_collective
-from marl.testing.environments import ConformanceError
+from marl.testing.environment_checks import ConformanceError
 
 ResultT = TypeVar("ResultT")
 

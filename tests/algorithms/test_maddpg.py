@@ -42,7 +42,7 @@ from marl.envs.linear_quadratic import linear_quadratic, make_task, optimal_retu
 from marl.envs.matrix_games import penalty, prisoners_dilemma
 from marl.errors import InputError
 from marl.replay import Priorities, ReplayConfig
-from marl.testing.algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithm_checks import algorithm_specs, check_algorithm
 
 MATD3 = {"num_critics": 2, "policy_delay": 2, "target_noise": 0.2}
 

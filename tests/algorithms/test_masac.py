@@ -26,7 +26,7 @@ from marl.envs.linear_quadratic import linear_quadratic, make_task, optimal_retu
 from marl.envs.matrix_games import penalty, prisoners_dilemma
 from marl.errors import InputError
 from marl.replay import ReplayConfig
-from marl.testing.algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithm_checks import algorithm_specs, check_algorithm
 
 COLD = {"initial_temperature": 1e-3, "adapt_temperature": False}
 

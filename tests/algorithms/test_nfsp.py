@@ -14,9 +14,9 @@ from marl.envs.factory import make_factory
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
-from marl.games.players import blank_step
+from marl.games.policy_players import blank_step
 from marl.replay import ReplayConfig
-from marl.testing.algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithm_checks import algorithm_specs, check_algorithm
 
 SPECS = algorithm_specs()
 REPLAY = ReplayConfig(capacity=400, batch_size=16, samples_per_insert=4.0, min_size=20, checkpoint=True)

@@ -26,7 +26,7 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.networks.torso import prepare_input
 from marl.replay import Priorities, ReplayConfig
-from marl.testing.algorithms import algorithm_specs, check_algorithm
+from marl.testing.algorithm_checks import algorithm_specs, check_algorithm
 
 GAMMA = 0.8
 MIXERS = ("none", "vdn", "qmix", "qplex")

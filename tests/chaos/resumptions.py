@@ -25,7 +25,7 @@ from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
 from marl.experiments.experiment import Experiment
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
 from marl.launchers.run.settings import Backend, Settings, make_experiment_config

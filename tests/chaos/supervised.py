@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from marl.checkpoints.checkpoint import load_checkpoint
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 from marl.launchers.jobs.job import marl_command
 from marl.launchers.jobs.processes import Job, jobs_named
 from marl.launchers.supervision.heartbeat import read_beats

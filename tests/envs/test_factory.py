@@ -9,7 +9,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory, vectorize
 from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
-from marl.testing.environments import check_timesteps
+from marl.testing.environment_checks import check_timesteps
 
 ONE = EnvironmentRequest(num_envs=1)
 

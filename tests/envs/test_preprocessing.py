@@ -8,7 +8,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.factory import vectorize
 from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
-from marl.testing.environments import check_environment
+from marl.testing.environment_checks import check_environment
 
 NAMES = ("agent_0", "agent_1")
 

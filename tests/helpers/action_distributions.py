@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 

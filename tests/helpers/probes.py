@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from marl.core import EnvironmentRequest, State, VectorEnvironment
+from marl.random_streams import Stream
 from marl.specs import (
     AgentSpec,
     ArraySpec,
@@ -17,7 +18,6 @@ from marl.specs import (
     MultiDiscreteActions,
     group_agents,
 )
-from marl.streams import Stream
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 

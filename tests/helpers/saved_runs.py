@@ -7,7 +7,7 @@ import torch
 from command_line import rows_of
 
 from marl.checkpoints.checkpoint import load_checkpoint
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 
 TINY = ("--algorithm.rollout-length", "4", "--algorithm.epochs", "1", "--algorithm.hidden-sizes", "16")
 

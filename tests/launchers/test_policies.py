@@ -11,7 +11,7 @@ from marl.checkpoints.checkpoint import list_checkpoints, save_checkpoint
 from marl.errors import InputError
 from marl.launchers.policies import load_policy
 from marl.launchers.run.trained_run import load_run
-from marl.streams import derive_int
+from marl.random_streams import derive_int
 
 
 def test_three_lines_act_in_ones_own_environment_with_the_evaluated_return(marl, spread_run):

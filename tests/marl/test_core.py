@@ -17,9 +17,9 @@ from marl.distributed.communicators import SerialCommunicator
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import run_experiment
 from marl.experiments.parts import make_policy_actor
+from marl.random_streams import derive_int
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
-from marl.streams import derive_int
 
 ENVS, STEPS, SEED = 4, 4 * 24, 7
 GAME = anything(

@@ -19,7 +19,7 @@ from probes import DelayedCredit
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.core import Communicator, State
-from marl.distributed.replicas import assert_replicas_equal
+from marl.distributed.replica_checks import assert_replicas_equal
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator

@@ -18,7 +18,7 @@ from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator
 from marl.experiments.config import ExperimentConfig
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.league.config import LeagueConfig

@@ -17,7 +17,7 @@ from marl.builders import Builder
 from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
-from marl.distributed.replicas import assert_replicas_equal
+from marl.distributed.replica_checks import assert_replicas_equal
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.launchers.mpi.communicator import MPICommunicator

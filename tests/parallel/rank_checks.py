@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from marl.core import Communicator
 from marl.distributed.communicators import split
 from marl.distributed.flat_parameters import FlatParameters
-from marl.distributed.replicas import ReplicaError, assert_replicas_equal, replica_difference
+from marl.distributed.replica_checks import ReplicaError, assert_replicas_equal, replica_difference
 from marl.errors import InputError
 from marl.launchers.bench import allreduce as bench_allreduce
 from marl.launchers.mpi.communicator import MPICommunicator

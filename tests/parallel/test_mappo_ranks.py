@@ -8,7 +8,7 @@ import torch
 from mappo_ranks import SAVED_AFTER, SCENARIOS, UPDATES
 
 from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 
 RANKS = (1, 2, 3, 4)
 

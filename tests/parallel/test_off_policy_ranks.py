@@ -8,7 +8,7 @@ import torch
 from off_policy_ranks import SCENARIOS
 
 from marl.checkpoints.checkpoint import list_checkpoints, load_checkpoint
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 
 SEVERAL = (2, pytest.param(4, marks=pytest.mark.slow))
 """Four ranks take minutes where there are two busy cores."""

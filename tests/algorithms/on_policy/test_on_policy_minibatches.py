@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from marl.algorithms.on_policy.minibatches import assign
 from marl.distributed.communicators import split
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 
 def assignment(first, count, *, units, minibatches, draw=1, seed=0):

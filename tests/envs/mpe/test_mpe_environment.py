@@ -9,7 +9,7 @@ import torch
 from marl.core import EnvironmentRequest
 from marl.envs.mpe import TASKS, BatchedMPE, make_batched, make_task
 from marl.errors import InputError
-from marl.testing.environments import check_environment
+from marl.testing.environment_checks import check_environment
 
 
 def make(name, num_envs, *, first_env=0, seed=0, sharing="spaces", with_state=True, purpose="train", **arguments):

@@ -9,7 +9,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory
 from marl.envs.openspiel.game_tree import CHANCE, TERMINAL, read_tree
 from marl.errors import InputError
-from marl.testing.environments import check_environment
+from marl.testing.environment_checks import check_environment
 
 pyspiel = pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
 pytest.importorskip("shimmy", reason="shimmy is not installed (extra: games)")

@@ -5,8 +5,8 @@ from pettingzoo_batches import environment_of, zeros
 from toy_environments import Countdown
 
 from marl.envs.factory import vectorize
-from marl.streams import derive_int
-from marl.testing.environments import check_environment
+from marl.random_streams import derive_int
+from marl.testing.environment_checks import check_environment
 
 
 def test_observations_are_rows_by_copy_and_agent():

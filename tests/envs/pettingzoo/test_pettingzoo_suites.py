@@ -11,7 +11,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.factory import make_constructor, make_factory
 from marl.envs.preprocessing import Preprocessing
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing.environments import check_determinism, check_environment, check_independence, check_timesteps
+from marl.testing.environment_checks import check_determinism, check_environment, check_independence, check_timesteps
 
 NEEDS = {"classic": "rlcard", "butterfly": "pymunk", "sisl": "pygame", "openspiel": "pyspiel"}
 
@@ -43,7 +43,7 @@ def test_spread_is_stepped_as_it_is():
 
     environment = make_factory("mpe2.simple_spread_v3")(EnvironmentRequest(num_envs=2, seed=9))
     choose = RandomActions(environment.spec, num_envs=2)
-    from marl.streams import derive_int
+    from marl.random_streams import derive_int
 
     plain = simple_spread_v3.parallel_env()
     timestep = environment.reset()

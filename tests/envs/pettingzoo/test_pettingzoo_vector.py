@@ -12,7 +12,7 @@ from marl.envs.factory import vectorize
 from marl.envs.pettingzoo.rows import ApiError
 from marl.errors import InputError
 from marl.specs import SpecError
-from marl.testing.environments import check_environment, tensors_of
+from marl.testing.environment_checks import check_environment, tensors_of
 
 
 def odd_spaces():

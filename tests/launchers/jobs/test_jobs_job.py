@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from marl.errors import InputError
-from marl.launchers.environment import available_cores, stated_threads, threads_for_rank, use_fair_threads
+from marl.launchers.environment_variables import available_cores, stated_threads, threads_for_rank, use_fair_threads
 from marl.launchers.jobs.job import launch_program
 from marl.launchers.jobs.mpirun import find_mpirun, mpirun_command, rank_environment
 from marl.launchers.jobs.notices import NoticeFilter

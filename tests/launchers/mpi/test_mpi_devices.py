@@ -5,7 +5,7 @@ import torch
 
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
-from marl.launchers.environment import local_rank
+from marl.launchers.environment_variables import local_rank
 from marl.launchers.mpi import devices
 from marl.launchers.mpi.devices import find_device
 

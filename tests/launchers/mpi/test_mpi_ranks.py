@@ -8,7 +8,7 @@ import pytest
 
 from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
-from marl.launchers.environment import world_size_from_environment
+from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.mpi.ranks import communicator_from_environment, run_on_ranks
 
 NAMES = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_SIZE", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_NUM_TASKS")

@@ -10,7 +10,7 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.launchers.run.catalog import ALGORITHMS
 from marl.replay import ReplayConfig
-from marl.testing.algorithms import algorithm_specs, fake_factory
+from marl.testing.algorithm_checks import algorithm_specs, fake_factory
 from marl.testing.threads import run_on_threads
 
 SPECS = algorithm_specs()

@@ -5,7 +5,7 @@ import torch
 from marl.acting.random_actions import RandomActions
 from marl.actions import legal_actions, random_actions
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.testing.fake_environment import FakeVectorEnvironment
 
 
 def group(name, action, *, masked=False):

@@ -5,7 +5,7 @@ from torch import nn
 
 from marl.distributed.communicators import DelegatingCommunicator, SerialCommunicator
 from marl.distributed.stop_vote import StopVote
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
 
 
 def optimizer_of(communicator):

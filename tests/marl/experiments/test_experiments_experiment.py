@@ -14,7 +14,7 @@ from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment, run_experiment
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions
 

@@ -9,9 +9,9 @@ from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.errors import InputError
 from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
-from marl.games.players import RandomPlayer
+from marl.games.policy_players import RandomPlayer
 from marl.games.sides import Sides, sides_are_alike
-from marl.streams import derive_int
+from marl.random_streams import derive_int
 
 
 def test_the_higher_bidder_wins_in_both_seats_and_returns_are_the_prizes():

@@ -16,14 +16,14 @@ from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
-from marl.experiments.usage import MACHINE
+from marl.experiments.resource_usage import MACHINE
 from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.matchmaking import PFSP, Matchmaking, QualityScores, Window
 from marl.league.roles import Exploiter, MainPlayer, SelfPlayer
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.testing.fake_environment import FakeVectorEnvironment
 
 SEEN, THREE = ArraySpec(shape=(2,)), DiscreteActions(num_actions=3)
 

@@ -16,8 +16,8 @@ from marl.league.matchmaking import (
     pfsp_probabilities,
     quality_probabilities,
 )
+from marl.random_streams import Stream
 from marl.ratings.payoffs import DRAW, LOSS, WIN, PayoffTable
-from marl.streams import Stream
 
 SNAPSHOTS = ("s0", "s1", "s2", "me")
 

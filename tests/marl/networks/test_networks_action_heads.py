@@ -6,8 +6,8 @@ from torch import Tensor
 from marl.networks.action_heads import make_distribution, num_outputs, num_uniforms, relaxed_sample
 from marl.networks.categorical import MultiCategorical
 from marl.networks.gaussian import LOG_STD_RANGE, DiagonalGaussian
+from marl.random_streams import Stream
 from marl.specs import ContinuousActions, DiscreteActions, MultiDiscreteActions
-from marl.streams import Stream
 
 CONTINUOUS = ContinuousActions(low=(-1.0,) * 3, high=(1.0,) * 3)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from marl.networks.categorical import MaskedCategorical, MultiCategorical
-from marl.streams import Stream
+from marl.random_streams import Stream
 
 SIZES = [1, 2, 5, 15, 16, 40]
 

@@ -12,7 +12,7 @@ from marl.policy import Decision, Policy
 from marl.self_play.matches import play_matches
 from marl.self_play.opponents import RANDOM
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.testing.fake_environment import FakeVectorEnvironment
 
 THREE = DiscreteActions(num_actions=3)
 SEEN = ArraySpec(shape=(2,))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from marl.testing.environments import ConformanceError
+from marl.testing.environment_checks import ConformanceError
 from marl.testing.threads import run_on_threads
 
 

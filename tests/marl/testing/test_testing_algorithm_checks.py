@@ -8,8 +8,8 @@ import torch
 from marl.algorithms.mappo import MAPPO, MAPPOConfig, MAPPOLearner
 from marl.core import EnvironmentRequest
 from marl.errors import InputError
-from marl.testing.algorithms import algorithm_specs, check_algorithm, fake_factory
-from marl.testing.environments import ConformanceError
+from marl.testing.algorithm_checks import algorithm_specs, check_algorithm, fake_factory
+from marl.testing.environment_checks import ConformanceError
 
 SPECS = algorithm_specs()
 

@@ -7,7 +7,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory, vectorize
 from marl.envs.pettingzoo.rows import ApiError
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
-from marl.testing.environments import check_environment
+from marl.testing.environment_checks import check_environment
 
 
 def relay(**request):

@@ -6,7 +6,7 @@ import pytest
 
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator
-from marl.experiments.usage import MACHINE, Usage, resident_bytes
+from marl.experiments.resource_usage import MACHINE, Usage, resident_bytes
 
 
 def test_memory_that_is_taken_is_seen():
@@ -23,7 +23,7 @@ def test_without_proc_the_most_ever_held_is_told(monkeypatch):
     def missing(path):
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr("marl.experiments.usage.Path.read_bytes", missing)
+    monkeypatch.setattr("marl.experiments.resource_usage.Path.read_bytes", missing)
     assert here / 2 < resident_bytes() < here * 10
 
 

@@ -8,7 +8,7 @@ from probes import Terminates
 from marl.algorithms.mappo import MAPPO
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Schedule
-from marl.experiments.loop import Period
+from marl.experiments.training_loop import Period
 
 
 def test_a_period_ends_once_at_the_first_step_behind_each_multiple():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from marl.checkpoints.state import flatten_state, unflatten_state
+from marl.states import flatten_state, unflatten_state
 
 
 def test_states_of_parts_are_joined_and_taken_apart():

@@ -30,8 +30,8 @@ from marl.specs import (
     MultiDiscreteActions,
     group_agents,
 )
-from marl.testing.environments import ConformanceError
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.testing.environment_checks import ConformanceError
+from marl.testing.fake_environment import FakeVectorEnvironment
 from marl.testing.threads import run_on_threads
 
 _BUDGET = 20_000

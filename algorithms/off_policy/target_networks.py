@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from marl.distributed.flat_parameters import FlatParameters
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
 
 
 class TargetNetworks:

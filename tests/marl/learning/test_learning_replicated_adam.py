@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from marl.distributed.communicators import SerialCommunicator
-from marl.learning.optimizers import ReplicatedAdam
+from marl.learning.replicated_adam import ReplicatedAdam
 
 
 class TwoRanks(SerialCommunicator):
@@ -176,7 +176,7 @@ def test_a_step_does_not_load_the_compiler():
     script = (
         "import sys, torch\n"
         "from marl.distributed.communicators import SerialCommunicator\n"
-        "from marl.learning.optimizers import ReplicatedAdam\n"
+        "from marl.learning.replicated_adam import ReplicatedAdam\n"
         "weights = {'weights': [torch.nn.Parameter(torch.ones(2))]}\n"
         "options = dict(learning_rate=0.1, epsilon=1e-5, max_gradient_norm=1.0, bookkeeping=0)\n"
         "ReplicatedAdam(weights, SerialCommunicator(), **options).step({'weights': 1.0})\n"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marl.streams import Stream, derive, derive_int, philox
+from marl.random_streams import Stream, derive, derive_int, philox
 
 # Salmon et al.'s Random123 1.14, tests/kat_vectors, rows "philox4x32 10": counter, key, expected words.
 KNOWN_ANSWERS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from marl.distributed.communicators import SerialCommunicator
-from marl.distributed.replicas import ReplicaError, assert_replicas_equal, replica_difference
+from marl.distributed.replica_checks import ReplicaError, assert_replicas_equal, replica_difference
 
 
 class Scripted(SerialCommunicator):

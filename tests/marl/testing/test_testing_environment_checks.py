@@ -5,7 +5,7 @@ import torch
 
 from marl.acting.random_actions import RandomActions
 from marl.specs import ArraySpec, ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec, MultiDiscreteActions
-from marl.testing.environments import (
+from marl.testing.environment_checks import (
     ConformanceError,
     check_environment,
     check_independence,
@@ -13,7 +13,7 @@ from marl.testing.environments import (
     check_timesteps,
     tensors_of,
 )
-from marl.testing.fakes import FakeVectorEnvironment
+from marl.testing.fake_environment import FakeVectorEnvironment
 
 VECTOR = ArraySpec(shape=(4,))
 IMAGE = ArraySpec(shape=(5, 4, 3), dtype=torch.uint8)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from marl.actions import legal_actions
 from marl.core import State, VectorEnvironment
+from marl.random_streams import Stream
 from marl.specs import ArraySpec, ContinuousActions, EnvironmentSpec, GroupSpec
-from marl.streams import Stream
 from marl.types import Actions, FinalGroupStep, FinalStep, GroupStep, TimeStep
 
 

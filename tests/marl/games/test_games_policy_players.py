@@ -10,7 +10,7 @@ from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.games.batch import play_games
 from marl.games.game import Game, GameRules
 from marl.games.object_player import ObjectPlayer
-from marl.games.players import RandomPlayer
+from marl.games.policy_players import RandomPlayer
 from marl.games.sides import Sides
 from marl.policy import Policy
 

@@ -13,7 +13,7 @@ from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.core import Communicator, Metrics, State
 from marl.counters import Counter
 from marl.experiments.config import Result, Schedule
-from marl.experiments.usage import Usage
+from marl.experiments.resource_usage import Usage
 from marl.loggers.base import Logger, NullLogger
 from marl.specs import EnvironmentSpec
 

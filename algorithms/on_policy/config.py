@@ -1,0 +1,85 @@
+"""Settings of all on-policy algorithms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from marl.algorithms.on_policy.advantages import AdvantageConfig
+from marl.builders import RunContext
+from marl.networks.torso import Activation, Torso, prepare_input
+from marl.specs import ArraySpec, Sharing
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicyConfig(AdvantageConfig):
+    """Settings of all on-policy algorithms; the defaults are the MAPPO paper's where it speaks."""
+
+    centralized_critic: bool = True
+    """Whether the critic reads the global state (MAPPO) or the agent's observation (IPPO)."""
+    agent_features: bool = True
+    """Whether a centralized critic also reads the agent's own observation and id."""
+    sharing: Sharing = "spaces"
+    """Which agents share a policy: spaces, none, all, or a map from agent to group."""
+    rollout_length: int = 25
+    """Steps of each environment between updates."""
+    learning_rate: float = 7e-4
+    """Adam's step size, for actors and critics."""
+    anneal_learning_rate: bool = False
+    """Lower the step size linearly to zero over the experiment."""
+    adam_epsilon: float = 1e-5
+    """Adam's epsilon."""
+    max_gradient_norm: float = 10.0
+    """Norm to which each network's gradient is clipped, after the all-reduce."""
+    value_normalization: Literal["moments", "popart", "none"] = "moments"
+    """Normalisation of returns: by running moments (ValueNorm), PopArt, or none."""
+    normalize_observations: bool = False
+    """Whether observations are normalised by running moments."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Activation = "tanh"
+    """After each hidden layer."""
+    layer_norm: bool = True
+    """Whether inputs and hidden layers are layer-normalised, as in the paper."""
+    convolutions: bool = True
+    """Read images with convolutions. Of a small board plain layers learn about as much, and several times faster."""
+    bfloat16: bool = False
+    """Multiply matrices between hidden layers in bfloat16, faster on processors that have it, where layers are wide."""
+    recurrent: bool = False
+    """Add a GRU to actors and critics."""
+    chunk_length: int = 10
+    """Steps over which gradients flow back through a GRU."""
+
+    @property
+    def unroll_length(self) -> int | None:
+        """Steps that stay together in minibatches; None for networks without memory."""
+        return self.chunk_length if self.recurrent else None
+
+    def current_learning_rate(self, context: RunContext) -> float:
+        """The step size of the update that learns from the rollout counted last."""
+        if not self.anneal_learning_rate:
+            return self.learning_rate
+        # Zero at the first update, so that the last one still moves.
+        before = context.counter.env_steps - self.rollout_length * context.total_envs
+        progress = min(1.0, max(0.0, before / context.total_steps))
+        return self.learning_rate * (1.0 - progress)
+
+    def make_torso(self, inputs: Sequence[ArraySpec], num_agents: int) -> Torso:
+        """Makes the hidden layers of an actor or a critic."""
+        return Torso(
+            inputs,
+            num_agents=num_agents,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            recurrent=self.recurrent,
+            convolve=self.convolutions,
+            bfloat16=self.bfloat16,
+        )
+
+    def prepare(self, spec: ArraySpec, raw: Tensor) -> Tensor:
+        """Prepares (..., *shape) raw inputs for these layers."""
+        return prepare_input(spec, raw, normalize=self.layer_norm, convolve=self.convolutions)
