@@ -65,6 +65,16 @@ class Experiment(TrainingTask):
                 with_state=builder.with_state,
             )
         )
+        try:
+            self._build(make_actor)
+        except BaseException:
+            # A refused experiment would else keep its environments, some with megabytes of pictures each.
+            self.environment.close()
+            raise
+
+    def _build(self, make_actor: ActorFactory) -> None:
+        """Makes the algorithm's parts on the environment."""
+        config, builder, context = self.config, self.config.builder, self.context
         spec = self.spec
         builder.check(spec, context)
         with torch.random.fork_rng(devices=[]):

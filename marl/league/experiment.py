@@ -63,9 +63,15 @@ class LeagueExperiment(TrainingTask):
             memory=config.memory,
         )
         self._opponents: dict[str, LeagueOpponents] = {}
-        self.players = {name: self._make_player(number, name) for number, name in enumerate(names)}
+        self.players: dict[str, Experiment] = {}
         """The experiments of the learning players."""
-        self._check()
+        try:
+            for number, name in enumerate(names):
+                self.players[name] = self._make_player(number, name)
+            self._check()
+        except BaseException:
+            self.close()
+            raise
         self.main = names[0]
         """The player that is evaluated."""
         self._first: dict[str, State] = {

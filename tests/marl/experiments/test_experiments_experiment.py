@@ -303,3 +303,17 @@ def test_a_config_is_a_value():
     assert dataclasses.replace(config(), seed=3).seed == 3
     with pytest.raises(dataclasses.FrozenInstanceError):
         config().seed = 3
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"value_normalization": "popart", "hidden_sizes": ()}])
+def test_a_refused_experiment_closes_its_environments(monkeypatch, wrong):
+    made = []
+
+    def environment(request):
+        made.append(GAME(request))
+        monkeypatch.setattr(made[-1], "close", lambda: made.append("closed"))
+        return made[0]
+
+    with pytest.raises(InputError):
+        Experiment(config(environment=environment, algorithm=wrong))
+    assert made[1:] == ["closed"]
