@@ -23,7 +23,7 @@ train: setup
 	$(BIN)/marl train mappo mpe2.simple_spread_v3 --ranks $(RANKS) --steps $(STEPS) --out $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

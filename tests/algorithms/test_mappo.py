@@ -44,7 +44,7 @@ def experiment(
     """An experiment with small and quick settings, after so many updates."""
     quick = {"hidden_sizes": (16,), "epochs": 4, "learning_rate": 5e-3, "discount": GAMMA, "layer_norm": False}
     config = MAPPOConfig(**{**quick, "rollout_length": 8, **settings})
-    steps = max(updates, 1) * config.rollout_length * num_envs
+    steps = max(updates * config.rollout_length * num_envs, 1)
     built = Experiment(
         ExperimentConfig(
             builder=MAPPO(config=config),

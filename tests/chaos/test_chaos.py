@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from chaos import damage_checkpoints, kill_writers, lose_ranks, soak
+from chaos import VICTIMS, damage_checkpoints, kill_writers, lose_ranks, soak
 from resumptions import cases, resume_alone
 from stops import stop_runs
 
@@ -23,19 +23,25 @@ def alone(monkeypatch):
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Holds the undisturbed run, with which kills and stops are compared alike."""
+    return tmp_path_factory.mktemp("chaos")
+
+
 @linux
 @pytest.mark.timeout(900)
-def test_ten_kills_at_random_lose_nothing(tmp_path):
-    result = soak(tmp_path, 10, seed=1, per_run=5)
+def test_kills_of_every_kind_lose_nothing(folder):
+    result = soak(folder, len(VICTIMS), seed=1, per_run=len(VICTIMS) // 2)
     assert result.problems == []
-    assert sum(result.kills.values()) == 10
+    assert sum(result.kills.values()) == len(VICTIMS)
     assert result.identical == result.runs
 
 
 @linux
 @pytest.mark.timeout(600)
-def test_requests_to_stop_are_answered_in_time_and_lose_nothing(tmp_path):
-    result = stop_runs(tmp_path, 5, seed=1)
+def test_requests_to_stop_are_answered_in_time_and_lose_nothing(folder):
+    result = stop_runs(folder, 5, seed=1)
     assert result.problems == []
     assert len(result.seconds) == 5
     assert result.identical == result.runs
