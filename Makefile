@@ -22,8 +22,9 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 train: setup
 	$(BIN)/marl train mappo mpe2.simple_spread_v3 --ranks $(RANKS) --steps $(STEPS) --out $(OUT)
 
+# A file's tests stay with one worker, so that a job whose results many of them read is run once.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .
