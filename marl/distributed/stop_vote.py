@@ -24,9 +24,12 @@ class StopVote(DelegatingCommunicator):
         """Whether this rank asks to stop; to be set before an update."""
         self.passed = False
         """Whether any rank has asked to stop; the same on all ranks after an update."""
+        self.votes = 0
+        """Votes so far."""
 
     def cast_vote(self, element: Tensor) -> None:
         element.fill_(float(self.requested))
 
     def read_vote(self, element: Tensor) -> None:
         self.passed = self.passed or bool(element > 0)
+        self.votes += 1

@@ -126,11 +126,12 @@ class Experiment(TrainingTask):
 
     def advance(self, should_stop: Callable[[], bool] = lambda: False) -> Metrics | None:
         """Steps every environment once; see TrainingTask."""
+        votes = self.communicator.votes
         metrics = self.step(should_stop)
-        if metrics is not None:
+        if self.communicator.votes > votes:
             self._schedule_poll()
         elif self.counter.env_steps >= self._next_poll and self.dataset.at_boundary():
-            # While replay fills there are no gradients that the vote could travel with.
+            # While replay fills, or a learner takes no gradients, there are none that the vote could travel with.
             self._schedule_poll()
             self.poll_stop(should_stop())
         return metrics

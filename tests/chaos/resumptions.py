@@ -64,7 +64,7 @@ class Case:
     def __str__(self) -> str:
         return f"{self.name or self.algorithm} on {self.env}, {self.backend}"
 
-    def make(self, communicator: Communicator, device: str = "cpu") -> Experiment:
+    def make(self, communicator: Communicator, device: str = "cpu", steps: int = STEPS) -> Experiment:
         """A new experiment, small and quick."""
         variant = find_algorithm(self.algorithm)
         default = variant.default_config()
@@ -74,7 +74,7 @@ class Case:
         kwargs = {"N": 2, "max_cycles": 7, "continuous_actions": self.algorithm in CONTINUOUS}
         settings = Settings(
             algorithm=replace(default, hidden_sizes=(8,), **quick | self.settings),
-            steps=STEPS * COPIES * (1 if replays else 2),
+            steps=steps * COPIES * (1 if replays else 2),
             num_envs=COPIES,
             env_kwargs=json.dumps(kwargs if self.env == SPREAD else {}),
             backend=self.backend,

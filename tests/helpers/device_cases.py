@@ -24,16 +24,19 @@ from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
 from marl.distributed.communicators import SerialCommunicator
 
+UPDATES = 20
+"""Of each training, or about as many: what is pretended is slow."""
+
 
 def train(case: Case, folder: Path, device: str, *, half: bool) -> None:
     """Trains on a device to the end, or for about half of the updates, from what was saved."""
-    experiment = case.make(SerialCommunicator(), device)
+    experiment = case.make(SerialCommunicator(), device, UPDATES)
     try:
         if any(folder.iterdir()):
             experiment.load(load_checkpoint(folder))
         there = {isinstance(tensor, Elsewhere) for tensor in experiment.learner.get_variables().values()}
         assert there == {device == str(DEVICE)}, "parameters are not where they should be"
-        experiment.run(None, Checkpointer(folder, keep=1), lambda: half and experiment.counter.updates >= 10)
+        experiment.run(None, Checkpointer(folder, keep=1), lambda: half and experiment.counter.updates >= UPDATES // 2)
         if not half:
             experiment.evaluate()
     finally:

@@ -70,7 +70,7 @@ def check_training_on_a_device_is_training_on_the_cpu(c: Communicator) -> None:
         weights: list[dict[str, Tensor]] = []
         for device in ("cpu", str(DEVICE)):
             with pretended_device():
-                experiment = case.make(DeviceCommunicator(c), device)
+                experiment = case.make(DeviceCommunicator(c), device, steps=20)
                 experiment.run()
                 weights.append({name: tensor.cpu() for name, tensor in experiment.learner.get_variables().items()})
                 experiment.close()

@@ -317,3 +317,18 @@ def test_a_refused_experiment_closes_its_environments(monkeypatch, wrong):
     with pytest.raises(InputError):
         Experiment(config(environment=environment, algorithm=wrong))
     assert made[1:] == ["closed"]
+
+
+def test_a_learner_without_gradients_stops_on_request_too():
+    @dataclasses.dataclass(frozen=True)
+    class Idle(MAPPO):
+        def make_learner(self, spec, networks, dataset, context):
+            learner = super().make_learner(spec, networks, dataset, context)
+            learner.step = lambda: (dataset.sample(), {})[1]
+            return learner
+
+    experiment = Experiment(config(builder=Idle(config=MAPPOConfig(rollout_length=6)), steps=100_000))
+    result = experiment.run(should_stop=lambda: True)
+    experiment.close()
+    assert result.stopped
+    assert result.counter.env_steps < 2_000
