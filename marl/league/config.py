@@ -19,7 +19,7 @@ class LeagueConfig:
     learners: Mapping[str, Role]
     """Roles of the learning players, by name; the first one is the main player, which is evaluated."""
     teams: Mapping[str, str] | None = None
-    """The team of each agent; see ``self_play.Sides``."""
+    """The team of each agent; see ``marl.games.sides.Sides``."""
     swap_steps: int | None = None
     """Environment steps of the learner for which opponents stay (but for whole episodes); None for new opponents every
     episode."""
