@@ -52,6 +52,10 @@ class EnvironmentBatch(ABC):
     def step(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
         """Takes a step in the copies of the window, and writes their rows; actions are in the order of seats."""
 
+    def release(self) -> None:
+        """Lets go of the environments, after which none is stepped."""
+        self._environments.clear()
+
     def _reset_environment(self, copy: int) -> Any:
         """Resets a copy with the seed of its next episode, and returns what its ``reset`` returns."""
         environment = self._environments[copy]

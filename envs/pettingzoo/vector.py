@@ -153,6 +153,9 @@ class PettingZooVectorEnvironment(VectorEnvironment):
     def close(self) -> None:
         for environment in self._environments:
             environment.close()
+        # Each may keep a file open as long as it lives, mpe2's a font: they go with whoever closes them.
+        self._environments.clear()
+        self._envs.release()
 
     def env_state_dict(self) -> State:
         """The copies by what made them: episode numbers, the actions since each reset, and a hash to check against.

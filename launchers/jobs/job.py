@@ -13,7 +13,7 @@ import contextlib
 import ctypes
 import os
 import secrets
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -172,11 +172,12 @@ def _copy_stderr(
 ) -> None:
     """Copies the ranks' standard error until all processes have closed it; kills the job where it must end."""
     assert process.stderr is not None
-    with process.stderr as source:
+    # Not select(), which takes no file numbers above 1023: a process with a thousand environments open has them.
+    with process.stderr as source, selectors.DefaultSelector() as selector:
+        selector.register(source, selectors.EVENT_READ)
         ended: float | None = None
         while True:
-            readable, _, _ = select.select([source], [], [], _POLL_SECONDS)
-            if readable:
+            if selector.select(_POLL_SECONDS):
                 if not (data := os.read(source.fileno(), 65536)):
                     return
                 stderr.write(notices.feed(data))

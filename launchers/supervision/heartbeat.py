@@ -139,7 +139,11 @@ class Beat:
 def read_beats(folder: Path) -> list[Beat]:
     """Reads the heartbeats of all ranks, in rank order, without files that cannot be read, or not yet."""
     beats = []
-    for path in folder.glob("*.beat"):
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:  # the run is over, maybe just now
+        return []
+    for path in (folder / name for name in names if name.endswith(".beat")):
         try:
             data = path.read_bytes()
             header = json.loads(data[_HEADER:])

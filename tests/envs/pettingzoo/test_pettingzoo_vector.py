@@ -1,13 +1,17 @@
 """Spaces, states, groups and resumption of any PettingZoo environment."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from mpe2 import simple_spread_v3
 from pettingzoo_batches import environment_of, zeros
 from toy_environments import Countdown, Mixed
 
 from marl.acting.random_actions import RandomActions
+from marl.core import EnvironmentRequest
 from marl.envs.factory import vectorize
 from marl.envs.pettingzoo.rows import ApiError
 from marl.errors import InputError
@@ -207,3 +211,20 @@ def test_what_is_no_pettingzoo_environment_is_refused():
     continuous = {"a": spaces.Box(0, 1, (2,), np.float32)}
     with pytest.raises(SpecError, match="continuous"):
         environment_of(lambda: Mixed(continuous, continuous, {"a": np.ones(2)}))
+
+
+@pytest.mark.parametrize("make", [simple_spread_v3.parallel_env, simple_spread_v3.env])
+def test_a_closed_environment_lets_its_copies_go(make):
+    alive = []
+
+    def watched():
+        environment = make()
+        alive.append(weakref.ref(environment.unwrapped))
+        return environment
+
+    environment = vectorize(watched)(EnvironmentRequest(num_envs=3))
+    environment.reset()
+    assert all(one() is not None for one in alive)
+    environment.close()
+    environment.close()
+    assert [one() for one in alive] == [None] * len(alive)

@@ -1,5 +1,6 @@
 import io
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -295,3 +296,16 @@ def test_a_rank_does_not_start_ranks(monkeypatch, name):
     monkeypatch.setenv(name, "2")
     with pytest.raises(InputError, match="leave out --ranks"):
         launch_program(["job"], 2)
+
+
+def test_a_process_with_a_thousand_open_files_starts_ranks_too(fake_mpirun):
+    fake_mpirun("echo one line >&2")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(min(1100, hard - 100))]
+    try:
+        assert launch_program([sys.executable, "-c", "pass"], 1) == 0
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

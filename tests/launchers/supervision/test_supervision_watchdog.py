@@ -71,6 +71,10 @@ def test_a_heartbeat_tells_updates_and_the_collective_that_a_rank_is_in(tmp_path
     heartbeat.close()
 
 
+def test_a_run_whose_ranks_files_were_removed_has_no_heartbeats(tmp_path):
+    assert read_beats(tmp_path / "ranks") == []
+
+
 def test_files_that_are_not_written_yet_are_passed_over(tmp_path):
     (tmp_path / "0.beat").write_bytes(b"")
     (tmp_path / "1.beat").write_bytes(bytes(40))
