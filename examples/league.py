@@ -1,6 +1,6 @@
 """A league: one player learns tic-tac-toe against itself and its past, and every snapshot of it stays.
 
-``marl league ippo classic/tictactoe-v3`` does the same from the command line, with more options.
+``marl league ippo classic/tictactoe-v3`` does likewise from the command line, with a recipe and more options.
 """
 
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.envs.factory import make_factory
 from marl.experiments.config import ExperimentConfig
-from marl.league.experiment import LeagueConfig, LeagueExperiment
+from marl.league.config import LeagueConfig
+from marl.league.experiment import LeagueExperiment
 from marl.league.matchmaking import PFSP
 from marl.league.roles import SelfPlayer
 

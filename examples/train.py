@@ -23,7 +23,7 @@ def main(communicator: Communicator) -> int:
     OUT.mkdir(exist_ok=True)
     result = run_experiment(
         ExperimentConfig(
-            builder=MAPPO(config=MAPPOConfig(discount=0.9)),
+            builder=MAPPO(config=MAPPOConfig(discount=0.9, minibatches=4)),
             environment=make_factory("mpe2.simple_spread_v3"),
             steps=STEPS,
             checkpoint_every=200_000,

@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "tournament": ("marl.launchers.tournament.command:tournament", "let players meet, and rate them with error bars"),
     "exploitability": (
         "marl.launchers.commands.exploitability:exploitability",
-        "how much a best response wins, exactly",
+        "how much a best response wins, exactly or at least",
     ),
     "doctor": ("marl.launchers.commands.doctor:doctor", "check this installation, or an environment"),
     "bench": ("marl.launchers.bench.command:bench", "measure speed against a reference taken in the same run"),
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: the command line without the program's name; ``sys.argv[1:]`` by default.
 
     Returns:
-        0 done, 2 wrong input, 75 stopped on request and resumable, 1 anything else.
+        0 done, 2 wrong input, 75 stopped on request and resumable, 130 interrupted, 1 anything else.
     """
     interactive = argv is None
     argv = sys.argv[1:] if argv is None else argv

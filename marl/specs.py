@@ -204,7 +204,7 @@ def group_agents(agents: Sequence[AgentSpec], sharing: Sharing = "spaces") -> tu
             if (other.observation, other.action, other.masked) != (first.observation, first.action, first.masked):
                 raise SpecError(
                     f"{first.name} and {other.name} cannot share a policy: their spaces differ; "
-                    "use --sharing spaces or --sharing none"
+                    "use --algorithm.sharing spaces or --algorithm.sharing none"
                 )
         name = key if isinstance(sharing, Mapping) and isinstance(key, str) else _common_name(group)
         if any(existing.name == name for existing in groups):

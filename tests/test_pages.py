@@ -1,5 +1,6 @@
 """What the pages tell people to type exists: commands are parsed, Python compiles, and what is cheap is run."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_lines_are_not_too_long(page):
     # Tables, and what a command prints, cannot be broken.
     text = re.sub(r"^(\||    ).*$", "", page.read_text(), flags=re.MULTILINE)
     assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_and_classes_of_the_pages_exist(page):
+    for name in set(re.findall(r"`(marl(?:\.\w+)+)`", page.read_text())):
+        module, _, attribute = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(module), attribute), f"{page.name} names {name}"
 
 
 def small(text: str) -> str:

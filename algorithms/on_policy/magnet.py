@@ -31,7 +31,8 @@ class MagnetConfig:
 
     magnet_updates: int | None = None
     """The entropy bonus pulls towards the uniform policy; with this, towards the policy as it was a while ago, anew
-    after so many updates at the full step size. Self-play then settles at an equilibrium (see ``on_policy.magnet``)."""
+    after so many updates at the full step size. Self-play then settles at an equilibrium (see
+    ``marl.algorithms.on_policy.magnet``)."""
     magnet_uniform_share: float = 0.0
     """Share of the uniform policy in that policy, so that no action is given up for good."""
 

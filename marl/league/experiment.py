@@ -226,7 +226,10 @@ class LeagueExperiment(TrainingTask):
         if self.config.measure_games and len(self.sides) != 2:
             raise InputError(f"games are measured between two sides, and this game has {len(self.sides)}")
         if builder.team_reward:
-            raise InputError("a team reward adds up what opponents receive; self-play needs each agent's own")
+            raise InputError(
+                "a team reward adds up what opponents receive; self-play needs each agent's own: drop "
+                "--algorithm.team-reward"
+            )
 
     def _actor_factory(self, name: str) -> Callable[..., Actor]:
         def make(spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext, adder: Adder) -> Actor:
