@@ -6,12 +6,12 @@ for IPPO. ``centralized_critic`` is the whole difference: the critic reads the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from marl.algorithms.on_policy.advantages import AdvantageEstimator
 from marl.algorithms.on_policy.builder import OnPolicyBuilder
@@ -19,12 +19,12 @@ from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.losses import PPOLoss, PPOLossConfig, mean_metrics
 from marl.algorithms.on_policy.magnet import Magnet, MagnetConfig, check_magnet
 from marl.algorithms.on_policy.networks import OnPolicyNetworks
+from marl.algorithms.on_policy.optimizer import make_optimizer
 from marl.algorithms.on_policy.passes import PassesConfig, RolloutPasses, check_passes
 from marl.algorithms.on_policy.rollouts import Rollout, RolloutReader
 from marl.builders import RunContext
 from marl.core import Dataset, Learner, Metrics, State
 from marl.learning.config_checks import require_above, require_at_least
-from marl.learning.replicated_adam import ReplicatedAdam
 from marl.specs import EnvironmentSpec
 from marl.states import flatten_state, unflatten_state
 from marl.types import Trajectory
@@ -57,18 +57,7 @@ class MAPPOLearner(Learner):
         self._dataset = dataset
         self._config = config
         self._context = context
-        segments: dict[str, Sequence[nn.Parameter]] = {}
-        for name, group in networks.items():
-            segments[f"{name}.actor"] = list(group.actor.parameters())
-            segments[f"{name}.critic"] = list(group.critic.parameters())
-        self._optimizer = ReplicatedAdam(
-            segments,
-            context.communicator,
-            learning_rate=config.learning_rate,
-            epsilon=config.adam_epsilon,
-            max_gradient_norm=config.max_gradient_norm,
-            bookkeeping=len(networks) * len(PPOLoss.METRICS),
-        )
+        self._optimizer = make_optimizer(networks, config, context, PPOLoss.METRICS)
         self._reader = RolloutReader(spec, networks, config)
         self._estimator = AdvantageEstimator(spec, networks, config, context)
         self._magnet: Magnet | None = None

@@ -5,22 +5,20 @@ Networks, rollouts, advantages, policies and checkpoints are the family's, and a
 ``reduce`` sums gradients over all of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from marl.algorithms.on_policy.advantages import AdvantageEstimator
 from marl.algorithms.on_policy.builder import OnPolicyBuilder
 from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.losses import RolloutLoss, mean_metrics
+from marl.algorithms.on_policy.optimizer import make_optimizer
 from marl.algorithms.on_policy.rollouts import RolloutReader
 from marl.core import Learner
 from marl.envs.factory import make_factory
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import run_experiment
-from marl.learning.replicated_adam import ReplicatedAdam
 from marl.states import flatten_state, unflatten_state
 
 STEPS = 200_000
@@ -45,18 +43,7 @@ class PolicyGradientLearner(Learner):
 
     def __init__(self, spec, networks, dataset, config, context):
         self._networks, self._dataset = networks, dataset
-        segments: dict[str, Sequence[nn.Parameter]] = {}
-        for name, group in networks.items():
-            segments[f"{name}.actor"] = list(group.actor.parameters())
-            segments[f"{name}.critic"] = list(group.critic.parameters())
-        self._optimizer = ReplicatedAdam(
-            segments,
-            context.communicator,
-            learning_rate=config.learning_rate,
-            epsilon=config.adam_epsilon,
-            max_gradient_norm=config.max_gradient_norm,
-            bookkeeping=len(networks) * len(PolicyGradientLoss.METRICS),
-        )
+        self._optimizer = make_optimizer(networks, config, context, PolicyGradientLoss.METRICS)
         self._reader = RolloutReader(spec, networks, config)
         self._estimator = AdvantageEstimator(spec, networks, config, context)
         self._losses = {n: PolicyGradientLoss(g.actor, g.critic, sparse=False) for n, g in networks.items()}
