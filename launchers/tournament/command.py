@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from marl.core import Communicator
+from marl.distributed.broadcast import from_root
 from marl.errors import InputError
 from marl.files import render_json, write_atomically
 from marl.games.game import PlayedGame
 from marl.launchers.console import read_options
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.jobs.job import launch
-from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.config_comparison import refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory, default_run_path

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from marl.core import Communicator
+from marl.distributed.broadcast import from_root
 from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.envs.preprocessing import Preprocessing, preprocessed
@@ -29,7 +30,6 @@ from marl.games.pairings import (
 )
 from marl.games.player import Player
 from marl.games.sides import Sides, read_teams, sides_are_alike
-from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.run.saved_league import SavedLeague
 from marl.launchers.run.settings import read_env_kwargs
 from marl.launchers.tournament.contestants import Contestant, Entry, load_contestant, refuse_other_environments

@@ -12,10 +12,10 @@ from marl.checkpoints.checkpoint import list_checkpoints
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.core import Communicator
 from marl.counters import Counter
+from marl.distributed.broadcast import from_root
 from marl.errors import InputError
 from marl.experiments.config import Result
 from marl.launchers.console import describe_evaluation, warn
-from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.reports.trackers import Trackers, make_trackers
 from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,12 +15,14 @@ import torch
 
 from marl.checkpoints.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
 from marl.core import Communicator
+from marl.distributed.broadcast import from_root
+from marl.distributed.replica_checks import refuse_other_settings
 from marl.errors import InputError
 from marl.experiments.config import Result
+from marl.experiments.saved_state import load_on_ranks
 from marl.experiments.training_loop import TrainingTask
 from marl.launchers.console import warn
 from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
-from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.devices import communicator_for, find_device, use_device
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, check_fault_tolerance
 from marl.launchers.run.run_directory import default_run_path
@@ -65,6 +69,8 @@ def run_training(
     device = find_device(options.device)
     use_device(device)
     config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
+    others = {f"--{field.name.replace('_', '-')}": repr(getattr(options, field.name)) for field in fields(options)}
+    refuse_other_settings(communicator, {"the environment": env, "the algorithm": algorithm, **others, **_versions()})
     finished = from_root(communicator, lambda: check_directory(options, config))
     if finished is not None:
         if communicator.rank == 0:
@@ -180,19 +186,23 @@ class TrainingSession:
         root = self.communicator.rank == 0
         checkpoints = self.path / "checkpoints"
         # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
-        begins_anew = not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
+        begins_anew = from_root(
+            self.communicator, lambda: not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
+        )
         if self.options.resume and not begins_anew:
-            task.load(load_checkpoint(checkpoints, warn=warn if root else _ignore))
+            task.load(load_on_ranks(self.communicator, lambda: load_checkpoint(checkpoints, warn=warn)))
             if root and task.refills:
                 print(_REFILLS)
         elif self.options.resume and root:
             print(f"{self.path} has no checkpoint yet; it begins anew")
 
 
+def _versions() -> dict[str, str]:
+    """Versions of what computes, by name."""
+    versions = {name: importlib.metadata.version(name) for name in ("marl", "numpy", "torch")}
+    return {"Python": platform.python_version(), **versions}
+
+
 def _settings(options: TrainOptions[Any]) -> Settings[Any]:
     """The part of the options that decides the result."""
     return Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-
-
-def _ignore(line: str) -> None:
-    """Drops a line: rank 0 prints it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from marl.acting.environment_loop import EnvironmentLoop
 from marl.acting.episodes import EpisodeStatistics, EpisodeTracker
@@ -181,6 +182,11 @@ class Experiment(TrainingTask):
             device=self.context.device,
             max_steps=self.config.evaluation_max_steps,
         )
+
+    def replicas(self) -> Iterable[Tensor]:
+        # Only counts that ranks keep alike at every moment: episodes are summed over ranks now and then.
+        yield torch.tensor([self.counter.env_steps, self.counter.updates])
+        yield from self.learner.get_variables().values()
 
     def learner_state(self) -> State:
         return self.learner.state_dict()

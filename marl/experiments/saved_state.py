@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.core import Communicator, Saveable, State
+from marl.distributed.broadcast import broadcast_tensors, from_root
 from marl.errors import InputError
 from marl.states import unflatten_state
 
@@ -41,6 +43,33 @@ def restore_parts(parts: Mapping[str, Saveable], saved: Mapping[str, State], *, 
     for name, part in parts.items():
         part.load_state_dict(saved.get(name, {}))
         part.load_env_state_dict({key: value[rows] for key, value in env_states.get(name, {}).items()})
+
+
+def load_on_ranks(communicator: Communicator, load: Callable[[], Checkpoint]) -> Checkpoint:
+    """Loads a checkpoint on rank 0 and sends it to all ranks. Collective.
+
+    One reader: ranks that each read for themselves go on from different checkpoints where a folder is not shared
+    between machines, or is damaged on one of them, and nothing tells.
+
+    Args:
+        communicator: the ranks.
+        load: reads the checkpoint; called on rank 0 only.
+
+    Returns:
+        The same checkpoint on all ranks.
+
+    Raises:
+        InputError: by ``load``, on rank 0; the others leave too.
+    """
+    loaded: list[Checkpoint] = []
+
+    def read() -> tuple[int, dict[str, Any], str]:
+        loaded.append(load())
+        return loaded[0].step, loaded[0].metadata, str(loaded[0].path)
+
+    step, metadata, path = from_root(communicator, read)
+    tensors = broadcast_tensors(communicator, loaded[0].tensors if loaded else None)
+    return Checkpoint(step=step, tensors=tensors, metadata=metadata, path=Path(path))
 
 
 @contextlib.contextmanager

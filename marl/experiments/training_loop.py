@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from marl.acting.evaluation import Evaluation
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
 from marl.core import Communicator, Metrics, State
 from marl.counters import Counter
+from marl.distributed.replica_checks import assert_replicas_equal
 from marl.experiments.config import Result, Schedule
 from marl.experiments.resource_usage import Usage
 from marl.loggers.base import Logger, NullLogger
 from marl.specs import EnvironmentSpec
+
+CHECK_UPDATES: Final = 500
+"""Updates between two comparisons of the ranks' replicas: a hash of 100,000 parameters takes 0.4 ms, an update 2 or
+more."""
 
 
 class TrainingTask(ABC):
@@ -87,6 +94,10 @@ class TrainingTask(ABC):
     @abstractmethod
     def evaluate(self) -> Evaluation:
         """Plays greedy episodes with the current policies; complete on rank 0. Collective."""
+
+    @abstractmethod
+    def replicas(self) -> Iterable[Tensor]:
+        """Yields what must be the same on all ranks: counters, parameters and normalisers, in a fixed order."""
 
     @abstractmethod
     def learner_state(self) -> State:
@@ -175,6 +186,7 @@ class TrainingLoop:
         self._should_stop = should_stop
         self._at_boundary = at_boundary
         self._measured: Metrics = {}
+        self._next_check = 0
 
     def run(self) -> Result:
         """Trains; collective."""
@@ -188,6 +200,7 @@ class TrainingLoop:
         evaluations = Period(schedule.evaluate_every, counter.env_steps)
         rows = Period(schedule.row_every or 1, counter.env_steps)
         usage = Usage(counter, task.communicator)
+        self._check_replicas()
         self._at_boundary()
         # The last rollout is completed: experience that is half gathered could be neither learned from nor saved.
         while not task.stopped and (counter.env_steps < schedule.steps or not task.at_boundary):
@@ -199,10 +212,14 @@ class TrainingLoop:
             row_due = rows.ended(counter.env_steps) or counter.env_steps >= schedule.steps
             if evaluates or row_due or measured is not None:
                 self._write_row(usage, metrics, measured, evaluates=evaluates)
+            if counter.updates >= self._next_check:
+                self._check_replicas()
             if checkpoints.ended(counter.env_steps) and saving and not task.stopped:
+                self._check_replicas()
                 task.save(self._checkpointer)
                 saved = counter.env_steps
             self._at_boundary()
+        self._check_replicas()
         if saving and saved != counter.env_steps:
             task.save(self._checkpointer)
         return Result(
@@ -212,6 +229,14 @@ class TrainingLoop:
             stopped=task.stopped,
             measured=self._measured,
         )
+
+    def _check_replicas(self) -> None:
+        """Ends the run where ranks have come apart, before that is saved or learned from any further."""
+        task = self._task
+        self._next_check = task.counter.updates + CHECK_UPDATES
+        if task.communicator.size > 1:
+            what = f"parameters or counters after update {task.counter.updates}"
+            assert_replicas_equal(task.communicator, *task.replicas(), what=what)
 
     def _write_row(self, usage: Usage, metrics: Metrics, measured: Metrics | None, *, evaluates: bool) -> None:
         statistics = self._task.reduce_statistics()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
+
+from torch import Tensor
 
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
@@ -163,6 +165,10 @@ class LeagueExperiment(TrainingTask):
     def evaluate(self) -> GameEvaluation:
         """Plays greedy games of the main player against random opponents, on each side in turn. Collective."""
         return evaluate_player(self.main, self.players[self.main], self.sides, self.config.teams, self.communicator)
+
+    def replicas(self) -> Iterable[Tensor]:
+        for player in self.players.values():
+            yield from player.replicas()
 
     def learner_state(self) -> State:
         return self.players[self.main].learner_state()

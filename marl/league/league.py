@@ -106,7 +106,7 @@ class League(Saveable):
         """
         digest = self.store.put(parameters)
         words = torch.frombuffer(bytearray(bytes.fromhex(digest)), dtype=torch.uint8)
-        assert_replicas_equal(communicator, words, f"parameters of {learner}")
+        assert_replicas_equal(communicator, words, what=f"parameters of {learner}")
         number = len(self.past(learner))
         snapshot = Snapshot(name=f"{learner}-{number:04d}", learner=learner, digest=digest, env_steps=env_steps)
         for table in (self.payoffs, self.recent):

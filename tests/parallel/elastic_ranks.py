@@ -71,7 +71,7 @@ def main(communicator: Communicator) -> int:
 
         state = experiment.run(at_boundary=at_boundary).learner_state
         for name, tensor in sorted(state.items()):
-            assert_replicas_equal(communicator, tensor, name)
+            assert_replicas_equal(communicator, tensor, what=name)
         return state
 
     state = elastic.run(attempt)

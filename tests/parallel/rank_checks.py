@@ -194,7 +194,7 @@ def check_a_corrupted_replica_is_found_and_named(c: Communicator) -> None:
         return
     assert replica_difference(c, weights) == [guilty]
     with pytest.raises(ReplicaError, match=f"rank {guilty} ") as caught:
-        assert_replicas_equal(c, weights, "weights")
+        assert_replicas_equal(c, weights, what="weights")
     assert caught.value.ranks == [guilty]
 
 

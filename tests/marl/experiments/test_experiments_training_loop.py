@@ -5,10 +5,14 @@ import dataclasses
 import pytest
 from probes import Terminates
 
-from marl.algorithms.mappo import MAPPO
+from marl.algorithms.mappo import MAPPO, MAPPOConfig
+from marl.distributed.replica_checks import ReplicaError
 from marl.errors import InputError
+from marl.experiments import training_loop
 from marl.experiments.config import ExperimentConfig, Schedule
+from marl.experiments.experiment import Experiment
 from marl.experiments.training_loop import Period
+from marl.testing.threads import run_on_threads
 
 
 def test_a_period_ends_once_at_the_first_step_behind_each_multiple():
@@ -54,3 +58,34 @@ def test_an_experiment_config_is_a_schedule_and_more():
     assert {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(Schedule)} == dataclasses.asdict(
         Schedule()
     )
+
+
+@pytest.mark.parametrize("what", ["weight", "counter"])
+def test_ranks_that_come_apart_end_the_run_at_the_next_check_and_are_named(monkeypatch, what):
+    monkeypatch.setattr(training_loop, "CHECK_UPDATES", 5)
+    config = ExperimentConfig(
+        builder=MAPPO(config=MAPPOConfig(rollout_length=4, epochs=1, minibatches=1, hidden_sizes=(8,))),
+        environment=Terminates,
+        num_envs=3,
+        steps=4 * 3 * 20,
+        evaluation_episodes=0,
+    )
+    updates = []
+
+    def train(communicator):
+        experiment = Experiment(config, communicator)
+
+        def plant() -> None:
+            updates.append(experiment.counter.updates)
+            if communicator.rank == 1 and experiment.counter.updates == 7:
+                if what == "weight":
+                    next(iter(experiment.learner.get_variables().values())).view(-1)[:1].add_(1e-6)
+                else:
+                    experiment.counter.env_steps += 1
+
+        experiment.run(at_boundary=plant)
+
+    with pytest.raises(ReplicaError, match=r"parameters or counters after update 10 .*rank 1 disagrees") as caught:
+        run_on_threads(3, train)
+    assert caught.value.ranks == [1]
+    assert max(updates) == 9
