@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from marl.errors import InputError, closest
+from marl.errors import InputError, OrderlyExit, closest
 
 OptionsT = TypeVar("OptionsT")
 
@@ -55,8 +55,8 @@ def read_options(
             options: OptionsT
             options, unknown = tyro.cli(kind, args=list(argv), prog=program, return_unknown_args=True, **settings)
     except SystemExit as error:
-        if error.code in (0, None):
-            raise
+        if error.code in (0, None):  # help was printed
+            raise OrderlyExit(0) from None
         raise InputError(_one_line(stderr.getvalue())) from None
     if unknown and not others:
         if not unknown[0].startswith("-"):

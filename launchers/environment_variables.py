@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-COMPLETION_MARKER: Final = "MARL_COMPLETION_MARKER"
-"""Path of the file that ranks make when all have completed; see ``Scratch.completion_marker``."""
+LAST_WORD: Final = "MARL_LAST_WORD"
+"""Text that ranks write to standard error when all have done their work, for the process that started them."""
 THREADS: Final = "MARL_THREADS"
 THREADS_SHARE: Final = "MARL_THREADS_SHARE"
 """Threads that a job of ours has divided among its ranks by default, not on request."""

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from marl.errors import InputError, nearest
+from marl.errors import InputError, OrderlyExit, nearest
+from marl.launchers.stopping import explain_exit
 
 COMMANDS: Final = {
     "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),
@@ -64,6 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("marl: interrupted", file=sys.stderr)
         return 130
+    except OrderlyExit:
+        raise
+    except SystemExit as error:
+        code, text = explain_exit(error)
+        print(f"marl: {text}", file=sys.stderr)
+        return code
     finally:
         if interactive:
             # A request to stop that comes while Python ends must not change the exit code.

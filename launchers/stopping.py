@@ -1,14 +1,16 @@
-"""Requests to stop: signals that a process counts, and answers at the next update."""
+"""Requests to stop: signals that a process counts, and answers at the next update; and ends that nobody asked for."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from types import FrameType
 from typing import Any, Final
 
 STOPPED: Final = 75
 """The exit code of a run that was stopped and can be resumed."""
+_MEANINGFUL: Final = (0, 2, STOPPED)
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 EARLY: Final = (signal.SIGUSR1,)
 """Handled by a command that trains from its first moment on: without a handler, the signal would end it."""
@@ -62,3 +64,10 @@ class StopRequest:
 def was_asked(handler: Any) -> bool:
     """Returns whether a signal handler is a StopRequest that has received a request."""
     return isinstance(handler, StopRequest) and handler.asked()
+
+
+def explain_exit(error: SystemExit) -> tuple[int, str]:
+    """Returns the exit code and a line for a SystemExit that is not marl's own; codes that mean something become 1."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{place.filename}, line {place.lineno}, called sys.exit({error.code!r}) before the work was done"
+    return error.code if isinstance(error.code, int) and error.code not in _MEANINGFUL else 1, text

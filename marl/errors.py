@@ -1,4 +1,4 @@
-"""The exception for invalid user input, and suggestions for mistyped words."""
+"""Exceptions for invalid user input and for an end in order, and suggestions for mistyped words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """Raised for invalid user input. The message is one line: the cause, and the way out; commands exit with code 2."""
+
+
+class OrderlyExit(SystemExit):
+    """Raised by marl itself to leave with an exit code, once everything is said that is to be said.
+
+    Any other SystemExit is somebody else's, an environment's for instance, and no end of the work.
+    """
 
 
 def closest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import IO, Final
 
 from marl.errors import InputError
-from marl.launchers.environment_variables import COMPLETION_MARKER
+from marl.launchers.environment_variables import LAST_WORD
 from marl.launchers.jobs.hosts import HOSTFILE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.jobs.notices import NoticeFilter
@@ -53,12 +53,17 @@ class JobResult:
     Attributes:
         code: mpirun's exit code, the negative signal number where it was killed.
         notices: mpirun's own messages.
-        died: whether all ranks died one by one, for which mpirun with ULFM returns 0.
+        completed: whether the ranks said that all was done.
     """
 
     code: int
     notices: bytes
-    died: bool = False
+    completed: bool = False
+
+    @property
+    def vanished(self) -> bool:
+        """Whether ranks ended without having done their work and mpirun took that for an orderly end."""
+        return self.code == 0 and not self.completed
 
     @property
     def signal(self) -> int:
@@ -73,7 +78,7 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
     ends the job at once. The ranks have no standard input.
 
     Args:
-        program: the command line of one rank.
+        program: the command line of one rank, which calls ``run_on_ranks``.
         ranks: the number of ranks.
         stderr: the sink of the ranks' standard error; this process's own by default.
 
@@ -86,10 +91,12 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
     sink = sys.stderr.buffer if stderr is None else stderr
     with ForwardedStop() as stop:
         result = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
-    known = result.code in STATED_CODES
+    if result.vanished and not stop.requests:
+        sink.write(b"marl: the ranks ended, as if all were well, before their work was done\n")
+    known = result.code in STATED_CODES and not result.vanished
     if not known and not stop.requests:
         sink.write(result.notices)
-        sink.flush()
+    sink.flush()
     return result.code if known else 1
 
 
@@ -126,26 +133,29 @@ def run_job(
     if any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")):
         raise InputError("this process was started by mpirun already; leave out --ranks, or start it without mpirun")
     command = mpirun_command(program, ranks, elastic=elastic)
-    notices = NoticeFilter()
+    # A control character, which no text has, and a secret of this job.
+    last_word = f"\x1e{secrets.token_hex(16)}"
+    notices = NoticeFilter(last_word)
     scratch = Scratch(job)
     sys.stdout.flush()
     try:
-        process = _start(command, ranks, job, scratch, hostfile)
+        process = _start(command, ranks, job, scratch, hostfile, last_word)
         stop.attach(process)
         _copy_stderr(process, job, stop, notices, stderr, should_kill=should_kill, before_kill=before_kill)
         code = process.wait()
         stop.detach()
         stderr.write(notices.finish(show_notices=False))
         stderr.flush()
-        died = elastic and code == 0 and not scratch.completion_marker.exists()
-        return JobResult(code=code, notices=notices.notices, died=died)
+        return JobResult(code=code, notices=notices.notices, completed=notices.completed)
     finally:
         job.kill()
         scratch.remove()
 
 
-def _start(command: list[str], ranks: int, job: Job, scratch: Scratch, hostfile: str | None) -> subprocess.Popen[bytes]:
-    variables = scratch.renew() | {JOB: job.mark, COMPLETION_MARKER: str(scratch.completion_marker)}
+def _start(
+    command: list[str], ranks: int, job: Job, scratch: Scratch, hostfile: str | None, last_word: str
+) -> subprocess.Popen[bytes]:
+    variables = scratch.renew() | {JOB: job.mark, LAST_WORD: last_word}
     if hostfile is not None:
         scratch.hostfile.write_text(hostfile)
         variables[HOSTFILE] = str(scratch.hostfile)

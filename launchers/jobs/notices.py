@@ -7,6 +7,7 @@ from typing import Final
 
 _RULE: Final = re.compile(rb"[\0-]*-{70,}[\0-]*\s*")
 _RULE_AND_TEXT: Final = re.compile(rb"\0*(-{70,})\0*([^-\0].*\n)")
+_LAST_WORD_MARK: Final = b"\x1e"
 _NOTICES: Final = (b"MPI_ABORT was invoked", b"prterun has exited", b"prterun detected", b"prterun noticed")
 
 
@@ -15,9 +16,17 @@ class NoticeFilter:
 
     A notice is a rule of dashes, a known phrase, any lines, and a rule of dashes. Those that only say that a rank
     called abort are dropped: the rank has printed the reason before (see ``marl.launchers.mpi``).
+
+    Args:
+        last_word: a line that says that the work is done, and is not shown; it begins with the control character RS.
+
+    Attributes:
+        completed: whether it was said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_word: str = "") -> None:
+        self.completed = False
+        self._last_word = last_word.encode()
         self._line = b""
         self._passing_line = False
         self._rule = b""
@@ -34,7 +43,8 @@ class NoticeFilter:
             shown += self._end_line(line + b"\n")
         self._line = self._without_zeros(self._line + rest)
         # Half a line is shown as well (a prompt, a progress bar), unless it may become a rule or part of a notice.
-        if self._line and not self._inside and not self._rule and (self._passing_line or self._line.strip(b"\0-")):
+        partly = self._line and not self._inside and not self._rule and _LAST_WORD_MARK not in self._line
+        if partly and (self._passing_line or self._line.strip(b"\0-")):
             shown += self._line
             self._line = b""
             self._passing_line = True
@@ -42,6 +52,11 @@ class NoticeFilter:
 
     def _end_line(self, end: bytes) -> bytes:
         line, self._line = self._without_zeros(self._line + end), b""
+        if self._last_word and self._last_word in line:
+            self.completed = True
+            line = line.replace(self._last_word, b"")
+            if not line.strip():
+                return b""
         self._after = False
         if self._passing_line:
             self._passing_line = False

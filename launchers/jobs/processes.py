@@ -151,11 +151,6 @@ class Scratch:
         return variables
 
     @property
-    def completion_marker(self) -> Path:
-        """The file that a rank makes when all have completed, since the exit code of mpirun with ULFM does not tell."""
-        return self._roots[0] / self._name / "completed"
-
-    @property
     def hostfile(self) -> Path:
         """The hostfile of this job, where it is not the user's own."""
         return self._roots[0] / self._name / "hosts"

@@ -14,11 +14,12 @@ from typing import Final
 
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
-from marl.errors import InputError
+from marl.errors import InputError, OrderlyExit
 from marl.launchers.environment_variables import number_from_environment, world_size_from_environment
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import FAULT_TOLERANCE, ElasticCommunicator
 from marl.launchers.mpi.shutdown import CollectiveShutdown, print_error
+from marl.launchers.stopping import explain_exit
 
 _WORLD_RANKS: Final = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
@@ -66,8 +67,8 @@ def run_on_ranks(main: Callable[[Communicator], int]) -> int:
     """Runs ``main`` on this rank and ends the job in order, whatever happens on whichever rank.
 
     An exception's traceback is printed once (each line begins with the rank), and all ranks end at once. An
-    InputError, raised on all ranks or on some, is printed as one line and gives exit code 2. A SystemExit counts
-    as its exit code.
+    InputError, raised on all ranks or on some, is printed as one line and gives exit code 2. A SystemExit that is
+    not marl's own, an environment's for instance, is told with its place, and is no success whatever its code.
 
     Args:
         main: takes the communicator, returns the exit code.
@@ -102,9 +103,12 @@ def _run(main: Callable[[Communicator], int], communicator: Communicator) -> tup
         return main(communicator), "", ""
     except InputError as error:
         return 2, f"marl: {error}\n", str(error)
+    except OrderlyExit as error:
+        return int(error.code or 0), "", ""
     except SystemExit as error:
-        code, text = _exit_code(error)
-        return code, f"{text}\n" if text else "", text
+        code, text = explain_exit(error)
+        who = f"rank {communicator.rank}: " if communicator.size > 1 else ""
+        return code, f"marl: {who}{text}\n", text
     except KeyboardInterrupt:
         return 130, "marl: interrupted\n", "interrupted"
     except BaseException as error:
@@ -116,11 +120,3 @@ def _run(main: Callable[[Communicator], int], communicator: Communicator) -> tup
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _exit_code(error: SystemExit) -> tuple[int, str]:
-    if error.code is None:
-        return 0, ""
-    if isinstance(error.code, int):
-        return error.code, ""
-    return 1, str(error.code)

@@ -7,13 +7,12 @@ import os
 import sys
 import time
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
-from marl.launchers.environment_variables import COMPLETION_MARKER
+from marl.launchers.environment_variables import LAST_WORD
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, RankLossError
 from marl.launchers.stopping import STOPPED
@@ -33,6 +32,18 @@ def print_error(text: str) -> None:
     sys.stdout.flush()
     sys.stderr.write(text)
     sys.stderr.flush()
+
+
+def say_last_word() -> None:
+    """Tells the process that started this job that the work is done.
+
+    mpirun's exit code does not: it is 0 too where a rank left by ``os._exit(0)`` or was replaced by another program,
+    and with ULFM where all ranks have died.
+    """
+    if word := os.environ.get(LAST_WORD):
+        with contextlib.suppress(OSError):
+            # One write, which comes through the pipe in one piece.
+            os.write(2, f"{word}\n".encode())
 
 
 class CollectiveShutdown:
@@ -100,8 +111,6 @@ class CollectiveShutdown:
                 return self._leave(code, report, key)
 
         code = communicator.retry_with_survivors(attempt)
-        with contextlib.suppress(KeyError, OSError):  # there is no marker, or it is on another host
-            Path(os.environ[COMPLETION_MARKER]).touch()
         if communicator.lost:
             # MPI_Finalize waits for dead ranks, now and then for ever.
             sys.stdout.flush()
@@ -128,6 +137,8 @@ class CollectiveShutdown:
         codes = np.array([code], dtype=np.int64)
         highest = np.empty_like(codes)
         self._comm.Allreduce(codes, highest, self._communicator.operations["max"])
+        if rank == 0 and not highest[0]:
+            say_last_word()
         return int(highest[0])
 
     def barrier_with_timeout(self, timeout: float | None) -> bool:

@@ -62,8 +62,8 @@ def _cause(result: JobResult, folder: Path, beats: list[Beat]) -> str:
     if errors:
         _, rank, error = min(errors)
         return f"rank {rank} raised {error}"
-    if result.died:
-        return "all ranks died"
+    if result.vanished:
+        return "the ranks ended, as if all were well, before their work was done"
     if result.code < 0:
         return f"mpirun was killed by {_signal(result.signal)}"
     if result.signal:

@@ -94,7 +94,7 @@ class Supervisor:
                 if stop.requests > 0:
                     return self._stopped()
                 result = self._attempt(stop)
-                if result.code in STATED_CODES and not result.died:
+                if result.code in STATED_CODES and not result.vanished:
                     return result.code
                 if stop.requests > 1:
                     return 1

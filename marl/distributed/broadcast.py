@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from marl.core import Communicator
-from marl.errors import InputError
+from marl.errors import InputError, OrderlyExit
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ def from_root(communicator: Communicator, action: Callable[[], T]) -> T:
     if error is not None:
         raise error
     if int(size) < 0:
-        raise SystemExit(2)
+        raise OrderlyExit(2)
     if communicator.rank != 0:
         data = torch.zeros(int(size), dtype=torch.uint8)
     communicator.broadcast(data)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from marl.core import Communicator
+from marl.errors import OrderlyExit
 
 
 def check_collective(tensor: Tensor, operation: Literal["sum", "min", "max"] | None = None) -> None:
@@ -82,7 +83,7 @@ class SerialCommunicator(Communicator):
 
     def abort(self, code: int) -> None:
         """Leaves the process with this exit code."""
-        raise SystemExit(code)
+        raise OrderlyExit(code)
 
 
 def split(total: int, size: int, rank: int) -> tuple[int, int]:

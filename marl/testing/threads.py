@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marl.core import Communicator
 from marl.distributed.communicators import check_collective
+from marl.errors import OrderlyExit
 from marl.testing.environment_checks import ConformanceError
 
 ResultT = TypeVar("ResultT")
@@ -50,7 +51,7 @@ class ThreadCommunicator(Communicator):
 
     def abort(self, code: int) -> None:
         """Ends this rank, and with it the others."""
-        raise SystemExit(code)
+        raise OrderlyExit(code)
 
 
 class _OtherRankError(Exception):

@@ -54,13 +54,13 @@ def assert_learned(path, alone, ranks):
 def test_a_job_all_of_whose_ranks_died_has_failed(tmp_path):
     program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1", "1@1"]
     result = run_job(program, 2, Job.of_this_process("all-died"), ForwardedStop(), stderr=BytesIO(), elastic=True)
-    assert result.died or result.code != 0
+    assert result.vanished or result.code != 0
 
 
 def test_a_job_that_went_on_with_fewer_ranks_has_succeeded_however_mpi_reports_the_loss(tmp_path, alone):
     program = [sys.executable, str(JOB), str(tmp_path / "state"), "0@1", "unclassified"]
     result = run_job(program, 2, Job.of_this_process("fewer"), ForwardedStop(), stderr=BytesIO(), elastic=True)
-    assert (result.code, result.died) == (0, False)
+    assert (result.code, result.completed) == (0, True)
     assert_learned(tmp_path / "state", alone, 1)
 
 

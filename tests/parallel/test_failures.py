@@ -1,6 +1,7 @@
 """How jobs end. A job that hangs fails its test by the time limit."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from jobs import LAUNCH, clean_environment, run_limited
+from leaving_job import WAYS
 
 JOB = Path(__file__).with_name("failing_job.py")
+LEAVING = Path(__file__).with_name("leaving_job.py")
 
 
-def launched(ranks: int, way: str):
+def launched(ranks: int, way: str, job: Path = JOB):
     """Runs the job as ``marl … --ranks`` does."""
-    command = [sys.executable, "-c", LAUNCH, str(ranks), sys.executable, str(JOB), way]
+    command = [sys.executable, "-c", LAUNCH, str(ranks), sys.executable, str(job), way]
     return run_limited(command, clean_environment(ranks), 60)
 
 
@@ -65,7 +68,21 @@ def test_an_error_after_the_others_finished_is_still_an_error():
 
 def test_a_rank_that_leaves_early_ends_the_job():
     done = launched(2, "exit-on-one")
-    assert (done.code, done.stderr) == (1, "[rank 1] ended with exit code 3 while other ranks went on\n")
+    assert done.code == 1
+    assert re.fullmatch(r"marl: rank 1: \S+, line \d+, called sys.exit\(3\) before the work was done\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        *(f"{way} everywhere" for way in ("sys.exit(0)", "os._exit(0)", "exec", "C exit(0)")),
+        *(pytest.param(way, marks=[] if way in ("sys.exit(2)", "os._exit(0)") else pytest.mark.slow) for way in WAYS),
+    ],
+)
+def test_no_way_to_leave_before_the_work_is_done_counts_as_success(way):
+    done = launched(2, way, LEAVING)
+    assert done.code == 1
+    assert done.stderr
 
 
 def test_a_request_to_stop_does_not_reach_a_rank_that_has_done_its_work():

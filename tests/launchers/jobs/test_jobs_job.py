@@ -197,8 +197,27 @@ def test_each_mpirun_gets_the_options_it_knows(fake_mpirun, tmp_path):
 
 @pytest.mark.parametrize(("code", "mapped"), [(0, 0), (2, 2), (75, 75), (1, 1), (3, 1), (137, 1)])
 def test_exit_codes_with_a_meaning_are_kept(fake_mpirun, code, mapped):
-    fake_mpirun(f"exit {code}")
-    assert launch_program(["job"], 2, stderr=io.BytesIO()) == mapped
+    fake_mpirun(f'echo "$MARL_LAST_WORD" >&2; exit {code}')
+    shown = io.BytesIO()
+    assert launch_program(["job"], 2, stderr=shown) == mapped
+    assert shown.getvalue() == b""
+
+
+def test_code_0_is_believed_only_after_the_ranks_last_word(fake_mpirun):
+    fake_mpirun("exit 0")
+    shown = io.BytesIO()
+    assert launch_program(["job"], 2, stderr=shown) == 1
+    assert shown.getvalue() == b"marl: the ranks ended, as if all were well, before their work was done\n"
+
+
+def test_the_last_word_is_heard_in_the_middle_of_other_output_and_not_shown(fake_mpirun):
+    fake_mpirun(
+        'printf "half a line" >&2; printf "${MARL_LAST_WORD%????}" >&2; sleep 0.3; '
+        'echo "${MARL_LAST_WORD#?????????????????????????????}" >&2; echo more >&2'
+    )
+    shown = io.BytesIO()
+    assert launch_program(["job"], 2, stderr=shown) == 0
+    assert shown.getvalue() == b"half a line\nmore\n"
 
 
 def test_a_job_killed_by_a_signal_failed_and_says_how(fake_mpirun, tmp_path):
@@ -299,7 +318,7 @@ def test_a_rank_does_not_start_ranks(monkeypatch, name):
 
 
 def test_a_process_with_a_thousand_open_files_starts_ranks_too(fake_mpirun):
-    fake_mpirun("echo one line >&2")
+    fake_mpirun('echo one line >&2; echo "$MARL_LAST_WORD" >&2')
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     files = [os.open(os.devnull, os.O_RDONLY) for _ in range(min(1100, hard - 100))]

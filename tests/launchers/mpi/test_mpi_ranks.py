@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from marl.distributed.communicators import SerialCommunicator
-from marl.errors import InputError
+from marl.errors import InputError, OrderlyExit
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.mpi.ranks import communicator_from_environment, run_on_ranks
 
@@ -82,9 +82,14 @@ def test_wrong_input_is_one_line_and_code_2(capfd):
     [
         (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero\n"),
         (KeyboardInterrupt(), 130, "marl: interrupted\n"),
-        (SystemExit(), 0, ""),
-        (SystemExit(3), 3, ""),
-        (SystemExit("no more"), 1, "no more\n"),
+        (OrderlyExit(0), 0, ""),
+        (OrderlyExit(3), 3, ""),
+        (SystemExit(), 1, "called sys.exit(None) before the work was done\n"),
+        (SystemExit(0), 1, "called sys.exit(0) before the work was done\n"),
+        (SystemExit(2), 1, "called sys.exit(2) before the work was done\n"),
+        (SystemExit(75), 1, "called sys.exit(75) before the work was done\n"),
+        (SystemExit(3), 3, "called sys.exit(3) before the work was done\n"),
+        (SystemExit("no more"), 1, "called sys.exit('no more') before the work was done\n"),
     ],
 )
 def test_a_single_process_that_raises_says_why(capfd, error, code, line):
