@@ -25,7 +25,7 @@ from marl.algorithms.actor_critic.networks import ActorCriticNetworks, ActorNetw
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import RunContext
 from marl.errors import InputError
-from marl.learning.absent_agents import expected_values, without_absent
+from marl.learning.absent_agents import without_absent, without_advantages
 from marl.learning.config_checks import require_above
 from marl.networks.action_encodings import encode_actions
 from marl.networks.action_heads import make_distribution, num_outputs, num_uniforms
@@ -92,9 +92,11 @@ class MASACLearner(ActorCriticLearner[SampledPolicy]):
         distribution, log_probs = policy
         entropy = -log_probs
         if isinstance(distribution, MaskedCategorical):
-            values = expected_values(values, without_absent(distribution.probs, data.next_present))
-            entropy = distribution.entropy()
-        return values + self._temperature(name) * without_absent(entropy, data.next_present)
+            least = without_advantages(values, data.next_present).amin(0)
+            expected, entropy = (distribution.probs * least).sum(-1), distribution.entropy()
+        else:
+            expected = values.amin(0)
+        return expected + self._temperature(name) * without_absent(entropy, data.next_present)
 
     def actor_loss(
         self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, policy: SampledPolicy

@@ -149,8 +149,8 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
         return self.act(name, actor, data.next_observations, data.next_masks, noise)
 
     def next_values(self, name: str, data: GroupBatch, values: Tensor, policy: PolicyT) -> Tensor:
-        """(B, A) a group's values at the next step, from the least of its target critics' (B, A[, K]) values."""
-        return values
+        """(B, A) a group's values at the next step, the least of its target critics' (C, B, A[, K]) values."""
+        return values.amin(0)
 
     @abstractmethod
     def actor_loss(
@@ -207,7 +207,7 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
             others = self._joint.others(name, joint)
             own = without_absent(actions[name], data.next_present)
             values = self._target_critics[name](data.next_observations, own, batch.next_state, others)
-            next_values[name] = self.next_values(name, data, values.amin(0), policies[name])
+            next_values[name] = self.next_values(name, data, values, policies[name])
         return next_values
 
     def _actor_losses(self, batch: JointBatch, noise: Noise) -> Losses:

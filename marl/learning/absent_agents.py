@@ -25,12 +25,25 @@ def without_absent(x: Tensor, active: Tensor) -> Tensor:
     return x.masked_fill(~(active if active.dim() == x.dim() else active.unsqueeze(-1)), 0)
 
 
-def expected_values(values: Tensor, weights: Tensor) -> Tensor:
-    """Values of actions by their weights; of absent agents, whose weights are all 0, the mean of all values.
+def without_advantages(values: Tensor, active: Tensor) -> Tensor:
+    """Replaces all action values of agents that do not act by their mean.
 
     Args:
         values: (..., A, K) finite, of all actions.
-        weights: (..., A, K) float from ``without_absent``, one-hot actions or probabilities.
+        active: (A,) bool, or with leading dimensions that broadcast.
+
+    Returns:
+        As ``values``.
+    """
+    return torch.where(active.unsqueeze(-1), values, values.mean(-1, keepdim=True))
+
+
+def expected_values(values: Tensor, weights: Tensor) -> Tensor:
+    """Values of actions by their weights; of agents that do not act, whose weights are all 0, the mean of all values.
+
+    Args:
+        values: (..., A, K) finite, of all actions.
+        weights: (..., A, K) float from ``without_absent``, encoded actions.
 
     Returns:
         (..., A).
