@@ -25,6 +25,7 @@ from marl.algorithms.actor_critic.networks import ActorCriticNetworks, ActorNetw
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import RunContext
 from marl.errors import InputError
+from marl.learning.absent_agents import without_absent, without_advantages
 from marl.learning.config_checks import require_above
 from marl.networks.action_encodings import encode_actions
 from marl.networks.action_heads import make_distribution, num_outputs, num_uniforms
@@ -86,13 +87,16 @@ class MASACLearner(ActorCriticLearner[SampledPolicy]):
         actions, log_probs = distribution.sample_and_log_prob(noise)
         return encode_actions(spec, actions), SampledPolicy(distribution, log_probs)
 
-    def next_values(self, name: str, values: Tensor, policy: SampledPolicy) -> Tensor:
+    def next_values(self, name: str, data: GroupBatch, values: Tensor, policy: SampledPolicy) -> Tensor:
         """Adds the policy's entropy; of discrete actions exactly, and of continuous ones by the sample."""
         distribution, log_probs = policy
-        bonus = -self._temperature(name)
+        entropy = -log_probs
         if isinstance(distribution, MaskedCategorical):
-            return (distribution.probs * (values + bonus * distribution.log_probs)).sum(-1)
-        return values + bonus * log_probs
+            least = without_advantages(values, data.next_present).amin(0)
+            expected, entropy = (distribution.probs * least).sum(-1), distribution.entropy()
+        else:
+            expected = values.amin(0)
+        return expected + self._temperature(name) * without_absent(entropy, data.next_present)
 
     def actor_loss(
         self, name: str, batch: JointBatch, actions: Tensor, others: Tensor, policy: SampledPolicy

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.learning.absent_agents import without_absent
 from marl.networks.action_encodings import action_features, encode_actions
 from marl.networks.torso import prepare_input
 from marl.replay import Transitions
@@ -64,7 +65,10 @@ class GroupBatch:
     critic_weights: Tensor
     """(B, A): the same; with a team reward also where it was dead, since its team's rewards go on."""
     next_active: Tensor
-    """(B, A, 1): 1 where the agent acts next, else 0."""
+    """(B, A) bool: agents that act at the next step, as others see it."""
+    next_present: Tensor
+    """(B, A) bool: agents whose own next value is one of acting. Who was cut off alone would have acted; with a team
+    reward the value is what its team makes without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +109,15 @@ def prepare_batch(spec: EnvironmentSpec, sample: Transitions, config: ActorCriti
         groups[group.name] = GroupBatch(
             observations=prepare_input(group.observation, data.observations, normalize=normalize),
             next_observations=prepare_input(group.observation, data.next_observations, normalize=normalize),
-            actions=encode_actions(group.action, data.actions) * active.unsqueeze(-1),
+            actions=without_absent(encode_actions(group.action, data.actions), data.active),
             masks=data.action_masks,
             next_masks=data.next_action_masks,
             rewards=team.expand(shape) if team_reward else data.rewards,
             discounts=sample.discounts.unsqueeze(1).expand(shape) if team_reward else data.discounts,
             actor_weights=active * weights,
             critic_weights=weights.expand(shape) if team_reward else active * weights,
-            next_active=data.next_active.to(weights.dtype).unsqueeze(-1),
+            next_active=data.next_active,
+            next_present=data.next_active if team_reward else data.next_active | (data.discounts > 0),
         )
     return JointBatch(
         groups=groups,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.algorithms.actor_critic.config import ActorCriticConfig
+from marl.learning.absent_agents import expected_values
 from marl.networks.action_encodings import action_features
 from marl.networks.torso import Head, Torso
 from marl.specs import ArraySpec, EnvironmentSpec, GroupSpec
@@ -84,5 +85,4 @@ class CriticNetwork(nn.Module):
     def taken_values(self, observations: Tensor, own: Tensor, state: Tensor | None, others: Tensor | None) -> Tensor:
         """(C, B, A) values of the agents' own encoded actions; other arguments as in ``forward``."""
         values: Tensor = self(observations, own, state, others)
-        # The encoded action of agents that did not act is zero.
-        return values if self._reads_own_action else (values * own).sum(-1)
+        return values if self._reads_own_action else expected_values(values, own)

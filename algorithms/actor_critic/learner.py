@@ -23,6 +23,7 @@ from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, Loss
 from marl.algorithms.off_policy.target_networks import TargetNetworks
 from marl.builders import RunContext
 from marl.core import Learner, Metrics, State
+from marl.learning.absent_agents import without_absent
 from marl.random_streams import Stream
 from marl.replay import TransitionDataset
 from marl.specs import EnvironmentSpec, GroupSpec
@@ -147,9 +148,9 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
         actor = self._target_actors[name] if self.target_actors else self._networks[name].actor
         return self.act(name, actor, data.next_observations, data.next_masks, noise)
 
-    def next_values(self, name: str, values: Tensor, policy: PolicyT) -> Tensor:
-        """(B, A) a group's values at the next step, from the least of its target critics' (B, A[, K]) values."""
-        return values
+    def next_values(self, name: str, data: GroupBatch, values: Tensor, policy: PolicyT) -> Tensor:
+        """(B, A) a group's values at the next step, the least of its target critics' (C, B, A[, K]) values."""
+        return values.amin(0)
 
     @abstractmethod
     def actor_loss(
@@ -197,14 +198,16 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
         actions: dict[str, Tensor] = {}
         policies: dict[str, PolicyT] = {}
         for name, data in batch.groups.items():
-            action, policies[name] = self.next_actions(name, data, noise[name])
-            actions[name] = action * data.next_active
-        joint = self._joint.join(actions)
+            actions[name], policies[name] = self.next_actions(name, data, noise[name])
+        joint = self._joint.join(
+            {name: without_absent(actions[name], data.next_active) for name, data in batch.groups.items()}
+        )
         next_values: dict[str, Tensor] = {}
         for name, data in batch.groups.items():
             others = self._joint.others(name, joint)
-            values = self._target_critics[name](data.next_observations, actions[name], batch.next_state, others)
-            next_values[name] = self.next_values(name, values.amin(0), policies[name])
+            own = without_absent(actions[name], data.next_present)
+            values = self._target_critics[name](data.next_observations, own, batch.next_state, others)
+            next_values[name] = self.next_values(name, data, values, policies[name])
         return next_values
 
     def _actor_losses(self, batch: JointBatch, noise: Noise) -> Losses:
@@ -216,8 +219,10 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
         with torch.no_grad():
             others_actions = {name: data.actions for name, data in batch.groups.items()}
             if self._config.resample_other_actions:
-                active = {name: (data.actor_weights > 0).unsqueeze(-1) for name, data in batch.groups.items()}
-                others_actions = {name: actions[name].detach() * active[name] for name in actions}
+                others_actions = {
+                    name: without_absent(actions[name].detach(), data.actor_weights > 0)
+                    for name, data in batch.groups.items()
+                }
             joint = self._joint.join(others_actions)
         losses: list[Losses] = []
         for name, data in batch.groups.items():

@@ -25,7 +25,7 @@ class GroupValues:
     taken: ActionValues
     """The actions taken, by the online network, with gradient."""
     greedy_next: ActionValues
-    """The greedy actions at the next observation, by the target network; minus infinity where illegal."""
+    """The greedy legal actions at the next observation, by the target network."""
     rewards: Tensor
     """(..., A): the agent's own."""
     discounts: Tensor
@@ -124,11 +124,10 @@ def _read_group(
         with torch.no_grad():
             next_values = target(next_observations)
             preferences = online(next_observations) if config.double else next_values
-    next_values = legal_values(next_values, next_masks)
-    next_actions = (legal_values(preferences, next_masks) if config.double else next_values).argmax(-1)
+    next_actions = legal_values(preferences if config.double else next_values, next_masks).argmax(-1)
     return GroupValues(
         taken=ActionValues(values, masks, data.actions, active),
-        greedy_next=ActionValues(next_values, None, next_actions, next_active),
+        greedy_next=ActionValues(next_values, next_masks, next_actions, next_active),
         rewards=data.rewards,
         discounts=data.discounts,
     )

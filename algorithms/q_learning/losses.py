@@ -34,6 +34,8 @@ class TDTerms(NamedTuple):
     """Discount factors of the next values."""
     learn: Tensor
     """bool."""
+    ended: Tensor | None = None
+    """bool: no later reward counts, the next value is the bootstrap; None where rows are transitions."""
 
 
 def team_terms(batch: ValueBatch, networks: QNetworks, targets: QNetworks) -> TDTerms:
@@ -41,18 +43,30 @@ def team_terms(batch: ValueBatch, networks: QNetworks, targets: QNetworks) -> TD
     values = networks.mix([group.taken for group in batch.groups.values()], batch.state)
     with torch.no_grad():
         next_values = targets.mix([group.greedy_next for group in batch.groups.values()], batch.next_state)
-    return TDTerms(values, next_values, batch.rewards, batch.discounts, batch.learn)
+    return TDTerms(values, next_values, batch.rewards, batch.discounts, batch.learn, batch.ended)
 
 
 def agent_terms(group: GroupValues, batch: ValueBatch, *, team_reward: bool) -> TDTerms:
     """Takes each agent's value of its action, and that of its greedy action next, for independent learners."""
-    values, next_values = group.taken.chosen(), group.greedy_next.chosen()
+    ended = None if batch.ended is None else batch.ended.unsqueeze(-1)
     if team_reward:
         # What the team receives after an agent's death is still part of the return of its actions.
-        of_team = (batch.rewards, batch.discounts, batch.learn)
-        return TDTerms(values, next_values, *(each.unsqueeze(-1).expand_as(values) for each in of_team))
-    learn = batch.learn.unsqueeze(-1) & group.taken.active
-    return TDTerms(values, next_values, group.rewards, group.discounts, learn)
+        values, next_values = group.taken.of_places(), group.greedy_next.of_places()
+        rewards, discounts, learn = (
+            each.unsqueeze(-1).expand_as(values) for each in (batch.rewards, batch.discounts, batch.learn)
+        )
+        return TDTerms(
+            values, next_values, rewards, discounts, learn, None if ended is None else ended.expand_as(values)
+        )
+    return TDTerms(
+        group.taken.chosen(),
+        group.greedy_next.chosen(),
+        group.rewards,
+        group.discounts,
+        batch.learn.unsqueeze(-1) & group.taken.active,
+        # An agent may be cut off before its episode ends.
+        None if ended is None else ended | ~group.greedy_next.active,
+    )
 
 
 def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Losses:
@@ -60,7 +74,7 @@ def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Los
 
     Args:
         terms: of the batch's rows.
-        batch: which sequences end where, and its items' weights.
+        batch: its items' weights, and which steps of sequences count.
         config: ``n_step`` rewards are summed in sequences (those of transitions are sums already); ``huber_delta``,
             see ``td_loss``.
 
@@ -68,11 +82,10 @@ def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Los
         The sum of losses, (5,) sums of TD_METRICS, and (B,) the items' absolute errors: the largest agent's; of
         sequences, a mixture of the largest step's and the mean (Kapturowski et al. 2019, section 2.3).
     """
-    values, ended, weights = terms.values, batch.ended, batch.weights
+    values, ended, weights = terms.values, terms.ended, batch.weights
     of_agents = values.dim() > batch.discounts.dim()
     if of_agents:
         weights = weights.unsqueeze(-1)
-        ended = None if ended is None else ended.unsqueeze(-1).expand_as(values)
     if ended is None:
         targets = terms.rewards + terms.discounts * terms.next_values
     else:
@@ -90,6 +103,6 @@ def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Los
         metrics = torch.stack((counted.sum(), loss, errors.sum(), (values * counted).sum(), (targets * counted).sum()))
         if of_agents:
             errors = errors.amax(-1)
-        if batch.ended is not None:
+        if ended is not None:
             errors = 0.9 * errors.amax(0) + 0.1 * errors.sum(0) / batch.learn.sum(0).clamp(min=1)
     return Losses(total=loss, metrics=metrics, td_errors=errors)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.learning.absent_agents import without_absent
 from marl.networks.torso import ImageEncoder, is_image, orthogonal
 from marl.specs import ArraySpec
 
@@ -43,7 +44,8 @@ class Mixer(nn.Module):
             active: (..., N) bool, True for agents that act; the others are left out.
             state: (..., *state shape) global state from ``prepare_input``, where the mixer reads it.
             best: (..., N) float, each agent's value of its best legal action, where the mixer reads the joint action.
-            actions: (..., sum of all agents' numbers of actions) one-hot actions side by side, likewise.
+            actions: (..., sum of all agents' numbers of actions) one-hot actions side by side, zeros for agents that do
+                not act, likewise.
 
         Returns:
             (...) float.
@@ -63,7 +65,7 @@ class SumMixer(Mixer):
         best: Tensor | None = None,
         actions: Tensor | None = None,
     ) -> Tensor:
-        return chosen.masked_fill(~active, 0.0).sum(-1)
+        return without_absent(chosen, active).sum(-1)
 
 
 def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float, bias: float = 0.0) -> nn.Sequential:
@@ -126,7 +128,7 @@ class MonotonicMixer(Mixer):
         assert state is not None, "a monotonic mixer reads the state"
         features = self.state(state)
         weights = self.first_weights(features).abs().unflatten(-1, self._shape)
-        acting = chosen.masked_fill(~active, 0.0).unsqueeze(-2)
+        acting = without_absent(chosen, active).unsqueeze(-2)
         hidden = torch.matmul(acting, weights).squeeze(-2) + self.first_bias(features)
         totals: Tensor = (functional.elu(hidden) * self.last_weights(features).abs()).sum(-1, keepdim=True)
         totals = totals + self.last_bias(features)
@@ -188,7 +190,7 @@ class DuplexDuelingMixer(Mixer):
         assert actions is not None, "QPLEX's mixer reads the joint action"
         features = self.state(state)
         weights = self.weights(features).abs() + _MIN_WEIGHT
-        acting = chosen.masked_fill(~active, 0.0)
-        advantages = (weights * (acting - best.masked_fill(~active, 0.0))).detach()
+        acting = without_absent(chosen, active)
+        advantages = (weights * (acting - without_absent(best, active))).detach()
         mixed: Tensor = weights * acting + self.biases(features) + (self.importance(state, actions) - 1.0) * advantages
-        return mixed.masked_fill(~active, 0.0).sum(-1)
+        return without_absent(mixed, active).sum(-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.mixers import Mixer
 from marl.errors import InputError
+from marl.learning.absent_agents import expected_values, without_absent
 from marl.networks.action_encodings import one_hot
 from marl.networks.torso import Head, Torso
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
@@ -85,7 +86,7 @@ class ActionValues(NamedTuple):
     values: Tensor
     """(..., A, K)."""
     masks: Tensor | None
-    """(..., A, K) bool, True where legal; None if all are, or where illegal actions' values are minus infinity."""
+    """(..., A, K) bool, True where legal; None if all are."""
     actions: Tensor
     """(..., A) int64."""
     active: Tensor
@@ -94,6 +95,14 @@ class ActionValues(NamedTuple):
     def chosen(self) -> Tensor:
         """(..., A) values of the actions."""
         return self.values.gather(-1, self.actions.unsqueeze(-1)).squeeze(-1)
+
+    def encoded(self) -> Tensor:
+        """(..., A, K) one-hot actions, zeros for agents that do not act."""
+        return without_absent(one_hot(self.actions, self.values.shape[-1]), self.active).to(self.values.dtype)
+
+    def of_places(self) -> Tensor:
+        """(..., A) values of the actions, and of the places of agents that do not act."""
+        return expected_values(self.values, self.encoded())
 
 
 class QNetworks(nn.Module):
@@ -131,8 +140,7 @@ class QNetworks(nn.Module):
             "active": torch.cat([each.active for each in groups], -1),
         }
         if self.mixer.reads_joint:
-            actions = [one_hot(each.actions, each.values.shape[-1]).flatten(-2) for each in groups]
             joint["best"] = torch.cat([legal_values(each.values, each.masks).amax(-1) for each in groups], -1)
-            joint["actions"] = torch.cat(actions, -1).to(joint["best"].dtype)
+            joint["actions"] = torch.cat([each.encoded().flatten(-2) for each in groups], -1)
         mixed: Tensor = self.mixer(**joint, state=state)
         return mixed

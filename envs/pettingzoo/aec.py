@@ -140,6 +140,8 @@ class AECEnvironmentBatch(EnvironmentBatch):
         try:
             raw = self._environments[copy].observe(seat.agent)
             observation = seat.reader.read(raw)
+            info = self._environments[copy].infos.get(seat.agent) if seat.mask_in_info else None
+            mask = seat.read_last_mask(raw, info) if seat.masked else None
         except Exception:  # whatever an environment raises when it is asked for too much
             return
         group = self._storage.groups[seat.group]
@@ -147,8 +149,9 @@ class AECEnvironmentBatch(EnvironmentBatch):
         if observation.shape == row.shape and np.can_cast(observation.dtype, row.dtype, "same_kind"):
             row[...] = observation
         if group.masks is not None:
-            # The dead have no legal actions, and a mask is never all False.
-            group.masks[copy, seat.row] = True
+            # Of the dead, nothing is asked any more.
+            cut = group.truncated[copy, seat.row]
+            group.masks[copy, seat.row] = group.last_mask(copy, seat.row, mask) if cut else True
 
     def _finish(self, copy: int) -> None:
         """Keeps the last observations of an episode, before the copy is reset."""

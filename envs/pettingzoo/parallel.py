@@ -111,7 +111,7 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
         masks: list[list[Any]] = [[] for _ in self._groups]
         for index, seat in enumerate(storage.seats):
             agent, was_alive = seat.agent, alive[index]
-            now_alive = agent in present
+            now_alive, ends, cut = agent in present, False, False
             if was_alive:
                 for what, values in (("rewards", rewards), ("terminations", terminated), ("truncations", truncated)):
                     if agent not in values:
@@ -138,12 +138,15 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
             raw = observed.get(agent) if was_alive or now_alive else None
             if raw is not None:
                 rows[seat.group].append(seat.reader.read(raw))
-                if seat.masked:
+                if seat.masked and cut and not ends:
+                    last = seat.read_last_mask(raw, infos.get(agent))
+                    masks[seat.group].append(group.last_mask(copy, seat.row, last))
+                elif seat.masked:
                     masks[seat.group].append(seat.read_mask(raw, infos.get(agent)))
             else:
                 rows[seat.group].append(group.observations[copy, seat.row])
-                if seat.masked:
-                    masks[seat.group].append(self._full_masks[seat.group])
+                if group.masks is not None:
+                    masks[seat.group].append(group.masks[copy, seat.row])
         self._alive_count[copy] = sum(alive)
         if self._alive_count[copy]:
             for index in range(len(rows)):

@@ -53,6 +53,10 @@ class Seat:
         """True if the agent is given action masks at all."""
         return self.reader.masked or self.mask_in_info
 
+    def read_last_mask(self, raw: Any, info: Any) -> Any:
+        """The agent's action mask as it is cut off, or None where it is shown none."""
+        return None if self.reader.read_mask(raw, info) is None else self.read_mask(raw, info)
+
     def read_mask(self, raw: Any, info: Any) -> Any:
         """The agent's action mask, from its raw observation or its info; all ones where it has none just now."""
         mask = self.reader.read_mask(raw, info)

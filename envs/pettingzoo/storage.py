@@ -47,6 +47,19 @@ class GroupArrays:
         self.final_observations: Array = self.final_step.observations.numpy()
         self.final_masks = None if self.final_step.action_masks is None else self.final_step.action_masks.numpy()
 
+    def last_mask(self, copy: int, row: int, mask: Array | None) -> Array:
+        """The mask of an agent that is cut off: what it is shown, and for choices of which it is shown none, its last.
+
+        A value is bootstrapped over these actions, so all of them must not be called legal for want of a mask.
+        """
+        assert self.masks is not None
+        kept = self.masks[copy, row].copy()
+        if mask is not None and np.shape(mask) == kept.shape:
+            for part in self.mask_parts:
+                if np.any(mask[part]):
+                    kept[part] = np.asarray(mask[part]) != 0
+        return kept
+
 
 class Storage:
     """All arrays of E copies, and the time step made of them.

@@ -7,6 +7,8 @@ The weight of a next value (the ``discounts`` of items) is decided here:
   of the next episode;
 - the team's value counts until all agents of all groups terminated. Agents that left the game before the others are
   not ``active`` at the next step, so a mixer leaves them out.
+
+Rewards of a step count for the team whoever receives them, for an agent itself from its first action to its end.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class SequenceAdder(ReplayAdder):
         for name in self._groups:
             step, active = timestep.groups[name], arrays[f"{name}/active"][place]
             arrays[f"{name}/actions"][place] = as_array(actions[name])
-            arrays[f"{name}/rewards"][place] = as_array(step.rewards) * active
+            arrays[f"{name}/rewards"][place] = as_array(step.rewards)
             arrays[f"{name}/discounts"][place] = self._discount * (active & ~as_array(step.terminated))
         team = np.full(self._replay.num_envs, self._discount)
         team[next_step.ended] *= next_step.remaining

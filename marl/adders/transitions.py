@@ -28,6 +28,8 @@ class _Window:
         }
         """Agents whose n steps have not come to an early end."""
         self.team_running: Bools = np.zeros(envs, np.bool_)
+        self.weight = np.float32(1.0)
+        """Of the next step's rewards."""
         self.untouched = False
         """Whether all of them still run: mostly so, and then masks can be left out."""
 
@@ -37,22 +39,24 @@ class _Window:
         arrays = self.staging.arrays
         for name, running in self.running.items():
             arrays[f"{name}/rewards"].fill(0.0)
-            # An agent that does not act earns nothing and counts for nothing.
+            # An agent that does not act has no value of its own.
             arrays[f"{name}/discounts"][...] = arrays[f"{name}/active"]
             running.fill(True)
         arrays["discounts"].fill(1.0)
         self.team_running.fill(True)
+        self.weight = np.float32(1.0)
         self.untouched = True
 
     def accumulate(self, name: str, rewards: Singles, factors: Singles | np.float32) -> None:
         """Adds one step's rewards of a group, (E, A), and multiplies its discounts."""
         sums, discounts = self.staging.arrays[f"{name}/rewards"], self.staging.arrays[f"{name}/discounts"]
         where: Bools | Literal[True] = True if self.untouched else self.running[name]
-        np.add(sums, discounts * rewards, out=sums, where=where)
+        np.add(sums, self.weight * rewards, out=sums, where=where)
         np.multiply(discounts, factors, out=discounts, where=where)
 
     def accumulate_team(self, discount: np.float32) -> None:
-        """Multiplies the team's discounts."""
+        """Multiplies the team's discounts, and the weight of the rewards that follow."""
+        self.weight *= discount
         discounts = self.staging.arrays["discounts"]
         np.multiply(discounts, discount, out=discounts, where=True if self.untouched else self.team_running)
 
@@ -180,4 +184,6 @@ class TransitionAdder(ReplayAdder):
                 window.running[name][...] = state[f"{name}.running"][:, index].numpy()
         begun = int(state["begun"][0])
         self._windows, self._spare = deque(windows[:begun]), windows[begun:]
+        for age, window in enumerate(reversed(self._windows)):
+            window.weight = np.prod([self._discount] * age, dtype=np.float32)
         self._resuming = True

@@ -65,7 +65,7 @@ class GroupTransitions:
     actions: Tensor
     """(B, A, *action shape)."""
     rewards: Tensor
-    """(B, A) float32: discounted sum of the agent's rewards over its steps of the window; 0 where not active."""
+    """(B, A) float32: discounted sum of the agent's rewards, over its steps of the window if it acted."""
     discounts: Tensor
     """(B, A) float32: weight of the agent's value at the next observation; 0 where it terminated."""
     next_observations: Tensor

@@ -163,7 +163,8 @@ class PrioritizedSelector(Selector):
 
     Every copy has a tree of its own, and only the copies' totals travel between ranks. They are summed in the order
     of copies, so the draw does not depend on the number of ranks, not even by rounding. New items have the largest
-    priority that was ever seen, at least 1.
+    priority that was ever seen, at least 1. Items in which nobody acted, of turns that are not finished or were
+    another player's, teach nothing: they have the least priority, of an error of 0, and no part in the weights.
     """
 
     def __init__(self, replay: Replay, *, seed: int, priorities: Priorities) -> None:
@@ -202,7 +203,7 @@ class PrioritizedSelector(Selector):
             envs=envs,
             numbers=oldest + (leaves - oldest) % replay.rows,
             positions=positions,
-            weights=(minimum / self._sums.leaves[envs, leaves]) ** beta,
+            weights=np.minimum(minimum / self._sums.leaves[envs, leaves], 1.0) ** beta,
         )
 
     def update(self, indices: Integers, priorities: Floats) -> None:
@@ -236,8 +237,9 @@ class PrioritizedSelector(Selector):
     def _set(self, envs: Integers, numbers: Integers, values: Floats) -> None:
         # Number k replaces number k - rows, which has just left the store.
         leaves = numbers % self._replay.rows
-        self._sums.set(envs, leaves, values)
-        self._minima.set(envs, leaves, values)
+        acted = self._replay.acted(envs, numbers)
+        self._sums.set(envs, leaves, np.where(acted, values, self._config.epsilon**self._config.alpha))
+        self._minima.set(envs, leaves, np.where(acted, values, np.inf))
 
     def state_dict(self) -> State:
         """The priority of new items."""
@@ -257,7 +259,8 @@ class PrioritizedSelector(Selector):
     def load_env_state_dict(self, state: State) -> None:
         leaves = state["priorities"].numpy()
         self._sums.set_all(leaves)
-        self._minima.set_all(np.where(leaves > 0, leaves, np.inf))
+        acted = self._replay.acted(np.arange(len(leaves))[:, np.newaxis], np.arange(leaves.shape[1]))
+        self._minima.set_all(np.where((leaves > 0) & acted, leaves, np.inf))
         self._seen[:] = state["seen"].numpy()
         self._largest[:] = state["largest"].numpy()
 

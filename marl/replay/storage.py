@@ -16,7 +16,7 @@ from marl.errors import InputError
 from marl.replay.items import Items, TransitionItems
 from marl.replay.layout import Staging, item_layout
 from marl.specs import EnvironmentSpec
-from marl.types import Array, Integers
+from marl.types import Array, Bools, Integers
 
 
 class Replay(Saveable):
@@ -78,6 +78,8 @@ class Replay(Saveable):
         # Allocated by numpy, which asks for huge pages: random reads miss the page table far less often.
         self._records = np.zeros((self.rows, num_envs, self.layout.words), np.int64)
         self._flat = self._records.reshape(-1, self.layout.words)
+        fields = self.layout.tensors(torch.from_numpy(self._records))
+        self._active: list[Bools] = [fields[f"{group.name}/active"].numpy() for group in spec.groups]
         self._staging: Staging | None = None
         self.local_counts: Integers = np.zeros(num_envs, np.int64)
         """(E,): items that each copy of this rank has ever committed."""
@@ -162,6 +164,14 @@ class Replay(Saveable):
     def gather(self, envs: Integers, numbers: Integers, out: Integers) -> None:
         """Copies the records of items (copy on this rank, number), (B,) each, into ``out``, (B, words)."""
         np.take(self._flat, numbers % self.rows * self.num_envs + envs, axis=0, out=out, mode="clip")
+
+    def acted(self, envs: Integers, numbers: Integers) -> Bools:
+        """Returns whether anybody acted in items (copy on this rank, number), arrays that broadcast."""
+        acted = np.zeros(np.broadcast_shapes(envs.shape, numbers.shape), np.bool_)
+        for active in self._active:
+            flags = active[numbers % self.rows, envs]
+            acted |= flags.any(axis=tuple(range(acted.ndim, flags.ndim)))
+        return acted
 
     def share(self, of_envs: Array) -> Tensor:
         """Joins numbers of copies over ranks.

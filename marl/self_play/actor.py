@@ -25,7 +25,7 @@ from marl.types import Actions, TimeStep
 
 
 class OwnSeatsAdder(Adder):
-    """Passes on experience in which only a learner's own seats are active.
+    """Passes on experience in which only a learner's own seats act, earn, and come to an end.
 
     Attributes:
         own: (E, A) bool a group, the learner's seats in the episodes of the newest time step.
@@ -36,15 +36,29 @@ class OwnSeatsAdder(Adder):
     def __init__(self, adder: Adder) -> None:
         self._adder = adder
         self.own = {}
+        self._before: dict[str, Tensor] = {}
+        """Its seats in the episodes of the time step before."""
 
     def add_first(self, timestep: TimeStep) -> None:
+        self._before = self.own
         self._adder.add_first(self._masked(timestep))
 
     def add(self, actions: Actions, extras: Mapping[str, State], timestep: TimeStep) -> None:
         self._adder.add(actions, extras, self._masked(timestep))
+        self._before = self.own
 
     def _masked(self, timestep: TimeStep) -> TimeStep:
-        groups = {name: replace(step, active=step.active & self.own[name]) for name, step in timestep.groups.items()}
+        groups = {}
+        for name, step in timestep.groups.items():
+            # Rewards and endings are those of the step that led here, perhaps the last one with other seats.
+            own, before = self.own[name], self._before[name]
+            groups[name] = replace(
+                step,
+                active=step.active & own,
+                rewards=step.rewards.masked_fill(~before, 0.0),
+                terminated=step.terminated & before,
+                truncated=step.truncated & before,
+            )
         return replace(timestep, groups=groups)
 
 

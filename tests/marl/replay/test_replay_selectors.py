@@ -93,6 +93,33 @@ def test_new_items_have_the_largest_priority_and_overwritten_ones_keep_nothing()
     np.testing.assert_allclose(selector._sums.leaves, [[50.0, 50.0, 1e-3, 3.0]], rtol=1e-6)
 
 
+def test_items_in_which_nobody_acted_have_no_part_in_weights_and_are_hardly_drawn():
+    replay = transitions(1, capacity=64)
+    fields = {name: torch.zeros(1, *field.shape, dtype=field.dtype) for name, field in replay.layout.fields.items()}
+
+    def insert(acted: bool) -> None:
+        replay.insert(fields | {"left/active": torch.full_like(fields["left/active"], acted)})
+
+    config = Priorities(alpha=1.0, beta=1.0, epsilon=1e-6)
+    dataset = dataset_of(replay, batch_size=8, priorities=config)
+    for number in range(32):
+        insert(acted=number % 2 == 0)
+    for _ in range(50):
+        sample = dataset.sample()
+        # Every other item is an unfinished turn, of which learners report an error of 0.
+        even = sample.indices[:, 1] % 2 == 0
+        assert even.all()
+        dataset.update_priorities(sample.indices, torch.where(even, 0.5, 0.0))
+    assert dataset.sample().weights.tolist() == [1.0] * 8
+    # What is saved comes back the same.
+    again = dataset_of(replay, batch_size=8, priorities=config)
+    again.selector.load_env_state_dict(dataset.selector.env_state_dict())
+    assert again.sample().weights.tolist() == [1.0] * 8
+    for selector in (dataset.selector, again.selector):
+        selector.update(np.array([(0, 1)]), np.zeros(1))
+        assert selector._minima.roots.min() > 0.4
+
+
 def test_beta_goes_from_its_first_to_its_final_value():
     replay = transitions(1, capacity=2)
     Script(0, 1, 2).play(TransitionAdder(replay, discount=GAMMA), 0, 2)
