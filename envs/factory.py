@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
+from marl.envs.borders.lookalikes import recognize, recognized
 from marl.envs.imports import missing_package, one_line
 from marl.envs.names import resolve
 from marl.envs.on_device import on_device
@@ -65,7 +66,7 @@ def vectorize(
     make: Callable[[], Any], *, preprocessing: Preprocessing = _NO_PREPROCESSING, max_failures: int = 0
 ) -> EnvironmentFactory:
     """A factory of vector environments over a callable that returns a PettingZoo environment, Parallel or AEC."""
-    make = preprocessed(make, preprocessing)
+    make = preprocessed(recognized(make), preprocessing)
 
     def factory(request: EnvironmentRequest) -> VectorEnvironment:
         from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
@@ -88,7 +89,7 @@ def make_constructor(name: str, env_kwargs: Mapping[str, Any] | None = None) -> 
 
     def make() -> Any:
         try:
-            return source.make(**arguments)
+            return recognize(source.make(**arguments))
         except ImportError as error:
             raise missing_package(name, error, source.install) from error
         except (TypeError, ValueError, AssertionError, KeyError) as error:

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper
 
 from marl.core import EnvironmentRequest
+from marl.envs.pettingzoo.aec import strip_wrappers
 from marl.envs.pettingzoo.spaces import Array
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.games.game import Arena
 from marl.specs import EnvironmentSpec, Sharing
 from marl.types import FinalStep, Integers, TimeStep
-
-_WATCHERS = (AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper)
 
 
 class PettingZooArena(Arena):
@@ -62,15 +60,17 @@ class _SeededEnvironment(PettingZooVectorEnvironment):
 
     def begin(self, seeds: Sequence[int]) -> TimeStep:
         self._seeds = seeds
-        self._envs.reset(slice(0, len(seeds)))
+        with self._process_state:
+            self._envs.reset(slice(0, len(seeds)))
         return self._storage.timestep()
 
     def step_some(self, envs: Integers, actions: Sequence[Array]) -> list[int]:
         choices = self._choices(actions)
         ended: list[int] = []
-        for window in _windows(envs):
-            self._envs.step(window, choices[window])
-            ended += self._storage.ended
+        with self._process_state:
+            for window in _windows(envs):
+                self._envs.step(window, choices[window])
+                ended += self._storage.ended
         return ended
 
     def ended_step(self) -> FinalStep | None:
@@ -78,16 +78,6 @@ class _SeededEnvironment(PettingZooVectorEnvironment):
 
     def _next_seed(self, copy: int) -> int:
         return self._seeds[copy] if copy < len(self._seeds) else 0
-
-
-def strip_wrappers(environment: Any) -> Any:
-    """The environment without PettingZoo's outer wrappers that only watch for misuse.
-
-    They double the time of a turn, and who steps through an arena checks moves beforehand.
-    """
-    while type(environment) in _WATCHERS:
-        environment = environment.env
-    return environment
 
 
 def _windows(envs: Integers) -> Iterator[slice]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marl.envs.pettingzoo.batch import EnvironmentBatch
-from marl.envs.pettingzoo.rows import ApiError, Seat, brief, missing, read_observation, write_rows
+from marl.envs.pettingzoo.rows import (
+    LARGEST_REWARD,
+    ApiError,
+    brief,
+    check_reward,
+    contents,
+    gatherer,
+    getter,
+    missing,
+    read_observation,
+    write_rows,
+)
+from marl.envs.pettingzoo.spaces import ACTION_MASK
 
+WATCHED_STEPS = 32
+"""In so many steps it is made sure that what a copy returned does not change while the next ones are stepped."""
 RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
@@ -29,6 +42,9 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
         self._everybody = getter(self._agents)
         self._groups = [[seat for seat in seats if seat.group == index] for index in range(len(storage.groups))]
         self._gather = [gatherer(group) for group in self._groups]
+        self._unmasked = [(seat.agent, seat) for seat in seats if not seat.masked]
+        self._any_masked = len(self._unmasked) < len(seats)
+        self._watched_steps = WATCHED_STEPS
         self._alive = [[False] * len(seats) for _ in range(num_envs)]
         self._alive_count = [0] * num_envs
         self._observations: list[list[Any]] = [[] for _ in self._groups]
@@ -49,9 +65,32 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
     def step(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
         self._open()
         step = self._step
-        for copy, choices in enumerate(actions, window.start):
-            step(copy, choices)
+        if self._watched_steps > 0:
+            self._watch(window, actions)
+        else:
+            for copy, choices in enumerate(actions, window.start):
+                step(copy, choices)
         self._flush(window)
+
+    def _watch(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
+        """Takes a step and raises ApiError where the copies write into each other's arrays."""
+        self._watched_steps -= 1
+        kept: list[list[bytes]] = [[] for _ in self._groups]
+        for copy, choices in enumerate(actions, window.start):
+            self._step(copy, choices)
+            for rows, before in zip(self._observations, kept, strict=True):
+                before += contents(rows[len(before) :])
+        for group, rows, before in zip(self._groups, self._observations, kept, strict=True):
+            for index, (now, was) in enumerate(zip(contents(rows), before, strict=True)):
+                if now != was:
+                    copy, seat = divmod(index, len(group))
+                    raise ApiError(
+                        "copies of an environment share no arrays",
+                        agent=group[seat].agent,
+                        copy=window.start + copy,
+                        detail="its observation changed while another copy was stepped; make arrays in __init__, not "
+                        "in the class or the module",
+                    )
 
     def _open(self) -> None:
         self._storage.begin_step()
@@ -82,27 +121,37 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
         try:
             observed, rewards, terminated, truncated, infos = result
             if (
-                self._alive_count[copy] != count
-                or True in terminated.values()
-                or True in truncated.values()
-                or len(environment.agents) != count
-                or len(terminated) < count
-                or len(truncated) < count
+                self._alive_count[copy] == count
+                and True not in terminated.values()
+                and True not in truncated.values()
+                and len(environment.agents) == count
+                and len(terminated) >= count
+                and len(truncated) >= count
             ):
-                self._take(copy, observed, rewards, terminated, truncated, infos)
+                received = self._everybody(rewards)
+                if infos:
+                    for agent, seat in self._unmasked:
+                        if (info := infos.get(agent)) and ACTION_MASK in info:
+                            seat.check_unmasked(info)
+                for index, gather in enumerate(self._gather):
+                    gather(observed, infos, self._observations[index], self._masks[index])
+                self._rewards += received
                 return
-            received = self._everybody(rewards)
-            for index, gather in enumerate(self._gather):
-                gather(observed, infos, self._observations[index], self._masks[index])
-            self._rewards += received
-        except ApiError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError):
+            over = not self._take(copy, observed, rewards, terminated, truncated, infos)
+        except ApiError as error:
+            raise error.at(copy=copy) from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._explain(copy, result)
-            raise
+            raise ApiError(
+                f"step returns {', '.join(RESULTS)}",
+                copy=copy,
+                detail=f"they cannot be read ({type(error).__name__}: {brief(error)})",
+            ) from error
+        if over:
+            self._begin(copy)
 
-    def _take(self, copy: int, observed: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any) -> None:
-        """Takes in a step in which somebody was not alive, was born, or died."""
+    def _take(self, copy: int, observed: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any) -> bool:
+        """Takes in a step in which somebody was not alive, was born, or died; returns whether anybody is left."""
         storage, alive, gone = self._storage, self._alive[copy], self._gone[copy]
         everybody = self._alive_count[copy] == len(self._agents)
         present = set(self._environments[copy].agents)
@@ -137,25 +186,34 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
             group = storage.groups[seat.group]
             raw = observed.get(agent) if was_alive or now_alive else None
             if raw is not None:
-                rows[seat.group].append(seat.reader.read(raw))
+                rows[seat.group].append(read_observation(seat, raw, copy))
+                info = infos.get(agent) if infos else None
                 if seat.masked and cut and not ends:
-                    last = seat.read_last_mask(raw, infos.get(agent))
-                    masks[seat.group].append(group.last_mask(copy, seat.row, last))
+                    masks[seat.group].append(group.last_mask(copy, seat.row, seat.read_last_mask(raw, info)))
                 elif seat.masked:
-                    masks[seat.group].append(seat.read_mask(raw, infos.get(agent)))
+                    masks[seat.group].append(seat.read_mask(raw, info))
+                else:
+                    seat.check_unmasked(info)
             else:
                 rows[seat.group].append(group.observations[copy, seat.row])
                 if group.masks is not None:
                     masks[seat.group].append(group.masks[copy, seat.row])
         self._alive_count[copy] = sum(alive)
         if self._alive_count[copy]:
+            if listed := present & gone:
+                raise ApiError(
+                    "an agent that is terminated or truncated leaves env.agents",
+                    agent=min(listed),
+                    copy=copy,
+                    detail="it is still listed, while others play on",
+                )
             for index in range(len(rows)):
                 self._observations[index] += rows[index]
                 self._masks[index] += masks[index]
             self._mark_active(copy)
-            return
+            return True
         self._finish(copy, rows, masks, everybody)
-        self._begin(copy)
+        return False
 
     def _finish(self, copy: int, rows: list[list[Any]], masks: list[list[Any]], everybody: bool) -> None:
         """Keeps the last observations of an episode, before the copy is reset."""
@@ -179,9 +237,11 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
     def _begin(self, copy: int) -> None:
         storage = self._storage
         result = self._reset_environment(copy)
-        if not (isinstance(result, tuple) and len(result) == 2 and all(isinstance(part, Mapping) for part in result)):
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Mapping):
             raise ApiError("reset returns observations and infos", copy=copy, detail=f"it returned {brief(result)}")
-        observed, infos = result
+        observed, infos = result[0], result[1] or {}
+        if not isinstance(infos, Mapping):
+            raise ApiError("infos are a dictionary by agent", copy=copy, detail=f"reset returned {brief(infos)}")
         present = self._agents_after_reset(copy)
         for index, seat in enumerate(storage.seats):
             alive = seat.agent in present
@@ -192,8 +252,13 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
             if alive:
                 raw = observed[seat.agent]
                 self._observations[seat.group].append(read_observation(seat, raw, copy))
-                if seat.masked:
-                    self._masks[seat.group].append(seat.read_mask(raw, infos.get(seat.agent)))
+                try:
+                    if seat.masked:
+                        self._masks[seat.group].append(seat.read_mask(raw, infos.get(seat.agent)))
+                    else:
+                        seat.check_unmasked(infos.get(seat.agent))
+                except ApiError as error:
+                    raise error.at(copy=copy) from None
             else:
                 self._observations[seat.group].append(np.zeros_like(group.observations[copy, seat.row]))
                 if seat.masked:
@@ -231,21 +296,23 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
         storage.fill_masks()
         storage.check_finite()
 
-    def _received(self, window: slice) -> NDArray[np.float32]:
+    def _received(self, window: slice) -> NDArray[np.float64]:
         try:
-            rewards = np.array(self._rewards, dtype=np.float32)
+            rewards = np.array(self._rewards)
         except (TypeError, ValueError):
-            rewards = np.empty((0, 0), dtype=np.float32)
-        if rewards.ndim != 1:
-            for index, reward in enumerate(self._rewards):
-                if not isinstance(reward, (int, float, np.number)):
-                    copy, agent = divmod(index, len(self._agents))
-                    raise ApiError(
-                        "a reward is a number",
-                        agent=self._agents[agent],
-                        copy=window.start + copy,
-                        detail=f"it is {brief(reward)}",
-                    )
+            rewards = np.empty(0, dtype=object)
+        if (
+            rewards.ndim != 1
+            or rewards.dtype.kind not in "biuf"
+            or not (rewards.min() >= -LARGEST_REWARD and rewards.max() <= LARGEST_REWARD)
+        ):
+            count = len(self._agents)
+            rewards = np.array(
+                [
+                    check_reward(reward, self._agents[index % count], window.start + index // count)
+                    for index, reward in enumerate(self._rewards)
+                ]
+            )
         return rewards.reshape(-1, len(self._agents))
 
     def _write_states(self, window: slice) -> None:
@@ -267,9 +334,12 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
     def _explain(self, copy: int, result: Any) -> None:
         """Raises ApiError if the result of a step is not what PettingZoo says."""
         if not isinstance(result, tuple) or len(result) != len(RESULTS):
-            raise ApiError(f"step returns {', '.join(RESULTS)}", copy=copy, detail=f"it returned {brief(result)}")
+            count = f"{len(result)} results: " if isinstance(result, tuple) else ""
+            raise ApiError(
+                f"step returns {', '.join(RESULTS)}", copy=copy, detail=f"it returned {count}{brief(result)}"
+            )
         for what, values in zip(RESULTS, result, strict=True):
-            if not isinstance(values, Mapping):
+            if not isinstance(values, Mapping) and (what != "infos" or values or self._any_masked):
                 raise ApiError(f"{what} are a dictionary by agent", copy=copy, detail=f"got {brief(values)}")
         for seat, alive in zip(self._storage.seats, self._alive[copy], strict=True):
             if not alive:
@@ -278,33 +348,3 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
                 if seat.agent not in values:
                     missing(what, seat.agent, copy)
             read_observation(seat, result[0][seat.agent], copy)
-
-
-Gather = Callable[[Any, Any, list[Any], list[Any]], None]
-
-
-def gatherer(seats: Sequence[Seat]) -> Gather:
-    """Appends a group's observations and masks to lists of rows, as fast as its spaces allow."""
-    get = getter([seat.agent for seat in seats])
-    if all(seat.reader.plain and not seat.masked for seat in seats):
-
-        def gather(observed: Any, infos: Any, rows: list[Any], masks: list[Any]) -> None:
-            rows += get(observed)
-
-    else:
-
-        def gather(observed: Any, infos: Any, rows: list[Any], masks: list[Any]) -> None:
-            for seat, raw in zip(seats, get(observed), strict=True):
-                rows.append(seat.reader.read(raw))
-                if seat.masked:
-                    masks.append(seat.read_mask(raw, infos.get(seat.agent)))
-
-    return gather
-
-
-def getter(keys: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """A function from a dictionary to the tuple of the values of ``keys``."""
-    if len(keys) == 1:
-        (key,) = keys
-        return lambda values: (values[key],)
-    return itemgetter(*keys)

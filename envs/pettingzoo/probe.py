@@ -26,6 +26,8 @@ from marl.errors import InputError
 from marl.specs import AgentSpec, ContinuousActions, SpecError
 
 PROBE_STEPS = 40
+_LOOKS = 3
+"""So often at least everybody is looked at for a mask, within PROBE_STEPS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,10 @@ def probe_environment(environment: Any, *, with_state: bool) -> Description:
     in_info: set[str] = set()
     own: Array | None = None
     repeats = with_state and not turn_based
+    looks = dict.fromkeys(names, 0)
     for index, (observations, infos) in enumerate(_play(environment, turn_based, RandomChoices(readers, writers))):
+        for name in looks.keys() & observations.keys():
+            looks[name] += 1
         for name, info in infos.items():
             if name in readers and not readers[name].masked and (mask := mask_in(info)) is not None:
                 mask_of(mask, writers[name].spec, name)
@@ -97,7 +102,7 @@ def probe_environment(environment: Any, *, with_state: bool) -> Description:
             own = own_state(environment)
         if repeats:
             repeats = own is not None and _is_concatenation(environment, names, readers, observations)
-        elif index >= 2:
+        elif min(looks.values()) >= _LOOKS:
             break
     for name in names:
         if readers[name].masked and isinstance(writers[name].spec, ContinuousActions):
@@ -167,6 +172,9 @@ def _take_steps(
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     observations, infos = begun
     for _ in range(PROBE_STEPS):
+        if not isinstance(observations, Mapping):
+            return
+        infos = infos if isinstance(infos, Mapping) else {}
         yield observations, infos
         if environment.agents:
             observations, _, _, _, infos = environment.step(
@@ -183,8 +191,9 @@ def _take_turns(
         if not environment.agents:
             environment.reset(seed=1)
         name = environment.agent_selection
-        observation, info = environment.observe(name), environment.infos.get(name)
-        yield {name: observation}, {name: info}
+        observation, infos = environment.observe(name), environment.infos or {}
+        # Whoever waits may have a mask already, and be asked for its first move only much later.
+        yield {name: observation}, infos
         dead = environment.terminations[name] or environment.truncations[name]
-        choice = None if dead else choose(name, observation, info)
+        choice = None if dead else choose(name, observation, infos.get(name))
         environment.step(choice)

@@ -214,14 +214,13 @@ class Storage:
                     final[~final.any(axis=-1)] = True
 
     def check_finite(self) -> None:
-        """Raises ApiError where an observation, reward or state is NaN or infinite."""
+        """Raises ApiError where an observation or state is NaN or infinite."""
         count = len(self.ended)
         for index, group in enumerate(self.groups):
             if group.observations.dtype == np.float32:
                 self._check_rows("observations are finite", group.observations, index)
                 if count:
                     self._check_rows("observations are finite", group.final_observations[:count], index, self.ended)
-            self._check_rows("rewards are finite", group.rewards, index)
         for state, envs in ((self.state, None), (self.final_state, self.ended)):
             if state is None or state.dtype != np.float32:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from marl.core import EnvironmentRequest, State, VectorEnvironment
+from marl.envs.borders.process_state import ProcessState
 from marl.envs.pettingzoo.aec import AECEnvironmentBatch
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.failures import Failures
@@ -63,8 +64,10 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         if request.num_envs < 1:
             raise InputError(f"an environment needs at least one copy, not {request.num_envs}")
         self._request = request
-        probe = make()
-        description = probe_environment(probe, with_state=request.with_state)
+        self._process_state = ProcessState()
+        with self._process_state:
+            probe = make()
+            description = probe_environment(probe, with_state=request.with_state)
         self.spec = EnvironmentSpec(
             groups=group_agents(description.agents, request.sharing),
             state=None if description.state is None else description.state.spec,
@@ -91,7 +94,8 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._storage = Storage(self.spec, self._seats, self.num_envs)
         if description.state is not None:
             description.state.bind(self._storage)
-        environments = [make() for _ in range(self.num_envs)]
+        with self._process_state:
+            environments = [make() for _ in range(self.num_envs)]
         # The probe is closed with the others: closing one pygame environment may stop pygame for all.
         self._environments = [*environments, probe]
         kind = AECEnvironmentBatch if description.turn_based else ParallelEnvironmentBatch
@@ -106,9 +110,10 @@ class PettingZooVectorEnvironment(VectorEnvironment):
 
     def reset(self) -> TimeStep:
         try:
-            self._envs.reset(self._all_envs)
+            with self._process_state:
+                self._envs.reset(self._all_envs)
         except ApiError as error:
-            raise error.counted_from(self._request.first_env) from None
+            raise error.at(when="its first reset").counted_from(self._request.first_env) from None
         self._history.restart(self._storage.first)
         return self._storage.timestep()
 
@@ -128,9 +133,10 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._history.append(arrays)
         choices = self._choices(arrays)
         try:
-            self._envs.step(self._all_envs, choices)
+            with self._process_state:
+                self._envs.step(self._all_envs, choices)
         except ApiError as error:
-            raise error.counted_from(self._request.first_env) from None
+            raise error.at(when=self._when(error)).counted_from(self._request.first_env) from None
         if self._storage.ended:
             self._history.restart(self._storage.first)
         return self._storage.timestep()
@@ -142,13 +148,19 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         return self._storage.timestep()
 
     @property
+    def changed_settings(self) -> tuple[str, ...]:
+        """Settings of the whole process that the environment changed; they are put back after each of its calls."""
+        return self._process_state.changed
+
+    @property
     def seats(self) -> tuple[Seat, ...]:
         """All agents' seats, in the order of groups and then of names."""
         return tuple(self._seats)
 
     def render(self, copy: int) -> Any:
         """Renders one copy; made with ``render_mode="rgb_array"``, it returns a picture."""
-        return self._environments[copy].render()
+        with self._process_state:
+            return self._environments[copy].render()
 
     def close(self) -> None:
         for environment in self._environments:
@@ -202,18 +214,20 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             # All rows of the copy's episode at once: (L, A, ...) a group.
             choices = self._choices([rows[copy, : lengths[copy]] for rows in saved])
             try:
-                self._envs.reset(window)
-                for row in choices:
-                    self._envs.step(window, [row])
-                    if self._storage.ended:
-                        break
+                with self._process_state:
+                    self._envs.reset(window)
+                    for row in choices:
+                        self._envs.step(window, [row])
+                        if self._storage.ended:
+                            break
                 same = not self._storage.ended and self._hash(copy) == int(state["hash"][copy])
             except ApiError:
                 same = False
             if not same:
                 self.not_reproduced += 1
                 self._episodes[copy] = int(state["episode"][copy])
-                self._envs.reset(window)
+                with self._process_state:
+                    self._envs.reset(window)
                 lengths[copy] = 0
             reproduced.append(same)
         self._storage.begin_step()
@@ -228,6 +242,13 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         return derive_int(
             request.seed, f"{request.purpose}/environment", request.first_env + copy, int(self._episodes[copy])
         )
+
+    def _when(self, error: ApiError) -> str | None:
+        if error.copy is None:
+            return None
+        if self._storage.first[error.copy]:
+            return "the end of an episode or the beginning of the next"
+        return f"{'turn' if self.spec.turn_based else 'step'} {self._history.lengths()[error.copy]}"
 
     def _arrays(self, actions: Actions) -> list[Array]:
         """The groups' actions as arrays (E, A, ...), after a look at their shapes."""

@@ -45,7 +45,7 @@ def with_value(value):
         ({"ended": without}, "terminations has an entry"),
         ({"cut": without}, "truncations has an entry"),
         ({"rewards": with_value(float("nan"))}, "rewards are finite"),
-        ({"rewards": with_value(None)}, "rewards are finite"),
+        ({"rewards": with_value(None)}, "a reward is a number"),
         ({"rewards": with_value([1.0, 2.0])}, "a reward is a number"),
         ({"observed": with_value(np.array([0, np.inf, 0], np.float32))}, "observations are finite"),
         ({"observed": with_value(np.zeros(4, np.float32))}, "shape of its space"),

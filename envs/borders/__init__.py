@@ -1,0 +1,1 @@
+"""What is done at the border between marl and environments that others wrote."""
