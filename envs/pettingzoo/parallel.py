@@ -137,7 +137,7 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
             group = storage.groups[seat.group]
             raw = observed.get(agent) if was_alive or now_alive else None
             if raw is not None:
-                rows[seat.group].append(seat.reader.read(raw))
+                rows[seat.group].append(read_observation(seat, raw, copy))
                 if seat.masked:
                     masks[seat.group].append(seat.read_mask(raw, infos.get(agent)))
             else:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from marl.envs.encodings import OutsideSpaceError
 from marl.envs.pettingzoo.spaces import ActionWriter, Array, ObservationReader, mask_of
 from marl.errors import InputError
 from marl.specs import DiscreteActions
@@ -128,6 +129,9 @@ def read_observation(seat: Seat, raw: Any, copy: int) -> Array:
     """The array within an agent's raw observation; raises ApiError where it cannot be read at all."""
     try:
         return seat.reader.read(raw)
+    except OutsideSpaceError as error:
+        rule = "an observation belongs to its space"
+        raise ApiError(rule, agent=seat.agent, copy=copy, detail=error.reason) from error
     except Exception as error:  # whatever gymnasium raises for values outside of their space
         raise ApiError(
             "an observation belongs to its space",

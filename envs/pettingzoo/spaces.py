@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl.envs.encodings import Encode, encoder
 from marl.specs import ActionSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions, SpecError
 
 Array = NDArray[Any]
@@ -28,7 +29,7 @@ class ObservationReader:
     """Raw observations are dictionaries with an ``action_mask``."""
     key: str | None = None
     """The entry of a raw observation that is the array; None where it is the whole."""
-    flatten: Callable[[Any], Array] | None = None
+    flatten: Encode | None = None
     """Makes one vector of a composite observation; None where observations are arrays already."""
 
     @property
@@ -70,8 +71,8 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
     """Describes one agent's observations.
 
     A Box keeps its shape (images of uint8 their dtype too). A Dict with an ``action_mask`` is an observation with a
-    mask: its ``observation``, or the rest of it. Every other space is flattened to one float32 vector by
-    ``gymnasium.spaces.flatten``; Discrete and MultiDiscrete become one-hot that way.
+    mask: its ``observation``, or the rest of it. Every other space is flattened to one float32 vector; see
+    ``marl.envs.encodings``.
 
     Args:
         space: the agent's observation space.
@@ -88,37 +89,18 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
                 raise SpecError(f"the observation space of {agent} has an action_mask within its observation: {space}")
             return replace(reader, masked=True, key=OBSERVATION)
         unmasked = spaces.Dict(rest)
-        return replace(
-            observation_reader(unmasked, agent),
-            masked=True,
-            flatten=lambda raw: _flatten(unmasked, {key: raw[key] for key in rest}),
-        )
+        return replace(observation_reader(unmasked, agent), masked=True)
     if isinstance(space, spaces.Box):
         if 0 in space.shape:
             raise SpecError(f"the observation space of {agent} holds nothing: {space}")
         return ObservationReader(spec=array_spec(space.shape, space.dtype))
-    if not _is_numeric(space):
+    flatten = encoder(space, agent)
+    if flatten is None:
         raise SpecError(f"the observation space of {agent} has no fixed size, so no network can read it: {space}")
     size = int(spaces.flatdim(space))
     if size == 0:
         raise SpecError(f"the observation space of {agent} holds nothing: {space}")
-    return ObservationReader(
-        spec=ArraySpec(shape=(size,)),
-        flatten=lambda raw: _flatten(space, raw),
-    )
-
-
-def _is_numeric(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_is_numeric(part) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_is_numeric(part) for part in space.spaces)
-    # Texts can be flattened to numbers of letters, but no network should read those.
-    return bool(space.is_np_flattenable) and not isinstance(space, spaces.Text)
-
-
-def _flatten(space: spaces.Space[Any], raw: Any) -> Array:
-    return np.asarray(spaces.flatten(space, raw), dtype=np.float32)
+    return ObservationReader(spec=ArraySpec(shape=(size,)), flatten=flatten)
 
 
 def action_writer(space: spaces.Space[Any], agent: str) -> ActionWriter:
