@@ -15,12 +15,12 @@ from marl.errors import InputError
 from marl.types import Array
 
 Encode = Callable[[Any], Array]
-"""From a value to a fresh float32 vector; raises ``Misfit``."""
+"""From a value to a fresh float32 vector; raises ``MisfitError``."""
 _Write = Callable[[Any, Array], None]
-"""Writes a value into its part of a vector of zeros; raises ``Misfit``."""
+"""Writes a value into its part of a vector of zeros; raises ``MisfitError``."""
 
 
-class Misfit(Exception):
+class MisfitError(Exception):
     """Raised where a value is not of its space; the message says which part, the value and the space."""
 
 
@@ -55,7 +55,7 @@ def encoder(space: spaces.Space[Any], agent: str) -> Encode | None:
         out = np.zeros(size, np.float32)
         try:
             write(value, out)
-        except Misfit as misfit:
+        except MisfitError as misfit:
             raise OutsideSpaceError(agent, str(misfit)) from None
         return out
 
@@ -108,10 +108,10 @@ def _dict_writer(space: spaces.Dict, start: int) -> _Write:
         try:
             for key, write_part in parts:
                 write_part(value[key], out)
-        except Misfit as misfit:
-            raise Misfit(f"[{key!r}] {misfit}") from None
+        except MisfitError as misfit:
+            raise MisfitError(f"[{key!r}] {misfit}") from None
         except (KeyError, IndexError, TypeError) as error:
-            raise Misfit(f"{show(value)} has no entry {key!r}") from error
+            raise MisfitError(f"{show(value)} has no entry {key!r}") from error
 
     return write
 
@@ -124,12 +124,12 @@ def _tuple_writer(space: spaces.Tuple, start: int) -> _Write:
 
     def write(value: Any, out: Array) -> None:
         if not hasattr(value, "__len__") or len(value) != len(parts):
-            raise Misfit(f"{show(value)} is not a tuple of {len(parts)}")
+            raise MisfitError(f"{show(value)} is not a tuple of {len(parts)}")
         for index, (part, write_part) in enumerate(zip(value, parts, strict=True)):
             try:
                 write_part(part, out)
-            except Misfit as misfit:
-                raise Misfit(f"[{index}] {misfit}") from None
+            except MisfitError as misfit:
+                raise MisfitError(f"[{index}] {misfit}") from None
 
     return write
 
@@ -144,7 +144,7 @@ def _one_of_writer(space: spaces.OneOf, start: int) -> _Write:
             index, sample = value
             alternative, end = alternatives[_index(index, 0, len(alternatives))]
         except (TypeError, ValueError) as error:
-            raise Misfit(f"{show(value)} is not in {show(space)}") from error
+            raise MisfitError(f"{show(value)} is not in {show(space)}") from error
         alternative(sample, out)
         out[start] = index
         if end < stop:
@@ -161,7 +161,7 @@ def _discrete_writer(space: spaces.Discrete, start: int) -> _Write:
         try:
             out[_index(value, low, high) + shift] = 1.0
         except (TypeError, ValueError) as error:
-            raise Misfit(f"{show(value)} is not in {space}") from error
+            raise MisfitError(f"{show(value)} is not in {space}") from error
 
     return write
 
@@ -190,7 +190,7 @@ def _multi_discrete_writer(space: spaces.MultiDiscrete, start: int) -> _Write:
         chosen = np.subtract(array.reshape(-1), starts, dtype=np.int64)
         # As unsigned numbers, those below the start are huge: one comparison serves both bounds.
         if np.count_nonzero(chosen.view(np.uint64) >= counts):
-            raise Misfit(f"{show(value)} is not in {show(space)}")
+            raise MisfitError(f"{show(value)} is not in {show(space)}")
         out[offsets + chosen] = 1.0
 
     return write
@@ -206,7 +206,7 @@ def _array_writer(space: spaces.Box | spaces.MultiBinary, start: int) -> _Write:
         array = _checked(value, shape, "fiub", space)
         # Shifted by a bit, 0 and 1 alone are zero.
         if bits and np.count_nonzero((array != 0) != array if array.dtype.kind == "f" else array >> 1):
-            raise Misfit(f"{show(value)} is not in {space}")
+            raise MisfitError(f"{show(value)} is not in {space}")
         out[where] = array if flat else array.reshape(-1)
 
     return write
@@ -217,13 +217,13 @@ def _checked(value: Any, shape: tuple[int, ...], kinds: str, space: spaces.Space
     try:
         array = value if type(value) is np.ndarray else np.asarray(value)
     except ValueError as error:  # lists of several lengths
-        raise Misfit(f"{show(value)} is not in {show(space)}") from error
+        raise MisfitError(f"{show(value)} is not in {show(space)}") from error
     if array.dtype.kind == "O":
-        raise Misfit(f"{show(value)} is not in {show(space)}")
+        raise MisfitError(f"{show(value)} is not in {show(space)}")
     if array.shape != shape:
-        raise Misfit(f"{show(value)} has shape {array.shape} instead of {shape}, in {show(space)}")
+        raise MisfitError(f"{show(value)} has shape {array.shape} instead of {shape}, in {show(space)}")
     if array.dtype.kind not in kinds:
-        raise Misfit(f"{show(value)} holds {array.dtype} instead of {space.dtype}, in {show(space)}")
+        raise MisfitError(f"{show(value)} holds {array.dtype} instead of {space.dtype}, in {show(space)}")
     return array
 
 
@@ -233,7 +233,7 @@ def _flattening_writer(space: spaces.Space[Any], start: int) -> _Write:
 
     def write(value: Any, out: Array) -> None:
         if not space.contains(value):
-            raise Misfit(f"{show(value)} is not in {show(space)}")
+            raise MisfitError(f"{show(value)} is not in {show(space)}")
         out[where] = spaces.flatten(space, value)
 
     return write

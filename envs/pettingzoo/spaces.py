@@ -30,7 +30,7 @@ class ObservationReader:
     key: str | None = None
     """The entry of a raw observation that is the array; None where it is the whole."""
     flatten: Encode | None = None
-    """Makes one vector of a composite observation; None where observations are arrays already."""
+    """Makes one vector of a composite observation, or turns an image; None where observations are as their spec."""
 
     @property
     def plain(self) -> bool:
@@ -67,10 +67,28 @@ def array_spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
     return ArraySpec(shape=tuple(shape), dtype=torch_dtype(dtype) if len(shape) == 3 else torch.float32)
 
 
+def has_channels_first(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Returns whether arrays are images of uint8 with one, three or four channels before height and width."""
+    channels = (1, 3, 4)
+    return (
+        len(shape) == 3
+        and dtype == np.uint8
+        and shape[0] in channels
+        and shape[2] not in channels
+        and min(shape[1:]) > 4
+    )
+
+
+def channels_last(image: Any) -> Array:
+    """A (channels, height, width) array as (height, width, channels); arrays of fewer or more dimensions stay."""
+    array = np.asarray(image)
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
 def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReader:
     """Describes one agent's observations.
 
-    A Box keeps its shape (images of uint8 their dtype too). A Dict with an ``action_mask`` is an observation with a
+    A Box keeps its shape (images of uint8 their dtype too, and their channels come last). A Dict with an ``action_mask`` is an observation with a
     mask: its ``observation``, or the rest of it. Every other space is flattened to one float32 vector; see
     ``marl.envs.encodings``.
 
@@ -93,6 +111,9 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
     if isinstance(space, spaces.Box):
         if 0 in space.shape:
             raise SpecError(f"the observation space of {agent} holds nothing: {space}")
+        if has_channels_first(space.shape, space.dtype):
+            spec = array_spec((*space.shape[1:], space.shape[0]), space.dtype)
+            return ObservationReader(spec=spec, flatten=channels_last)
         return ObservationReader(spec=array_spec(space.shape, space.dtype))
     flatten = encoder(space, agent)
     if flatten is None:
