@@ -70,13 +70,9 @@ def array_spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
 def has_channels_first(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Returns whether arrays are images of uint8 with one, three or four channels before height and width."""
     channels = (1, 3, 4)
-    return (
-        len(shape) == 3
-        and dtype == np.uint8
-        and shape[0] in channels
-        and shape[2] not in channels
-        and min(shape[1:]) > 4
-    )
+    if len(shape) != 3 or dtype != np.uint8 or min(shape[1:]) < 5:
+        return False
+    return shape[0] in channels and shape[2] not in channels
 
 
 def channels_last(image: Any) -> Array:
@@ -88,9 +84,9 @@ def channels_last(image: Any) -> Array:
 def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReader:
     """Describes one agent's observations.
 
-    A Box keeps its shape (images of uint8 their dtype too, and their channels come last). A Dict with an ``action_mask`` is an observation with a
-    mask: its ``observation``, or the rest of it. Every other space is flattened to one float32 vector; see
-    ``marl.envs.encodings``.
+    A Box keeps its shape (images of uint8 their dtype too, and their channels come last). A Dict with an
+    ``action_mask`` is an observation with a mask: its ``observation``, or the rest of it. Every other space is
+    flattened to one float32 vector; see ``marl.envs.encodings``.
 
     Args:
         space: the agent's observation space.

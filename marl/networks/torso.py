@@ -84,6 +84,32 @@ def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolutions
     return functional.layer_norm(flat, flat.shape[-1:]) if normalize and spec.size > 1 else flat
 
 
+def _convolutions(spec: ArraySpec) -> tuple[tuple[int, int, int, int], ...]:
+    """Filters, side of the kernel, stride and padding of each convolution of an image."""
+    if min(spec.shape[:2]) >= LARGE_IMAGE:
+        return ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
+    return ((32, 3, 1, 1), (32, 3, 1, 1))
+
+
+def _convolved_sizes(spec: ArraySpec) -> list[int]:
+    """Numbers that each convolution makes of an image."""
+    height, width, _ = spec.shape
+    sizes = []
+    for filters, kernel, stride, padding in _convolutions(spec):
+        height = (height + 2 * padding - kernel) // stride + 1
+        width = (width + 2 * padding - kernel) // stride + 1
+        sizes.append(filters * height * width)
+    return sizes
+
+
+def kept_bytes(spec: ArraySpec, convolutions: Convolutions) -> int:
+    """Bytes that a torso keeps of one image between its forward and its backward pass, in float32; 0 of other inputs.
+
+    The image itself, where it must be converted or copied, and what each convolution makes of it.
+    """
+    return 4 * (spec.size + sum(_convolved_sizes(spec))) if is_convolved(spec, convolutions) else 0
+
+
 class ImageEncoder(nn.Module):
     """Convolutions over (height, width, channels) images, flattened.
 
@@ -93,23 +119,16 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, spec: ArraySpec, activation: Activation) -> None:
         super().__init__()
-        height, width, channels = spec.shape
-        shapes: tuple[tuple[int, int, int, int], ...]
-        if min(height, width) >= LARGE_IMAGE:
-            shapes = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
-        else:
-            shapes = ((32, 3, 1, 1), (32, 3, 1, 1))
+        channels = spec.shape[2]
         layers: list[nn.Conv2d] = []
-        for filters, kernel, stride, padding in shapes:
+        for filters, kernel, stride, padding in _convolutions(spec):
             layers.append(nn.Conv2d(channels, filters, kernel, stride, padding))
             orthogonal(layers[-1], _GAINS[activation])
             channels = filters
-            height = (height + 2 * padding - kernel) // stride + 1
-            width = (width + 2 * padding - kernel) // stride + 1
         self._layers = nn.ModuleList(layers)
         self._activation = _ACTIVATIONS[activation]
         self._scale = 1.0 / 255.0 if spec.dtype == torch.uint8 else 1.0
-        self.size = channels * height * width
+        self.size = _convolved_sizes(spec)[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Encodes (..., H, W, C) images of any dtype as (..., size) features."""
