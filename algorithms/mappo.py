@@ -155,6 +155,10 @@ class MAPPO(OnPolicyBuilder):
 
     config: MAPPOConfig = MAPPOConfig()
 
+    @property
+    def minibatches(self) -> int:
+        return self.config.minibatches
+
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         super().check(spec, context)
         config = self.config

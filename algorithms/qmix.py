@@ -63,6 +63,19 @@ class QMIX(QLearningBuilder):
         assert spec.state is not None, "the environment was asked for its state"
         agents = sum(group.size for group in spec.groups)
         if config.mixer == "qmix":
-            return MonotonicMixer(agents, spec.state, embedding=config.mixer_embedding, hidden=config.mixer_hidden)
+            return MonotonicMixer(
+                agents,
+                spec.state,
+                embedding=config.mixer_embedding,
+                hidden=config.mixer_hidden,
+                convolutions=config.convolutions,
+            )
         actions = sum(group.size * num_actions(group) for group in spec.groups)
-        return DuplexDuelingMixer(agents, actions, spec.state, heads=config.mixer_heads, hidden=config.mixer_hidden)
+        return DuplexDuelingMixer(
+            agents,
+            actions,
+            spec.state,
+            heads=config.mixer_heads,
+            hidden=config.mixer_hidden,
+            convolutions=config.convolutions,
+        )

@@ -12,6 +12,7 @@ from typing import Any
 from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentFactory, EnvironmentRequest
 from marl.envs.factory import make_constructor, vectorize
+from marl.envs.membership import find_strays
 from marl.envs.pettingzoo.rows import ApiError
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.envs.preprocessing import Preprocessing, preprocessed
@@ -82,6 +83,7 @@ def examine_callable(make: Callable[[], Any], *, steps: int = 60) -> list[Findin
     state = "none" if spec.state is None else f"{spec.state.shape}"
     kind = "turn-based" if spec.turn_based else "all agents act at once"
     findings.append(Finding(rule="it has a state", ok=True, message=f"{kind}; state {state}"))
+    findings += _membership(make, steps)
     for rule, test, fatal in (
         ("it passes PettingZoo's API test", _api_test, False),
         ("it passes PettingZoo's seed test", _seed_test, False),
@@ -97,6 +99,18 @@ def examine_callable(make: Callable[[], Any], *, steps: int = 60) -> list[Findin
         else:
             findings.append(Finding(rule=rule, ok=True, message=f"{steps} steps of random actions"))
     return findings
+
+
+def _membership(make: Callable[[], Any], steps: int) -> list[Finding]:
+    """Holds observations against their spaces."""
+    rule = "observations belong to their spaces"
+    strays = find_strays(make, steps=steps)
+    return [
+        Finding(
+            rule=rule, ok=False, message=f"{stray.agent}: {stray.message}", agent=stray.agent, fatal=not stray.readable
+        )
+        for stray in strays
+    ] or [Finding(rule=rule, ok=True, message=f"{steps} steps of random actions")]
 
 
 def _check_forgetting(factory: EnvironmentFactory, steps: int) -> None:

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     league = LeagueExperiment(
         LeagueConfig(
             experiment=ExperimentConfig(
-                builder=MAPPO(config=MAPPOConfig(centralized_critic=False, convolutions=False)),
+                builder=MAPPO(config=MAPPOConfig(centralized_critic=False, convolutions="no")),
                 environment=make_factory("classic/tictactoe-v3"),
                 steps=STEPS,
                 num_envs=32,

@@ -11,7 +11,6 @@ from torch import Tensor
 from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.learning.absent_agents import without_absent
 from marl.networks.action_encodings import action_features, encode_actions
-from marl.networks.torso import prepare_input
 from marl.replay import Transitions
 from marl.specs import EnvironmentSpec
 
@@ -92,12 +91,12 @@ def prepare_batch(spec: EnvironmentSpec, sample: Transitions, config: ActorCriti
         sample: this rank's share of a global batch.
         config: whether all agents learn from the sum of all agents' rewards, and whether inputs are normalised.
     """
-    team_reward, normalize = config.team_reward, config.layer_norm
+    team_reward = config.team_reward
 
     def prepare_state(state: Tensor | None) -> Tensor | None:
         if state is None or spec.state is None:
             return None
-        return prepare_input(spec.state, state, normalize=normalize).unsqueeze(1)
+        return config.prepare(spec.state, state).unsqueeze(1)
 
     team = torch.stack([data.rewards.sum(1, keepdim=True) for data in sample.groups.values()]).sum(0)
     weights = sample.weights.unsqueeze(1)
@@ -107,8 +106,8 @@ def prepare_batch(spec: EnvironmentSpec, sample: Transitions, config: ActorCriti
         active = data.active.to(weights.dtype)
         shape = active.shape
         groups[group.name] = GroupBatch(
-            observations=prepare_input(group.observation, data.observations, normalize=normalize),
-            next_observations=prepare_input(group.observation, data.next_observations, normalize=normalize),
+            observations=config.prepare(group.observation, data.observations),
+            next_observations=config.prepare(group.observation, data.next_observations),
             actions=without_absent(encode_actions(group.action, data.actions), data.active),
             masks=data.action_masks,
             next_masks=data.next_action_masks,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.learning.absent_agents import expected_values
 from marl.networks.action_encodings import action_features
-from marl.networks.torso import Head, Torso
+from marl.networks.torso import Head
 from marl.specs import ArraySpec, EnvironmentSpec, GroupSpec
 
 
@@ -44,16 +44,7 @@ class CriticNetwork(nn.Module):
             inputs.append(spec.state)
         if self._reads_others:
             inputs.append(ArraySpec(shape=(sum(other.size * action_features(other.action) for other in spec.groups),)))
-        self.torsos = nn.ModuleList(
-            Torso(
-                inputs,
-                num_agents=group.size,
-                hidden_sizes=config.hidden_sizes,
-                activation=config.activation,
-                layer_norm=config.layer_norm,
-            )
-            for _ in range(config.num_critics)
-        )
+        self.torsos = nn.ModuleList(config.make_torso(inputs, group.size) for _ in range(config.num_critics))
         outputs = 1 if reads_own_action else features
         self.heads = nn.ModuleList(Head(config.hidden_sizes[-1], outputs, 1.0) for _ in range(config.num_critics))
 

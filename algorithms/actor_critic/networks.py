@@ -12,7 +12,7 @@ from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.critics import CriticNetwork
 from marl.algorithms.actor_critic.exploration import Exploration
 from marl.core import State
-from marl.networks.torso import Head, Torso
+from marl.networks.torso import Head
 from marl.specs import GroupSpec
 from marl.states import unflatten_state
 
@@ -22,13 +22,7 @@ class ActorNetwork(nn.Module):
 
     def __init__(self, group: GroupSpec, outputs: int, config: ActorCriticConfig) -> None:
         super().__init__()
-        self.torso = Torso(
-            [group.observation],
-            num_agents=group.size,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-        )
+        self.torso = config.make_torso([group.observation], group.size)
         self.head = Head(self.torso.size, outputs, 0.01)
 
     def forward(self, observations: Tensor) -> Tensor:

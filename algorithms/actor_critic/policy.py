@@ -10,7 +10,6 @@ from marl.actions import random_actions
 from marl.algorithms.actor_critic.config import ActorCriticConfig
 from marl.algorithms.actor_critic.networks import ActorCriticNetworks
 from marl.networks.action_heads import num_uniforms
-from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
 from marl.specs import GroupSpec
 from marl.types import GroupStep
@@ -38,7 +37,7 @@ class ActorCriticPolicy(Policy):
         group, exploration = self._group, self._networks.exploration
         if uniforms is not None and self._config.random_warmup and not bool(exploration.learning):
             return Decision(actions=random_actions(group.action, uniforms, step.action_masks), extras={}, state=state)
-        observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
+        observations = self._config.prepare(group.observation, step.observations)
         actions, state = self.select(self._networks.actor(observations), step.action_masks, first, state, uniforms)
         return Decision(actions=actions, extras={}, state=state)
 

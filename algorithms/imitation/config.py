@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from marl.errors import InputError
+from marl.networks.images import ImageConfig
 from marl.networks.torso import Activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImitationConfig:
+class ImitationConfig(ImageConfig):
     """Settings of a policy that is learned by imitation.
 
     Raises:

@@ -16,17 +16,18 @@ class AverageNetwork(nn.Module):
     def __init__(self, group: GroupSpec, config: ImitationConfig) -> None:
         super().__init__()
         assert isinstance(group.action, DiscreteActions)
-        self._spec = group.observation
+        self._spec, self._convolutions = group.observation, config.convolutions
         self.torso = Torso(
             [group.observation],
             num_agents=group.size,
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
             layer_norm=False,
+            convolutions=config.convolutions,
         )
         self.head = Head(self.torso.size, group.action.num_actions, 0.01)
 
     def distribution(self, observations: Tensor, masks: Tensor | None) -> MaskedCategorical:
         """(..., A, *) observations and (..., A, K) masks to a distribution over (..., A) actions."""
-        prepared = prepare_input(self._spec, observations, normalize=False)
+        prepared = prepare_input(self._spec, observations, normalize=False, convolutions=self._convolutions)
         return MaskedCategorical(self.head(self.torso.features([prepared])), masks)

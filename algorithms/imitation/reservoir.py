@@ -10,10 +10,10 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
+from marl.memory import require_memory
 from marl.random_streams import Stream
 from marl.replay.layout import Layout, Staging, as_array
 from marl.replay.selectors import BatchDraws
-from marl.replay.storage import available_memory
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 from marl.types import Array, Integers
 
@@ -74,12 +74,13 @@ class Reservoir(Saveable):
             fields["action_masks"] = ArraySpec(shape=(group.size, group.action.mask_size), dtype=torch.bool)
         self._layout = Layout(fields)
         self.rows = capacity // global_num_envs
-        needed = self.rows * num_envs * self._layout.record_bytes
-        if needed > available_memory():
-            raise InputError(
-                f"a reservoir of {capacity:,} steps needs {needed / 2**30:,.1f} GiB on this rank, but "
-                f"{available_memory() / 2**30:,.1f} GiB are free; lower its capacity"
-            )
+        require_memory(
+            self.rows * num_envs * self._layout.record_bytes,
+            lambda needs, share: (
+                f"a reservoir of {capacity:,} steps {needs}; lower its capacity below {int(capacity * share):,}"
+            ),
+            communicator,
+        )
         self._num_envs, self._first_env, self._global_num_envs = num_envs, first_env, global_num_envs
         self._communicator = communicator
         self._records: Integers = np.zeros((self.rows, num_envs, self._layout.words), np.int64)

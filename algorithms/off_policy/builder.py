@@ -10,6 +10,7 @@ import torch
 
 from marl.adders.factory import make_replay_adder
 from marl.algorithms.off_policy.config import OffPolicyConfig
+from marl.algorithms.off_policy.memory import require_batch_memory
 from marl.builders import ConfiguredBuilder, NetworksT, RunContext
 from marl.core import Adder, Communicator, Dataset
 from marl.errors import InputError
@@ -72,7 +73,9 @@ class OffPolicyBuilder(ConfiguredBuilder[NetworksT]):
     def make_dataset(
         self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> ReplayDataset[Any]:
-        return self.config.replay.make_dataset(spec, self.items(), context)
+        dataset = self.config.replay.make_dataset(spec, self.items(), context)
+        require_batch_memory(spec, self.config, dataset.replay, context)
+        return dataset
 
     def make_adder(self, spec: EnvironmentSpec, dataset: Dataset[Any], context: RunContext) -> Adder:
         assert isinstance(dataset, ReplayDataset)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from marl.networks.torso import Activation
+from torch import Tensor
+
+from marl.networks.images import ImageConfig
+from marl.networks.torso import Activation, Torso, prepare_input
 from marl.replay import ReplayConfig
-from marl.specs import Sharing
+from marl.specs import ArraySpec, Sharing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OffPolicyConfig:
+class OffPolicyConfig(ImageConfig):
     """Settings of all off-policy algorithms."""
 
     sharing: Sharing = "spaces"
@@ -35,3 +39,19 @@ class OffPolicyConfig:
     """After each hidden layer."""
     layer_norm: bool = False
     """Whether inputs and hidden layers are layer-normalised."""
+
+    def make_torso(self, inputs: Sequence[ArraySpec], num_agents: int, *, recurrent: bool = False) -> Torso:
+        """Makes the hidden layers of a network."""
+        return Torso(
+            inputs,
+            num_agents=num_agents,
+            hidden_sizes=self.hidden_sizes,
+            activation=self.activation,
+            layer_norm=self.layer_norm,
+            recurrent=recurrent,
+            convolutions=self.convolutions,
+        )
+
+    def prepare(self, spec: ArraySpec, raw: Tensor) -> Tensor:
+        """Prepares (..., *shape) raw inputs for these layers."""
+        return prepare_input(spec, raw, normalize=self.layer_norm, convolutions=self.convolutions)

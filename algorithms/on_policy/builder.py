@@ -8,6 +8,7 @@ from typing import Any
 
 from marl.adders.trajectories import TrajectoryAdder, TrajectoryDataset
 from marl.algorithms.on_policy.config import OnPolicyConfig
+from marl.algorithms.on_policy.memory import require_update_memory
 from marl.algorithms.on_policy.networks import (
     OnPolicyNetworks,
     PolicyNetwork,
@@ -36,6 +37,11 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
     @property
     def on_policy(self) -> bool:
         return True
+
+    @property
+    def minibatches(self) -> int:
+        """Parts of a rollout whose gradients are computed one after the other; 1 for the whole at once."""
+        return 1
 
     def compiled(self) -> OnPolicyBuilder | None:
         """The same through torch's compiler; recurrent networks stay as they are."""
@@ -97,6 +103,7 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
     def make_dataset(
         self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> TrajectoryDataset:
+        require_update_memory(spec, self.config, context, minibatches=self.minibatches)
         return TrajectoryDataset(
             spec,
             length=self.config.rollout_length,

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from marl.algorithms.on_policy.advantages import AdvantageConfig
 from marl.builders import RunContext
+from marl.networks.images import ImageConfig
 from marl.networks.torso import Activation, Torso, prepare_input
 from marl.specs import ArraySpec, Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnPolicyConfig(AdvantageConfig):
+class OnPolicyConfig(ImageConfig, AdvantageConfig):
     """Settings of all on-policy algorithms; the defaults are the MAPPO paper's where it speaks."""
 
     centralized_critic: bool = True
@@ -44,8 +45,6 @@ class OnPolicyConfig(AdvantageConfig):
     """After each hidden layer."""
     layer_norm: bool = True
     """Whether inputs and hidden layers are layer-normalised, as in the paper."""
-    convolutions: bool = True
-    """Read images with convolutions. Of a small board plain layers learn about as much, and several times faster."""
     bfloat16: bool = False
     """Multiply matrices between hidden layers in bfloat16, faster on processors that have it, where layers are wide."""
     recurrent: bool = False
@@ -76,10 +75,10 @@ class OnPolicyConfig(AdvantageConfig):
             activation=self.activation,
             layer_norm=self.layer_norm,
             recurrent=self.recurrent,
-            convolve=self.convolutions,
+            convolutions=self.convolutions,
             bfloat16=self.bfloat16,
         )
 
     def prepare(self, spec: ArraySpec, raw: Tensor) -> Tensor:
         """Prepares (..., *shape) raw inputs for these layers."""
-        return prepare_input(spec, raw, normalize=self.layer_norm, convolve=self.convolutions)
+        return prepare_input(spec, raw, normalize=self.layer_norm, convolutions=self.convolutions)

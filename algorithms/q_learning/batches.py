@@ -13,7 +13,6 @@ from torch import Tensor
 
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks, legal_values, unroll
-from marl.networks.torso import prepare_input
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import EnvironmentSpec, GroupSpec
 
@@ -74,7 +73,7 @@ def read_batch(
     def prepare(state: Tensor | None) -> Tensor | None:
         if state is None or spec.state is None:
             return None
-        return prepare_input(spec.state, state, normalize=config.layer_norm)
+        return config.prepare(spec.state, state)
 
     groups = {
         group.name: _read_group(group, sample.groups[group.name], networks.of(group), targets.of(group), config)
@@ -106,7 +105,7 @@ def _read_group(
     target: QNetwork,
     config: QLearningConfig,
 ) -> GroupValues:
-    observations = prepare_input(group.observation, data.observations, normalize=config.layer_norm)
+    observations = config.prepare(group.observation, data.observations)
     if isinstance(data, GroupSequences):
         masks, next_masks = None, None
         if data.action_masks is not None:
@@ -119,7 +118,7 @@ def _read_group(
     else:
         masks, next_masks = data.action_masks, data.next_action_masks
         active, next_active = data.active, data.next_active
-        next_observations = prepare_input(group.observation, data.next_observations, normalize=config.layer_norm)
+        next_observations = config.prepare(group.observation, data.next_observations)
         values = online(observations)
         with torch.no_grad():
             next_values = target(next_observations)

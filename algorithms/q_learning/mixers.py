@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from marl.learning.absent_agents import without_absent
-from marl.networks.torso import ImageEncoder, is_image, orthogonal
+from marl.networks.images import Convolutions, is_convolved
+from marl.networks.torso import ImageEncoder, orthogonal
 from marl.specs import ArraySpec
 
 _MIN_WEIGHT = 1e-10
@@ -78,9 +79,9 @@ def _hypernetwork(inputs: int, hidden: int, outputs: int, gain: float, bias: flo
 class _StateReader(nn.Module):
     """Global states as vectors."""
 
-    def __init__(self, spec: ArraySpec) -> None:
+    def __init__(self, spec: ArraySpec, convolutions: Convolutions) -> None:
         super().__init__()
-        self._encoder = ImageEncoder(spec, "relu") if is_image(spec) else None
+        self._encoder = ImageEncoder(spec, "relu") if is_convolved(spec, convolutions) else None
         self.size = spec.size if self._encoder is None else self._encoder.size
 
     def forward(self, state: Tensor) -> Tensor:
@@ -103,12 +104,21 @@ class MonotonicMixer(Mixer):
         state: spec of the global state.
         embedding: width of the mixing network's hidden layer.
         hidden: width of the hypernetworks' hidden layers.
+        convolutions: whether a state that is an image is read with convolutions.
     """
 
-    def __init__(self, num_agents: int, state: ArraySpec, *, embedding: int = 32, hidden: int = 64) -> None:
+    def __init__(
+        self,
+        num_agents: int,
+        state: ArraySpec,
+        *,
+        embedding: int = 32,
+        hidden: int = 64,
+        convolutions: Convolutions = "auto",
+    ) -> None:
         super().__init__()
         self._shape = (num_agents, embedding)
-        self.state = _StateReader(state)
+        self.state = _StateReader(state, convolutions)
         size = self.state.size
         # With weights of this size Q_tot begins near the sum of the Q_i, whatever the widths.
         scale = 1.0 / math.sqrt(embedding)
@@ -150,16 +160,24 @@ class DuplexDuelingMixer(Mixer):
         state: spec of the global state.
         heads: of the attention.
         hidden: width of all hidden layers.
+        convolutions: whether a state that is an image is read with convolutions.
     """
 
     reads_joint = True
 
     def __init__(
-        self, num_agents: int, num_actions: int, state: ArraySpec, *, heads: int = 4, hidden: int = 64
+        self,
+        num_agents: int,
+        num_actions: int,
+        state: ArraySpec,
+        *,
+        heads: int = 4,
+        hidden: int = 64,
+        convolutions: Convolutions = "auto",
     ) -> None:
         super().__init__()
         self._shape = (heads, num_agents)
-        self.state = _StateReader(state)
+        self.state = _StateReader(state, convolutions)
         size = self.state.size
         # Weights begin near one, and so does λ, where the sigmoids are 1/2: Q_tot begins near the sum of the Q_i.
         self.weights = _hypernetwork(size, hidden, num_agents, 1.0 / num_agents, 1.0)

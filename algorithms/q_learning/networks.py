@@ -13,7 +13,7 @@ from marl.algorithms.q_learning.mixers import Mixer
 from marl.errors import InputError
 from marl.learning.absent_agents import expected_values, without_absent
 from marl.networks.action_encodings import one_hot
-from marl.networks.torso import Head, Torso
+from marl.networks.torso import Head
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 
 
@@ -49,14 +49,7 @@ class QNetwork(nn.Module):
 
     def __init__(self, group: GroupSpec, config: QLearningConfig) -> None:
         super().__init__()
-        self.torso = Torso(
-            [group.observation],
-            num_agents=group.size,
-            hidden_sizes=config.hidden_sizes,
-            activation=config.activation,
-            layer_norm=config.layer_norm,
-            recurrent=config.recurrent,
-        )
+        self.torso = config.make_torso([group.observation], group.size, recurrent=config.recurrent)
         self.advantages = Head(self.torso.size, num_actions(group), 0.1)
         self.value = Head(self.torso.size, 1, 0.1) if config.dueling else None
 

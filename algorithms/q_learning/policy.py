@@ -8,7 +8,6 @@ from torch import Tensor
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.networks import QNetwork, legal_values
 from marl.builders import RunContext
-from marl.networks.torso import prepare_input
 from marl.policy import Decision, Policy
 from marl.specs import GroupSpec
 from marl.types import GroupStep
@@ -51,7 +50,7 @@ class QPolicy(Policy):
     ) -> None:
         self._group = group
         self._network = network
-        self._normalize = config.layer_norm
+        self._prepare = config.prepare
         self._epsilon = config.epsilon()
         self.num_uniforms = 0
         self.extras = {}
@@ -67,7 +66,7 @@ class QPolicy(Policy):
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         torso = self._network.torso
-        observations = prepare_input(self._group.observation, step.observations, normalize=self._normalize)
+        observations = self._prepare(self._group.observation, step.observations)
         features = torso.features([observations])
         if state is not None:
             state = features = torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))

@@ -10,6 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from marl.envs.encodings import OutsideSpaceError
 from marl.envs.pettingzoo.spaces import ACTION_MASK, ActionWriter, Array, ObservationReader, mask_in, mask_of
 from marl.errors import InputError
 from marl.specs import ContinuousActions, DiscreteActions
@@ -212,6 +213,9 @@ def read_observation(seat: Seat, raw: Any, copy: int) -> Array:
         return seat.read(raw)
     except ApiError as error:
         raise error.at(copy=copy) from None
+    except OutsideSpaceError as error:
+        rule = "an observation belongs to its space"
+        raise ApiError(rule, agent=seat.agent, copy=copy, detail=error.reason) from error
     except Exception as error:  # whatever gymnasium raises for values outside of their space
         raise ApiError(
             "an observation belongs to its space",

@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from marl.envs.encodings import Encode, encoder
 from marl.specs import ActionSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions, SpecError
 
 Array = NDArray[Any]
@@ -28,8 +29,8 @@ class ObservationReader:
     """Raw observations are dictionaries with an ``action_mask``."""
     key: str | None = None
     """The entry of a raw observation that is the array; None where it is the whole."""
-    flatten: Callable[[Any], Array] | None = None
-    """Makes one vector of a composite observation; None where observations are arrays already."""
+    flatten: Encode | None = None
+    """Makes one vector of a composite observation, or turns an image; None where observations are as their spec."""
 
     @property
     def plain(self) -> bool:
@@ -66,12 +67,26 @@ def array_spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
     return ArraySpec(shape=tuple(shape), dtype=torch_dtype(dtype) if len(shape) == 3 else torch.float32)
 
 
+def has_channels_first(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Returns whether arrays are images of uint8 with one, three or four channels before height and width."""
+    channels = (1, 3, 4)
+    if len(shape) != 3 or dtype != np.uint8 or min(shape[1:]) < 5:
+        return False
+    return shape[0] in channels and shape[2] not in channels
+
+
+def channels_last(image: Any) -> Array:
+    """A (channels, height, width) array as (height, width, channels); arrays of fewer or more dimensions stay."""
+    array = np.asarray(image)
+    return array.transpose(1, 2, 0) if array.ndim == 3 else array
+
+
 def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReader:
     """Describes one agent's observations.
 
-    A Box keeps its shape (images of uint8 their dtype too). A Dict with an ``action_mask`` is an observation with a
-    mask: its ``observation``, or the rest of it. Every other space is flattened to one float32 vector by
-    ``gymnasium.spaces.flatten``; Discrete and MultiDiscrete become one-hot that way.
+    A Box keeps its shape (images of uint8 their dtype too, and their channels come last). A Dict with an
+    ``action_mask`` is an observation with a mask: its ``observation``, or the rest of it. Every other space is
+    flattened to one float32 vector; see ``marl.envs.encodings``.
 
     Args:
         space: the agent's observation space.
@@ -88,37 +103,21 @@ def observation_reader(space: spaces.Space[Any], agent: str) -> ObservationReade
                 raise SpecError(f"the observation space of {agent} has an action_mask within its observation: {space}")
             return replace(reader, masked=True, key=OBSERVATION)
         unmasked = spaces.Dict(rest)
-        return replace(
-            observation_reader(unmasked, agent),
-            masked=True,
-            flatten=lambda raw: _flatten(unmasked, {key: raw[key] for key in rest}),
-        )
+        return replace(observation_reader(unmasked, agent), masked=True)
     if isinstance(space, spaces.Box):
         if 0 in space.shape:
             raise SpecError(f"the observation space of {agent} holds nothing: {space}")
+        if has_channels_first(space.shape, space.dtype):
+            spec = array_spec((*space.shape[1:], space.shape[0]), space.dtype)
+            return ObservationReader(spec=spec, flatten=channels_last)
         return ObservationReader(spec=array_spec(space.shape, space.dtype))
-    if not _is_numeric(space):
+    flatten = encoder(space, agent)
+    if flatten is None:
         raise SpecError(f"the observation space of {agent} has no fixed size, so no network can read it: {space}")
     size = int(spaces.flatdim(space))
     if size == 0:
         raise SpecError(f"the observation space of {agent} holds nothing: {space}")
-    return ObservationReader(
-        spec=ArraySpec(shape=(size,)),
-        flatten=lambda raw: _flatten(space, raw),
-    )
-
-
-def _is_numeric(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_is_numeric(part) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_is_numeric(part) for part in space.spaces)
-    # Texts can be flattened to numbers of letters, but no network should read those.
-    return bool(space.is_np_flattenable) and not isinstance(space, spaces.Text)
-
-
-def _flatten(space: spaces.Space[Any], raw: Any) -> Array:
-    return np.asarray(spaces.flatten(space, raw), dtype=np.float32)
+    return ObservationReader(spec=ArraySpec(shape=(size,)), flatten=flatten)
 
 
 def action_writer(space: spaces.Space[Any], agent: str) -> ActionWriter:

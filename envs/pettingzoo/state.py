@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from marl.envs.pettingzoo.rows import Seat, check_row
-from marl.envs.pettingzoo.spaces import Array, array_spec
+from marl.envs.pettingzoo.spaces import Array, array_spec, channels_last, has_channels_first
 from marl.envs.pettingzoo.storage import Storage
 from marl.specs import ArraySpec
 
@@ -22,7 +22,7 @@ def own_state(environment: Any) -> Array | None:
         return None
     if not isinstance(state, np.ndarray) or state.size == 0 or not np.can_cast(state.dtype, np.float32, "same_kind"):
         return None
-    return state
+    return channels_last(state) if has_channels_first(state.shape, state.dtype) else state
 
 
 def own_state_spec(state: Array) -> ArraySpec:
@@ -88,6 +88,8 @@ class StateSource:
         except Exception:  # whatever the environment stumbles over
             last: Array = storage.state[copy]
             return last
+        if isinstance(state, np.ndarray) and has_channels_first(state.shape, state.dtype):
+            state = channels_last(state)
         return check_row(state, self.spec.shape, storage.state.dtype, agent=None, copy=copy, what="state")
 
     def assemble_all(self) -> None:

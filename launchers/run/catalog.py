@@ -57,6 +57,10 @@ def from_saved(default: Any, saved: Mapping[str, Any]) -> Any:
     known = {entry.name for entry in fields(default)}
     if unknown := sorted(set(saved) - known):
         raise InputError(f"config.json has settings that {type(default).__name__} lacks: {', '.join(unknown)}")
+    if "convolutions" in known:
+        # Runs saved before this was a choice read all images with convolutions, unless a switch said no.
+        before = saved.get("convolutions", True)
+        saved = {**saved, "convolutions": before if isinstance(before, str) else "yes" if before else "no"}
     values: dict[str, Any] = {}
     for name, value in saved.items():
         current = getattr(default, name)

@@ -134,7 +134,7 @@ def ppo_connect_four(settings: Settings[Any]) -> Settings[Any]:
         "anneal_learning_rate": True,
         "entropy_coef": 0.25,
         "hidden_sizes": (128, 128),
-        "convolutions": False,
+        "convolutions": "no",
     }
     return with_changes(settings, algorithm=algorithm, steps=8_000_000)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -76,18 +77,22 @@ def _checked(command: Command, algorithm: str, options: TrainOptions[Any]) -> Tr
         options = replace(options, algorithm=_with_saved_replay(algorithm, options.algorithm))
     if options.compile == "yes" and not command.compiles:
         raise InputError(f"marl {command.name} does not go through torch's compiler; leave out --compile yes")
-    before = "no" if not command.compiles else _compiled_before(options)
+    saved = _saved_config(options)
+    decided = saved.get("algorithm", {}).get("convolutions")
+    if options.algorithm.convolutions == "auto" and decided in ("yes", "no"):
+        options = replace(options, algorithm=replace(options.algorithm, convolutions=decided))
+    before = "no" if not command.compiles else str(saved.get("compile", "no")) if saved else None
     return cast("TrainOptions[Any]", resolve_compile(algorithm, options, before))
 
 
-def _compiled_before(options: TrainOptions[Any]) -> str | None:
-    """The saved ``compile`` of the run that is resumed; None where there is none, or one that cannot be read."""
+def _saved_config(options: TrainOptions[Any]) -> Mapping[str, Any]:
+    """The configuration of the run that is resumed; empty where there is none, or one that cannot be read."""
     if not options.resume or options.out is None:
-        return None
+        return {}
     try:
-        return str(RunDirectory.open(options.out).config.get("compile", "no"))
+        return RunDirectory.open(options.out).config
     except InputError:
-        return None  # the error is reported where the run is opened
+        return {}  # the error is reported where the run is opened
 
 
 def _with_saved_replay(algorithm: str, config: Any) -> Any:

@@ -17,7 +17,7 @@ from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
-from marl.launchers.training.options import Command, Training, TrainOptions
+from marl.launchers.training.options import Command, Training, TrainOptions, image_reading
 from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
@@ -119,7 +119,7 @@ def _plain(settings: Mapping[str, Any]) -> Any:
 
 def _build(algorithm: str, env: str, options: LeagueOptions[Any], communicator: Communicator, path: Path) -> Training:
     league = LeagueExperiment(_config(algorithm, env, options, path / SNAPSHOTS), communicator)
-    return Training(task=league, small_networks=True)
+    return Training(task=league, small_networks=True, reading=image_reading(options.algorithm, league.spec))
 
 
 def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Path | None = None) -> LeagueConfig:

@@ -13,6 +13,8 @@ from marl.experiments.training_loop import TrainingTask
 from marl.launchers.reports.trackers import TrackerOptions
 from marl.launchers.run.settings import ConfigT, Settings, make_experiment_config
 from marl.launchers.training.start import JobOptions
+from marl.networks.images import Convolutions, ImageConfig, describe_reading, resolve_convolutions
+from marl.specs import EnvironmentSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,25 @@ class TrainOptions(Settings[ConfigT], JobOptions, TrackerOptions, Generic[Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReading:
+    """The choice of layers for images."""
+
+    convolutions: Convolutions
+    """As ``config.json`` keeps it."""
+    line: str | None
+    """Says which was taken and how to change it; None where there are no images."""
+
+
+def image_reading(config: ImageConfig, spec: EnvironmentSpec) -> ImageReading:
+    """Decides how an algorithm reads the images of an environment."""
+    inputs = [group.observation for group in spec.groups] + ([] if spec.state is None else [spec.state])
+    return ImageReading(
+        convolutions=resolve_convolutions(config.convolutions, inputs),
+        line=describe_reading(config.convolutions, inputs),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """The experiment or league that a command runs, and what the command declares about it."""
 
@@ -39,6 +60,8 @@ class Training:
     """The same experiment, where it can continue with fewer ranks."""
     small_networks: bool
     """Whether networks are too small to gain from several threads."""
+    reading: ImageReading
+    """The reading of images, as it was decided once their sizes were known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

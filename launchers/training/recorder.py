@@ -21,7 +21,7 @@ from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, refuse_other_c
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.supervision.supervisor import rank_folder
 from marl.launchers.supervision.watchdog import make_folder
-from marl.launchers.training.options import TrainOptions
+from marl.launchers.training.options import ImageReading, TrainOptions
 from marl.loggers import JournalLogger, MultiLogger, TerminalLogger
 from marl.loggers.journal import plain_number
 
@@ -101,12 +101,13 @@ class RunRecorder:
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
 
-    def open(self, communicator: Communicator, counter: Counter, *, again: bool) -> None:
+    def open(self, communicator: Communicator, counter: Counter, reading: ImageReading, *, again: bool) -> None:
         """Opens everything on the first rank, or cuts it back to where the experiment is. Collective.
 
         Args:
             communicator: the ranks.
             counter: where the experiment is.
+            reading: of images, which the run's configuration keeps.
             again: whether some rank has opened the run before.
         """
         from_root(communicator, lambda: self._open(again=again))
@@ -118,6 +119,11 @@ class RunRecorder:
             return
         ranks = f"{communicator.size} rank{'s' * (communicator.size > 1)}"
         print(f"{self._title}, {ranks}, into {run.path}", flush=True)
+        if reading.line is not None:
+            print(reading.line, flush=True)
+            decided = {**self._config["algorithm"], "convolutions": reading.convolutions}
+            self._config = {**self._config, "algorithm": decided}
+            run.write_config(self._config)
         self._journal = JournalLogger(run.metrics)
         self._journal.truncate_after(counter.updates)
         self._trackers = make_trackers(

@@ -161,7 +161,7 @@ class TrainingSession:
                 task.load(snapshot)
                 if communicator.rank == 0 and task.refills:
                     warn(_REFILLS)
-            recorder.open(communicator, task.counter, again=snapshot is not None)
+            recorder.open(communicator, task.counter, training.reading, again=snapshot is not None)
             with (
                 StopRequest() if stop is None else contextlib.nullcontext(stop) as request,
                 watched_rank(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from marl.networks.images import LARGE_IMAGE, Convolutions, is_convolved
 from marl.specs import ArraySpec
 
 Activation = Literal["tanh", "relu"]
@@ -49,7 +50,6 @@ def tanh(x: Tensor) -> Tensor:
 
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": tanh, "relu": functional.relu}
 _GAINS: dict[Activation, float] = {"tanh": 5.0 / 3.0, "relu": math.sqrt(2.0)}
-_SMALLEST_IMAGE = 5
 
 
 def orthogonal(layer: LayerT, gain: float) -> LayerT:
@@ -60,25 +60,20 @@ def orthogonal(layer: LayerT, gain: float) -> LayerT:
     return layer
 
 
-def is_image(spec: ArraySpec) -> bool:
-    """True if an input is read with convolutions: (height, width, channels) with sides of 5 pixels or more."""
-    return spec.is_image and min(spec.shape[:2]) >= _SMALLEST_IMAGE
-
-
-def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolve: bool = True) -> Tensor:
+def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolutions: Convolutions = "auto") -> Tensor:
     """Prepares an input for a torso: once for all passes of an update, since no parameter takes part.
 
     Args:
         spec: of the input.
         raw: (..., *shape).
         normalize: whether vectors are layer-normalised (Ba et al. 2016), without learned scales.
-        convolve: whether images stay images, as convolutions read them.
+        convolutions: which images stay images, as convolutions read them.
 
     Returns:
         Images that are convolved as they are; everything else flattened to (..., size), in the default floating dtype
         unless it has one already. Bytes are scaled to [0, 1].
     """
-    if convolve and is_image(spec):
+    if is_convolved(spec, convolutions):
         return raw
     leading = raw.shape[: raw.dim() - len(spec.shape)]
     flat = raw.reshape(*leading, spec.size)
@@ -87,6 +82,32 @@ def prepare_input(spec: ArraySpec, raw: Tensor, *, normalize: bool, convolve: bo
         if raw.dtype == torch.uint8:
             flat = flat / 255.0
     return functional.layer_norm(flat, flat.shape[-1:]) if normalize and spec.size > 1 else flat
+
+
+def _convolutions(spec: ArraySpec) -> tuple[tuple[int, int, int, int], ...]:
+    """Filters, side of the kernel, stride and padding of each convolution of an image."""
+    if min(spec.shape[:2]) >= LARGE_IMAGE:
+        return ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
+    return ((32, 3, 1, 1), (32, 3, 1, 1))
+
+
+def _convolved_sizes(spec: ArraySpec) -> list[int]:
+    """Numbers that each convolution makes of an image."""
+    height, width, _ = spec.shape
+    sizes = []
+    for filters, kernel, stride, padding in _convolutions(spec):
+        height = (height + 2 * padding - kernel) // stride + 1
+        width = (width + 2 * padding - kernel) // stride + 1
+        sizes.append(filters * height * width)
+    return sizes
+
+
+def kept_bytes(spec: ArraySpec, convolutions: Convolutions) -> int:
+    """Bytes that a torso keeps of one image between its forward and its backward pass, in float32; 0 of other inputs.
+
+    The image itself, where it must be converted or copied, and what each convolution makes of it.
+    """
+    return 4 * (spec.size + sum(_convolved_sizes(spec))) if is_convolved(spec, convolutions) else 0
 
 
 class ImageEncoder(nn.Module):
@@ -98,23 +119,16 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, spec: ArraySpec, activation: Activation) -> None:
         super().__init__()
-        height, width, channels = spec.shape
-        shapes: tuple[tuple[int, int, int, int], ...]
-        if min(height, width) >= 36:
-            shapes = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
-        else:
-            shapes = ((32, 3, 1, 1), (32, 3, 1, 1))
+        channels = spec.shape[2]
         layers: list[nn.Conv2d] = []
-        for filters, kernel, stride, padding in shapes:
+        for filters, kernel, stride, padding in _convolutions(spec):
             layers.append(nn.Conv2d(channels, filters, kernel, stride, padding))
             orthogonal(layers[-1], _GAINS[activation])
             channels = filters
-            height = (height + 2 * padding - kernel) // stride + 1
-            width = (width + 2 * padding - kernel) // stride + 1
         self._layers = nn.ModuleList(layers)
         self._activation = _ACTIVATIONS[activation]
         self._scale = 1.0 / 255.0 if spec.dtype == torch.uint8 else 1.0
-        self.size = channels * height * width
+        self.size = _convolved_sizes(spec)[-1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Encodes (..., H, W, C) images of any dtype as (..., size) features."""
@@ -145,7 +159,7 @@ class Torso(nn.Module):
         layer_norm: normalise each hidden layer's activations (Ba et al. 2016), without learned scales: the next
             layer's weights serve as well.
         recurrent: add a GRU as wide as the last hidden layer.
-        convolve: read images with convolutions; else they come as vectors, as from ``prepare_input`` without.
+        convolutions: which images are read with convolutions; others come as vectors, as from ``prepare_input``.
         bfloat16: multiply matrices between hidden layers in bfloat16, which some processors do faster. Inputs,
             outputs, sums and parameters keep their precision.
     """
@@ -159,7 +173,7 @@ class Torso(nn.Module):
         activation: Activation = "tanh",
         layer_norm: bool = True,
         recurrent: bool = False,
-        convolve: bool = True,
+        convolutions: Convolutions = "auto",
         bfloat16: bool = False,
     ) -> None:
         super().__init__()
@@ -170,7 +184,7 @@ class Torso(nn.Module):
         self._layer_norm = layer_norm
         self._bfloat16 = bfloat16
         self.encoders = nn.ModuleList(
-            ImageEncoder(spec, activation) if convolve and is_image(spec) else nn.Identity() for spec in inputs
+            ImageEncoder(spec, activation) if is_convolved(spec, convolutions) else nn.Identity() for spec in inputs
         )
         sizes = [
             encoder.size if isinstance(encoder, ImageEncoder) else spec.size

@@ -24,7 +24,7 @@ from marl.replay.items import (
 )
 from marl.replay.layout import Layout, Staging, item_layout
 from marl.replay.selectors import FifoSelector, Priorities, PrioritizedSelector, Selection, Selector, UniformSelector
-from marl.replay.storage import Replay, available_memory
+from marl.replay.storage import Replay
 
 __all__ = [
     "FifoSelector",
@@ -47,6 +47,5 @@ __all__ = [
     "TransitionItems",
     "Transitions",
     "UniformSelector",
-    "available_memory",
     "item_layout",
 ]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,6 +10,7 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
+from marl.memory import SMALLER_IMAGES, require_memory
 from marl.replay.items import Items, TransitionItems
 from marl.replay.layout import Staging, item_layout
 from marl.specs import EnvironmentSpec
@@ -68,13 +66,15 @@ class Replay(Saveable):
         self.capacity = self.rows * self.global_num_envs
         self._communicator = communicator
         self.saves = save
-        needed, available = _memory(self.rows * num_envs * self.layout.record_bytes, communicator)
-        if needed > available:
-            raise InputError(
-                f"replay of {capacity:,} items needs {needed / 2**30:,.1f} GiB on one machine "
-                f"({self.layout.record_bytes:,} bytes an item), but {available / 2**30:,.1f} GiB are free; "
-                f"lower the capacity below {int(capacity * available / needed):,}"
-            )
+        images = any(group.observation.is_image for group in spec.groups)
+        require_memory(
+            self.rows * num_envs * self.layout.record_bytes,
+            lambda needs, share: (
+                f"replay of {capacity:,} items {needs} ({self.layout.record_bytes:,} bytes an item); lower the capacity "
+                f"below {int(capacity * share):,}{', ' + SMALLER_IMAGES if images else ''}"
+            ),
+            communicator,
+        )
         # Allocated by numpy, which asks for huge pages: random reads miss the page table far less often.
         self._records = np.zeros((self.rows, num_envs, self.layout.words), np.int64)
         self._flat = self._records.reshape(-1, self.layout.words)
@@ -215,42 +215,3 @@ class Replay(Saveable):
         torch.from_numpy(self._records[: records.shape[1]]).copy_(records.transpose(0, 1))
         self.local_counts[:] = state["counts"].numpy()
         self._synced = False
-
-
-def _memory(needed: int, communicator: Communicator | None) -> tuple[int, int]:
-    """Memory that all ranks of one machine need, and that it has free, of the machine that has least to spare.
-
-    Collective, and before anything is allocated: ranks of one machine see the same free memory, each of them alone
-    may fit into it, and all must come to the same decision.
-    """
-    if communicator is None:
-        return needed, available_memory()
-    table = torch.zeros((communicator.size, 3), dtype=torch.float64)
-    machine = zlib.crc32(socket.gethostname().encode())
-    table[communicator.rank] = torch.tensor([machine, needed, available_memory()], dtype=torch.float64)
-    communicator.all_reduce(table)
-    machines = (table[table[:, 0] == name] for name in table[:, 0].unique())
-    totals = [(int(rows[:, 1].sum()), int(rows[:, 2].min())) for rows in machines]
-    return min(totals, key=lambda total: total[1] - total[0])
-
-
-def available_memory() -> int:
-    """Bytes that this process may still allocate: what the system, and its control group, have free."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limit, used = ("".join(_lines(f"/sys/fs/cgroup/memory.{name}")).strip() for name in ("max", "current"))
-    if limit.isdigit() and used.isdigit():
-        # Cached files count as used, but are given up when memory is wanted.
-        cached = (int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if "inactive_file" in line)
-        free = min(free, int(limit) - int(used) + max(cached, default=0))
-    return free
-
-
-def _lines(path: str) -> Iterable[str]:
-    try:
-        with open(path) as file:
-            return file.readlines()
-    except OSError:
-        return ()

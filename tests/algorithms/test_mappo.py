@@ -282,7 +282,7 @@ SPECS = {
 SETTINGS = {
     "defaults": {},
     "ippo": {"centralized_critic": False},
-    "no convolutions": {"convolutions": False},
+    "no convolutions": {"convolutions": "no"},
     "state alone": {"agent_features": False, "value_normalization": "popart"},
     "recurrent": {"recurrent": True, "chunk_length": 3, "minibatches": 2},
     "recurrent state alone, chunks of one step": {"recurrent": True, "chunk_length": 1, "agent_features": False},

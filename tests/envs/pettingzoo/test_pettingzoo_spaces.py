@@ -119,3 +119,21 @@ def test_masks_are_one_vector_of_the_right_size():
         mask_of(np.ones(4), spec, "a")
     with pytest.raises(SpecError, match="continuous"):
         mask_of(np.ones(1), ContinuousActions(low=(0.0,), high=(1.0,)), "a")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_bytes_with_channels_first_are_turned(channels):
+    space = spaces.Box(0, 255, (channels, 9, 7), np.uint8)
+    reader = observation_reader(space, "a")
+    assert reader.spec == ArraySpec(shape=(9, 7, channels), dtype=torch.uint8)
+    image = space.sample()
+    read = reader.read(image)
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, np.moveaxis(image, 0, -1))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((3, 9, 3), np.uint8), ((5, 9, 7), np.uint8), ((3, 9, 7), np.float32), ((3, 4, 7), np.uint8)]
+)
+def test_arrays_that_may_well_have_channels_last_stay_as_they_are(shape, dtype):
+    assert observation_reader(spaces.Box(0, 255, shape, dtype), "a").spec.shape == shape

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from marl.networks.torso import Head, ImageEncoder, Torso, is_image, orthogonal, prepare_input
+from marl.networks.images import is_convolved
+from marl.networks.torso import Head, ImageEncoder, Torso, orthogonal, prepare_input
 from marl.specs import ArraySpec
 
 VECTOR, STATE = ArraySpec(shape=(6,)), ArraySpec(shape=(4, 2))
@@ -128,7 +129,7 @@ def test_a_gru_takes_no_copies_at_all():
 
 @pytest.mark.parametrize("spec", [IMAGE, BOARD], ids=["pixels", "board"])
 def test_images_go_through_convolutions(spec):
-    assert is_image(spec)
+    assert is_convolved(spec, "yes")
     encoder = ImageEncoder(spec, "relu")
     torch.manual_seed(1)
     bright = 256 if spec.dtype == torch.uint8 else 2
@@ -137,9 +138,9 @@ def test_images_go_through_convolutions(spec):
     assert features.shape == (3, 2, encoder.size)
     torch.testing.assert_close(features[1, 1], encoder(images[1, 1]))
     assert encoder(images[:0]).shape == (0, 2, encoder.size)
-    torso = Torso([spec, VECTOR], num_agents=2, hidden_sizes=(8,))
+    torso = Torso([spec, VECTOR], num_agents=2, hidden_sizes=(8,), convolutions="yes")
     vectors = torch.randn(3, 2, 6)
-    prepared = prepare_input(spec, images, normalize=True)
+    prepared = prepare_input(spec, images, normalize=True, convolutions="yes")
     assert prepared.data_ptr() == images.data_ptr()
     together = torso.features([prepared, vectors])
     flat = torso.features([images.flatten(0, 1), vectors.flatten(0, 1)], torch.tensor([0, 1] * 3))
@@ -147,11 +148,11 @@ def test_images_go_through_convolutions(spec):
 
 
 def test_without_convolutions_an_image_is_a_vector():
-    torso = Torso([IMAGE], num_agents=2, convolve=False)
+    torso = Torso([IMAGE], num_agents=2, convolutions="no")
     assert len(torso.first_weights) == 1
     assert torso.first_weights[0].shape == (64, IMAGE.size)
     images = torch.randint(0, 256, (3, 2, *IMAGE.shape), dtype=torch.uint8)
-    prepared = prepare_input(IMAGE, images, normalize=False, convolve=False)
+    prepared = prepare_input(IMAGE, images, normalize=False, convolutions="no")
     torch.testing.assert_close(prepared, images.flatten(2).float() / 255)
     assert torso.features([prepared]).shape == (3, 2, 64)
 
@@ -166,7 +167,7 @@ def test_pixels_are_scaled_to_one():
 
 def test_inputs_are_flattened_normalised_and_of_a_floating_dtype():
     tiny = ArraySpec(shape=(3, 3, 2), dtype=torch.uint8)
-    assert not is_image(tiny)
+    assert not is_convolved(tiny, "yes")
     raw = torch.randint(0, 256, (4, 5, 3, 3, 2), dtype=torch.uint8)
     flat = prepare_input(tiny, raw, normalize=False)
     torch.testing.assert_close(flat, raw.flatten(2).float() / 255)
