@@ -9,12 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated
-
-import tyro
 
 from marl.envs.conformance import Finding, examine
 from marl.errors import InputError
+from marl.launchers.command_line.options import ObjectText, Positional
 from marl.launchers.console import read_options
 from marl.launchers.environment_variables import available_cores
 from marl.launchers.jobs.mpirun import find_mpirun, rank_environment
@@ -25,9 +23,9 @@ from marl.launchers.run.settings import read_env_kwargs
 class DoctorOptions:
     """Options of ``marl doctor``."""
 
-    env: Annotated[str | None, tyro.conf.Positional] = None
+    env: Positional[str | None] = None
     """The environment to check; this installation if not given."""
-    env_kwargs: str = "{}"
+    env_kwargs: ObjectText = "{}"
     """Arguments of the environment, as a JSON object."""
     json: bool = False
     """Print one JSON object a finding."""

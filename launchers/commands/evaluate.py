@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from marl.acting.evaluation import MAX_STEPS
 from marl.acting.evaluation import evaluate as play_episodes
 from marl.core import Communicator
+from marl.launchers.command_line.options import ObjectText, Positional
 from marl.launchers.console import describe_evaluation, read_options, require_positive
 from marl.launchers.environment_variables import use_fair_threads
 from marl.launchers.mpi.ranks import run_on_ranks
@@ -23,7 +21,7 @@ from marl.loggers.journal import plain_number
 class EvaluateOptions:
     """Options of ``marl evaluate``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Positional[Path]
     """A run directory, or one checkpoint in it."""
     episodes: int = 100
     """Episodes to play."""
@@ -33,7 +31,7 @@ class EvaluateOptions:
     """Environments that are stepped at once."""
     max_steps: int = MAX_STEPS
     """An episode is cut there, if it has not ended by then."""
-    env_kwargs: str | None = None
+    env_kwargs: ObjectText | None = None
     """Arguments for the environment other than the run's, as a JSON object."""
     json: bool = False
     """Print one JSON object instead of a line."""

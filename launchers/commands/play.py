@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from marl.errors import InputError
+from marl.launchers.command_line.options import Positional
 from marl.launchers.console import read_options, require_positive
 
 
@@ -16,7 +14,7 @@ from marl.launchers.console import read_options, require_positive
 class PlayOptions:
     """Options of ``marl play``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Positional[Path]
     """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
     human: bool = False
     """Play a board game against the run, in the terminal, instead of recording an episode."""

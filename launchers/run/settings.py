@@ -15,6 +15,7 @@ from marl.envs.factory import make_factory
 from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Schedule
+from marl.launchers.command_line.options import ObjectText
 from marl.launchers.console import require_positive
 from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.learning.compilation import can_compile
@@ -35,7 +36,7 @@ class Settings(Schedule, Generic[ConfigT]):
     """Seed of all random numbers."""
     num_envs: int = 128
     """Environments, over all ranks."""
-    env_kwargs: str = "{}"
+    env_kwargs: ObjectText = "{}"
     """Arguments of the environment, as a JSON object."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """Preprocessing of observations."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from marl.errors import InputError
 from marl.games.game import GameRules
 from marl.games.pairings import Format
 from marl.games.sides import read_teams
+from marl.launchers.command_line.options import ObjectText, Positional, TeamsText
 from marl.launchers.console import require_positive
 from marl.launchers.run.policy_sources import ActionSelection
 from marl.launchers.run.settings import read_env_kwargs
@@ -23,7 +22,7 @@ from marl.ratings.sprt import SPRTConfig
 class TournamentOptions:
     """Options of ``marl tournament``."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Positional[str]
     """The game: as for training."""
     players: tuple[str, ...] = ()
     """NAME=SOURCE, or SOURCE: a run directory, a snapshot or checkpoint, ``random``, or your class ``module:Class``."""
@@ -51,7 +50,7 @@ class TournamentOptions:
     """A game that has not ended by then is a draw."""
     move_seconds: float = 30.0
     """A player that takes longer for a decision forfeits; 0 for no limit."""
-    teams: str | None = None
+    teams: TeamsText | None = None
     """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
     scoring: Literal["auto", "game", "duplicate"] = "auto"
@@ -60,7 +59,7 @@ class TournamentOptions:
     """The player whose Elo is 0; the mean if not given."""
     boards: int = 64
     """Games that are played side by side."""
-    env_kwargs: str | None = None
+    env_kwargs: ObjectText | None = None
     """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""

@@ -12,6 +12,7 @@ from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.games.sides import read_teams
+from marl.launchers.command_line.options import TeamsText
 from marl.launchers.console import require_positive
 from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
@@ -83,7 +84,7 @@ class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
     """Score at which an exploiter leaves a snapshot and begins anew."""
     exploiter_max_steps: int = 200_000
     """Environment steps after which it does so in any case."""
-    teams: str | None = None
+    teams: TeamsText | None = None
     """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
 
