@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -56,7 +56,7 @@ class Count(Kind):
         multiple = _MULTIPLES.get(word[-1:], 1)
         try:
             number = Decimal(word.removesuffix(word[-1:]) if multiple > 1 else word) * multiple
-        except InvalidOperation:
+        except ArithmeticError:
             raise ValueRefused from None
         # Decimals of a thousand digits would take a while to write out.
         if not number.is_finite() or abs(number) > _LARGEST or number != int(number):

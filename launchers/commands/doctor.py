@@ -47,7 +47,7 @@ def doctor(argv: list[str]) -> int:
     return int(broken)
 
 
-_PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "tyro", "safetensors")
+_PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "safetensors")
 
 
 def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:
