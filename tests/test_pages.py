@@ -12,7 +12,7 @@ from marl.launchers.commands import doctor, evaluate, exploitability, play, plot
 from marl.launchers.console import read_options
 from marl.launchers.main import COMMANDS, main
 from marl.launchers.run.catalog import find_algorithm
-from marl.launchers.tournament import command as tournament
+from marl.launchers.tournament import options as tournament
 from marl.launchers.training.league import LeagueOptions
 from marl.launchers.training.options import TrainOptions
 

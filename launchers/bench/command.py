@@ -10,16 +10,17 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from marl.core import Communicator
 from marl.errors import InputError, nearest
 from marl.launchers.bench.measurements import Measurement
 from marl.launchers.console import read_options, require_positive
 from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
 from marl.launchers.jobs.job import launch
-from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.settings import Backend
+from marl.launchers.run.choices import Backend
+
+if TYPE_CHECKING:  # help is shown without loading torch
+    from marl.core import Communicator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,5 +138,7 @@ def bench(argv: list[str]) -> int:
             if communicator.rank == 0:
                 print(json.dumps(measurement), flush=True)
         return 0
+
+    from marl.launchers.mpi.ranks import run_on_ranks
 
     return run_on_ranks(run)

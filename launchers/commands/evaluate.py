@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from marl.acting.evaluation import MAX_STEPS
-from marl.acting.evaluation import evaluate as play_episodes
-from marl.core import Communicator
+from marl.counters import MAX_STEPS
 from marl.launchers.command_line.options import ObjectText, Positional
 from marl.launchers.console import describe_evaluation, read_options, require_positive
 from marl.launchers.environment_variables import use_fair_threads
-from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.trained_run import load_run
-from marl.loggers.journal import plain_number
+
+if TYPE_CHECKING:  # help is shown without loading torch
+    from marl.core import Communicator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,10 @@ def evaluate(argv: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
+    from marl.acting.evaluation import evaluate as play_episodes
+    from marl.launchers.mpi.ranks import run_on_ranks
+    from marl.launchers.run.trained_run import load_run
+    from marl.loggers.journal import plain_number
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()

@@ -18,10 +18,10 @@ from marl.experiments.config import ExperimentConfig, Schedule
 from marl.launchers.command_line.options import ObjectText
 from marl.launchers.console import require_positive
 from marl.launchers.run.catalog import find_algorithm, from_saved
+from marl.launchers.run.choices import Backend
 from marl.learning.compilation import can_compile
 
 ConfigT = TypeVar("ConfigT")
-Backend = Literal["pettingzoo", "batched"]
 _COMPILE_FROM_STEPS = 500_000
 """Environment steps from which on compiling, twenty seconds the first time, is repaid."""
 

@@ -35,6 +35,24 @@ def test_help_and_typing_errors_import_nothing_heavy(argv):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [[name, "--help"] for name in ("evaluate", "play", "plot", "track", "tournament")]
+    + [["bench", "rollout", "--help"]],
+)
+def test_help_of_commands_that_train_nothing_loads_nothing_heavy(argv):
+    program = (
+        "import sys\n"
+        "from marl.launchers.main import main\n"
+        f"try: main({argv})\n"
+        "except SystemExit: pass\n"
+        f"print(sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert f"usage: marl {argv[0]}" in done.stdout
+
+
 def test_unknown_command_is_met_by_the_nearest(refused):
     assert refused("trian") == "there is no command 'trian'; did you mean 'train'?"
     assert refused("xyzzy").endswith("there are " + ", ".join(sorted(COMMANDS)))
