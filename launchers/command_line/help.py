@@ -56,7 +56,7 @@ def help_text(program: str, options: Sequence[Option], *, everything: bool) -> s
             for option in sorted(groups[name], key=lambda option: _place_in(members, option)):
                 lines += _entry(_typed(option), option, width, full=everything or len(named) <= _FEW)
     lines += ["", "Counts may be typed as 1e6, lists as 64 64 or '[64, 64]', maps as a=1 b=2 or JSON, and switches are"]
-    lines += ["turned off by --no-NAME."]
+    lines += ["turned off as in --no-resume."]
     if left:
         lines.append(f"{left} more options: {program} --help-all")
     return "\n".join(lines)

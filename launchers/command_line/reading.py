@@ -155,7 +155,7 @@ def _surplus(one: Given, before: Given | None, given: Sequence[Given], program: 
 
 
 def nearest_option(word: str, options: Sequence[Option]) -> str:
-    """``; did you mean --x?`` for a word that is no option; a hint at ``--help`` where none is like it."""
+    """``; did you mean --steps?`` for a word that is no option; a hint at ``--help-all`` where none is like it."""
     known = [option.name for option in options if not option.positional]
     name = word.lstrip("-–—").replace("_", "-")
     # People leave out the part before the dot, so names are compared without it too.
