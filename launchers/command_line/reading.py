@@ -48,7 +48,7 @@ class Given:
     typed: list[str]
     """All of its words, as they were typed."""
     on: bool = True
-    """False for ``--no-…``."""
+    """False for the forms that turn a switch off."""
 
 
 def split_words(argv: Sequence[str], options: Sequence[Option]) -> list[Given]:

@@ -26,7 +26,7 @@ class DoctorOptions:
     env: Positional[str | None] = None
     """The environment to check; this installation if not given."""
     env_kwargs: ObjectText = "{}"
-    """Arguments of the environment, as a JSON object."""
+    """Arguments of the environment."""
     json: bool = False
     """Print one JSON object a finding."""
 

@@ -31,7 +31,7 @@ class EvaluateOptions:
     max_steps: int = MAX_STEPS
     """An episode is cut there, if it has not ended by then."""
     env_kwargs: ObjectText | None = None
-    """Arguments for the environment other than the run's, as a JSON object."""
+    """Arguments for the environment other than the run's."""
     json: bool = False
     """Print one JSON object instead of a line."""
 

@@ -37,7 +37,7 @@ class Settings(Schedule, Generic[ConfigT]):
     num_envs: int = 128
     """Environments, over all ranks."""
     env_kwargs: ObjectText = "{}"
-    """Arguments of the environment, as a JSON object."""
+    """Arguments of the environment."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """Preprocessing of observations."""
     backend: Backend = "pettingzoo"

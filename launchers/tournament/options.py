@@ -44,7 +44,7 @@ class TournamentOptions:
     move_seconds: float = 30.0
     """A player that takes longer for a decision forfeits; 0 for no limit."""
     teams: TeamsText | None = None
-    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    """The team of every agent; those of one play together. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
     scoring: Literal["auto", "game", "duplicate"] = "auto"
     """Compare returns within a game, or in the same seat of the same deal; auto: the first where sides are alike."""
@@ -53,7 +53,7 @@ class TournamentOptions:
     boards: int = 64
     """Games that are played side by side."""
     env_kwargs: ObjectText | None = None
-    """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
+    """Arguments of the environment; those of the players' runs if not given."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
     wandb_project: str = "marl"

@@ -85,7 +85,7 @@ class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
     exploiter_max_steps: int = 200_000
     """Environment steps after which it does so in any case."""
     teams: TeamsText | None = None
-    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    """The team of every agent; those of one play together. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
 
     nfsp: NFSPConfig = field(default_factory=NFSPConfig)
