@@ -64,7 +64,10 @@ class Reservoir(Saveable):
         communicator: Communicator,
     ) -> None:
         if capacity < global_num_envs:
-            raise InputError(f"a reservoir of {capacity} steps is below one for each of {global_num_envs} environments")
+            raise InputError(
+                f"a reservoir of {capacity} steps is below one for each of {global_num_envs} environments; "
+                "raise --nfsp.reservoir"
+            )
         fields = {
             "observations": ArraySpec(shape=(group.size, *group.observation.shape), dtype=group.observation.dtype),
             "actions": ArraySpec(shape=(group.size, *group.action.array.shape), dtype=group.action.array.dtype),
@@ -78,7 +81,7 @@ class Reservoir(Saveable):
         if needed > available_memory():
             raise InputError(
                 f"a reservoir of {capacity:,} steps needs {needed / 2**30:,.1f} GiB on this rank, but "
-                f"{available_memory() / 2**30:,.1f} GiB are free; lower its capacity"
+                f"{available_memory() / 2**30:,.1f} GiB are free; lower --nfsp.reservoir"
             )
         self._num_envs, self._first_env, self._global_num_envs = num_envs, first_env, global_num_envs
         self._communicator = communicator

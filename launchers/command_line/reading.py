@@ -196,5 +196,13 @@ def _build(kind: type, values: Mapping[OptionPath, Any], default: Any, outer: Op
                 raise InputError(f"{option_name(inside[0])} is a setting of what {option_name(path)} turns off")
             changes[entry.name] = None
         elif inside or path in values:
-            changes[entry.name] = _build(section, values, before, path)
+            try:
+                changes[entry.name] = _build(section, values, before, path)
+            except InputError as error:
+                raise InputError(_of_section(str(error), inside)) from error
     return kind(**changes) if default is None else replace(default, **changes)
+
+
+def _of_section(error: str, given: Sequence[OptionPath]) -> str:
+    """The message of settings that check themselves, and know nothing of options, with the options that were given."""
+    return error if error.startswith("--") or not given else f"{', '.join(map(option_name, given))}: {error}"

@@ -15,6 +15,10 @@ from marl.ratings.sprt import SPRTConfig
 def check_options(options: TournamentOptions) -> list[Entry]:
     """Checks the options that need no environment, and returns the players; raises InputError."""
     require_positive(games=options.games, rounds=options.rounds, boards=options.boards, ranks=options.ranks)
+    require_positive(max_steps=options.max_steps)
+    for name in ("move_seconds", "random_opening_moves"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
     if options.seed < 0:
         raise InputError(f"--seed cannot be negative, got {options.seed}")
     if options.rounds is not None and options.format != "swiss":

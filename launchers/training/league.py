@@ -138,6 +138,9 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
     if not 0.0 <= options.first_snapshot_fraction <= 1.0:
         raise InputError(f"--first-snapshot-fraction lies between 0 and 1, unlike {options.first_snapshot_fraction}")
+    if not 0.0 <= options.play_against_latest_model_ratio <= 1.0:
+        ratio = options.play_against_latest_model_ratio
+        raise InputError(f"--play-against-latest-model-ratio lies between 0 and 1, unlike {ratio}")
     psro = options.matchmaking in _META_STRATEGIES
     if psro and (options.main_exploiters or options.league_exploiters):
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")

@@ -57,7 +57,7 @@ class Replay(Saveable):
         if capacity < self.global_num_envs:
             raise InputError(
                 f"replay capacity {capacity} is below one item for each of {self.global_num_envs} environment copies; "
-                "raise the capacity"
+                "raise --algorithm.replay.capacity"
             )
         if communicator is None and num_envs != self.global_num_envs:
             raise ValueError("copies on other ranks need a communicator")
@@ -73,7 +73,7 @@ class Replay(Saveable):
             raise InputError(
                 f"replay of {capacity:,} items needs {needed / 2**30:,.1f} GiB on one machine "
                 f"({self.layout.record_bytes:,} bytes an item), but {available / 2**30:,.1f} GiB are free; "
-                f"lower the capacity below {int(capacity * available / needed):,}"
+                f"lower --algorithm.replay.capacity below {int(capacity * available / needed):,}"
             )
         # Allocated by numpy, which asks for huge pages: random reads miss the page table far less often.
         self._records = np.zeros((self.rows, num_envs, self.layout.words), np.int64)

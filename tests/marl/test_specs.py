@@ -68,7 +68,7 @@ def test_a_map_must_name_every_agent_and_no_other():
 
 
 def test_unknown_sharing_is_the_users_mistake():
-    with pytest.raises(InputError, match="--algorithm.sharing is one of"):
+    with pytest.raises(InputError, match="sharing is one of"):
         group_agents([agent("a")], "some")
 
 
