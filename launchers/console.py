@@ -54,6 +54,13 @@ def read_options(
     return read
 
 
+def require_not_negative(**options: float) -> None:
+    """InputError where an option (named by its field) is below 0."""
+    for name, value in options.items():
+        if not value >= 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {value}")
+
+
 def _print_help(text: str) -> None:
     try:
         print(text, flush=True)

@@ -123,10 +123,14 @@ def bench(argv: list[str]) -> int:
             print(f"  {name:<10} {(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
     name, rest = argv[0], argv[1:]
+    if name.startswith("-"):
+        raise InputError(f"marl bench NAME comes first, options follow; NAME is one of {', '.join(BENCHMARKS)}")
     if name not in BENCHMARKS:
         raise InputError(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
     options: BenchOptions = read_options(BenchOptions, rest, program=f"marl bench {name}")
     require_positive(ranks=options.ranks, num_envs=options.num_envs, rounds=options.rounds)
+    if not options.seconds > 0:
+        raise InputError(f"--seconds must be above 0, got {options.seconds:g}")
     if world_size_from_environment() is None and name not in _STARTS_RANKS:
         ranks = _DEFAULT_RANKS.get(name, 1) if options.ranks is None else options.ranks
         if ranks > 1:

@@ -149,7 +149,8 @@ class Choice(Kind):
 
     def read(self, words: Sequence[str]) -> str:
         if words[0] not in self.choices:
-            raise ValueRefused(suggestion(words[0], self.choices))
+            near = closest(words[0], self.choices)
+            raise ValueRefused("" if near is None else f"did you mean {near!r}?")
         return words[0]
 
 
@@ -174,8 +175,10 @@ class Several(Kind):
     def wanted(self) -> str:  # type: ignore[override]
         """The number of values, and the forms."""
         if isinstance(self.item, (Count, Number)):
-            count = "whole numbers" if isinstance(self.item, Count) else "numbers"
-            return f"{_NUMERALS.get(self.length, 'one or more')} {count}, for instance 64 64 or [64, 64]"
+            whole, example = (
+                ("whole ", "64 64 or [64, 64]") if isinstance(self.item, Count) else ("", "0.5 20 or [0.5, 20]")
+            )
+            return f"{_NUMERALS.get(self.length, 'one or more')} {whole}numbers, for instance {example}"
         return 'one or more words, for instance a b or \'["a", "b"]\''
 
     def count(self, words: Sequence[str]) -> int:
@@ -331,13 +334,6 @@ class Maybe(Kind):
 def join_words(words: Sequence[str]) -> str:
     """``a, b or c``."""
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
-def suggestion(word: str, known: Sequence[str]) -> str:
-    """``did you mean 'x'?`` for the word that is most alike, whatever the case; else nothing."""
-    lower = {one.lower(): one for one in known}
-    near = closest(word.lower(), lower)
-    return "" if near is None else f"did you mean {lower[near]!r}?"
 
 
 def _until(words: Sequence[str], ends: tuple[str, ...]) -> int:

@@ -148,7 +148,7 @@ def _surplus(one: Given, before: Given | None, given: Sequence[Given], program: 
         if isinstance(option.kind, Switch):
             taken = f"{option.name} takes {option.kind.wanted}" if before.on else f"{before.word} takes no value"
             return f"{taken}, not {_quoted(rest)}"
-        return f"{option.name} takes {option.kind.wanted}, not {_quoted([*before.words, *rest])}"
+        return f"{option.name} takes one value, {option.kind.wanted}, not {_quoted([*before.words, *rest])}"
     if any(option.positional for option in options):
         return f"{program} has no use for {one.words[0]!r} besides the words before it"
     return f"{program} has no use for {one.words[0]!r}; its options begin with --"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from marl.counters import MAX_STEPS
 from marl.launchers.command_line.options import ObjectText, Positional
-from marl.launchers.console import describe_evaluation, read_options, require_positive
+from marl.launchers.console import describe_evaluation, read_options, require_not_negative, require_positive
 from marl.launchers.environment_variables import use_fair_threads
 
 if TYPE_CHECKING:  # help is shown without loading torch
@@ -40,6 +40,7 @@ def evaluate(argv: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
+    require_not_negative(seed=options.seed)
     from marl.acting.evaluation import evaluate as play_episodes
     from marl.launchers.mpi.ranks import run_on_ranks
     from marl.launchers.run.trained_run import load_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from marl.errors import InputError
 from marl.launchers.command_line.options import Positional
-from marl.launchers.console import read_options, require_positive
+from marl.launchers.console import read_options, require_not_negative, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ def play(argv: list[str]) -> int:
     """Records one greedy episode, or lets a person play."""
     options: PlayOptions = read_options(PlayOptions, argv, program="marl play")
     require_positive(max_steps=options.max_steps, fps=options.fps)
+    require_not_negative(seed=options.seed)
     if options.human:
         from marl.launchers.commands.play_human import play_in_terminal
 

@@ -16,7 +16,7 @@ from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Schedule
 from marl.launchers.command_line.options import ObjectText
-from marl.launchers.console import require_positive
+from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.launchers.run.choices import Backend
 from marl.learning.compilation import can_compile
@@ -110,9 +110,7 @@ def make_experiment_config(algorithm: str, env: str, settings: Settings[Any]) ->
     """Returns the experiment that the settings describe; raises InputError if they make no sense."""
     settings.check_schedule()
     require_positive(num_envs=settings.num_envs, exploitability_every=settings.exploitability_every)
-    for name in ("seed", "env_failures"):
-        if getattr(settings, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
+    require_not_negative(seed=settings.seed, env_failures=settings.env_failures)
     measure = None
     if settings.exploitability_every is not None:
         from marl.envs.openspiel.exploitability import exploitability_measure

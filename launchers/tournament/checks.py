@@ -5,7 +5,7 @@ from __future__ import annotations
 from marl.errors import InputError
 from marl.games.game import GameRules
 from marl.games.sides import read_teams
-from marl.launchers.console import require_positive
+from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.settings import read_env_kwargs
 from marl.launchers.tournament.contestants import Entry, read_entries
 from marl.launchers.tournament.options import TournamentOptions
@@ -16,11 +16,9 @@ def check_options(options: TournamentOptions) -> list[Entry]:
     """Checks the options that need no environment, and returns the players; raises InputError."""
     require_positive(games=options.games, rounds=options.rounds, boards=options.boards, ranks=options.ranks)
     require_positive(max_steps=options.max_steps)
-    for name in ("move_seconds", "random_opening_moves"):
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
-    if options.seed < 0:
-        raise InputError(f"--seed cannot be negative, got {options.seed}")
+    require_not_negative(
+        seed=options.seed, move_seconds=options.move_seconds, random_opening_moves=options.random_opening_moves
+    )
     if options.rounds is not None and options.format != "swiss":
         raise InputError("--rounds is for --format swiss")
     if options.env_kwargs is not None:

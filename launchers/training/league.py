@@ -13,7 +13,7 @@ from marl.core import Communicator
 from marl.errors import InputError
 from marl.games.sides import read_teams
 from marl.launchers.command_line.options import TeamsText
-from marl.launchers.console import require_positive
+from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
@@ -131,9 +131,7 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         window=options.window,
         exploiter_max_steps=options.exploiter_max_steps,
     )
-    for name in ("main_exploiters", "league_exploiters"):
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
+    require_not_negative(main_exploiters=options.main_exploiters, league_exploiters=options.league_exploiters)
     if not 0.0 < options.exploiter_win_rate <= 1.0:
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
     if not 0.0 <= options.first_snapshot_fraction <= 1.0:

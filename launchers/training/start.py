@@ -16,7 +16,7 @@ from marl.errors import InputError
 from marl.launchers.command_line.help import wants_help
 from marl.launchers.command_line.options import find_options
 from marl.launchers.command_line.reading import split_words
-from marl.launchers.console import read_options, require_positive
+from marl.launchers.console import read_options, require_not_negative, require_positive
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.run_directory import default_run_path
@@ -47,9 +47,7 @@ class JobOptions:
     def check(self) -> None:
         """Raises InputError where a number makes no sense, or what is to be resumed is not named."""
         require_positive(ranks=self.ranks)
-        for field in ("max_restarts", "watchdog"):
-            if getattr(self, field) < 0:
-                raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(self, field)}")
+        require_not_negative(max_restarts=self.max_restarts, watchdog=self.watchdog)
         if self.resume and self.out is None:
             raise InputError("--resume needs --out: which run?")
 

@@ -222,7 +222,7 @@ def test_words_that_nothing_takes_are_told():
     kind = find_options(Inner)
     for argv, message in (
         (["5"], "p has no use for '5'; its options begin with --"),
-        (["--rate", "1", "2", "3"], "--rate takes a number, for instance 0.5 or 5e-4, not '1 2 3'"),
+        (["--rate", "1", "2", "3"], "--rate takes one value, a number, for instance 0.5 or 5e-4, not '1 2 3'"),
         (["--priorities", "maybe"], "--priorities takes true or false, or nothing for true, not 'maybe'"),
         (["--no-priorities", "x"], "--no-priorities takes no value, not 'x'"),
     ):
