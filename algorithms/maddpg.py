@@ -24,7 +24,7 @@ from marl.algorithms.actor_critic.learner import ActorCriticLearner, Purpose
 from marl.algorithms.actor_critic.networks import ActorCriticNetworks, ActorNetwork, Networks
 from marl.algorithms.actor_critic.policy import ActorCriticPolicy
 from marl.builders import RunContext
-from marl.learning.config_checks import require_above, require_at_least
+from marl.learning.config_checks import require_above, require_at_least, require_unit_interval
 from marl.learning.schedules import LinearSchedule
 from marl.networks.action_encodings import action_features
 from marl.networks.action_heads import make_distribution, num_outputs, relaxed_sample
@@ -158,7 +158,8 @@ class MADDPG(ActorCriticBuilder):
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         super().check(spec, context)
         require_at_least(1, self.config, "policy_delay")
-        require_above(0, self.config, "temperature")
+        require_above(0, self.config, "temperature", "noise_theta")
+        require_unit_interval(self.config, "noise_theta")
         numbers = ("exploration_noise", "final_exploration_noise", "noise_steps", "target_noise", "target_noise_clip")
         require_at_least(0, self.config, *numbers, "output_penalty")
 

@@ -163,7 +163,7 @@ class MAPPO(OnPolicyBuilder):
         super().check(spec, context)
         config = self.config
         require_at_least(0, config, "entropy_coef", "value_coef")
-        require_above(0, config, "clip_epsilon", "huber_delta")
+        require_above(0, config, "clip_epsilon", "huber_delta", "target_kl")
         check_passes(config, context, rollout_length=config.rollout_length, chunk_length=config.unroll_length)
         check_magnet(config, spec, recurrent=config.recurrent)
 

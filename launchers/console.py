@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import re
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from marl.errors import InputError, OrderlyExit, closest
+from marl.errors import InputError, OrderlyExit
+from marl.launchers.command_line.help import help_text, wants_help
+from marl.launchers.command_line.options import find_options
+from marl.launchers.command_line.reading import build_options, read_values
 
 OptionsT = TypeVar("OptionsT")
 
@@ -33,37 +33,40 @@ def warn(line: str) -> None:
 
 
 def read_options(
-    kind: type[OptionsT] | Any, argv: Sequence[str], *, program: str, others: bool = False, **settings: Any
+    kind: type[OptionsT] | Any, argv: Sequence[str], *, program: str, default: OptionsT | None = None
 ) -> OptionsT:
-    """Reads a dataclass from command-line arguments; ``--help`` prints and exits.
+    """Reads a dataclass from command-line arguments; ``--help`` and ``--help-all`` print and exit.
 
     Args:
         kind: the dataclass.
         argv: the arguments.
         program: the command that they follow, for messages.
-        others: whether arguments that the dataclass does not know are left to others instead of refused.
-        settings: of ``tyro.cli``.
+        default: what was not given; the fields' own defaults if there is none.
 
     Raises:
         InputError: an option is unknown (the nearest is named) or its value cannot be read; one line.
     """
-    import tyro
+    options = find_options(kind, default)
+    if wants_help(argv):
+        _print_help(help_text(program, options, everything="--help-all" in argv))
+        raise OrderlyExit(0)
+    read: OptionsT = build_options(kind, read_values(argv, options, program), default)
+    return read
 
-    stderr = io.StringIO()
+
+def require_not_negative(**options: float) -> None:
+    """InputError where an option (named by its field) is below 0."""
+    for name, value in options.items():
+        if not value >= 0:
+            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {value}")
+
+
+def _print_help(text: str) -> None:
     try:
-        with contextlib.redirect_stderr(stderr):
-            options: OptionsT
-            options, unknown = tyro.cli(kind, args=list(argv), prog=program, return_unknown_args=True, **settings)
-    except SystemExit as error:
-        if error.code in (0, None):  # help was printed
-            raise OrderlyExit(0) from None
-        raise InputError(_one_line(stderr.getvalue())) from None
-    if unknown and not others:
-        if not unknown[0].startswith("-"):
-            raise InputError(f"{program} has no use for {unknown[0]!r}; its options begin with --")
-        word = unknown[0].partition("=")[0]
-        raise InputError(f"there is no option {word}{_nearest_option(word, _option_names(options))}")
-    return options
+        print(text, flush=True)
+    except BrokenPipeError:
+        # A pager was left, or `head` has seen enough; Python would fail once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def require_positive(**options: int | None) -> None:
@@ -71,36 +74,3 @@ def require_positive(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-
-
-def _option_names(options: Any, prefix: str = "") -> list[str]:
-    """Options of a dataclass and of those in it, as they are typed."""
-    names: list[str] = []
-    for entry in fields(options):
-        value = getattr(options, entry.name)
-        if is_dataclass(value):
-            names += _option_names(value, f"{prefix}{entry.name}.")
-        elif "Positional" not in str(entry.type):
-            names.append(f"--{prefix}{entry.name}".replace("_", "-"))
-    return names
-
-
-def _nearest_option(word: str, known: Sequence[str]) -> str:
-    # People leave out the part before the dot, so names are compared without it too.
-    ends = {option.lstrip("-").rpartition(".")[2]: option for option in known}
-    name = word.lstrip("-")
-    near = ends[name] if name in ends else closest(word, known, cutoff=0.7)
-    if near is None and (end := closest(name.rpartition(".")[2], ends, cutoff=0.7)) is not None:
-        near = ends[end]
-    return "; --help lists all" if near is None else f"; did you mean {near}?"
-
-
-def _one_line(box: str) -> str:
-    """The message that tyro prints in a frame, without the frame."""
-    lines: list[str] = []
-    for line in box.splitlines():
-        if "────" not in line:
-            lines.append(line.strip("│ "))
-        elif any(lines):
-            break
-    return re.sub(r"\s+", " ", " ".join(lines)).strip().partition(". Got errors")[0].rstrip(".")

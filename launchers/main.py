@@ -19,7 +19,7 @@ COMMANDS: Final = {
     "play": ("marl.launchers.commands.play:play", "record an episode of a run as a video, or play against it"),
     "plot": ("marl.launchers.commands.plot:plot", "draw learning curves of one or more runs"),
     "track": ("marl.launchers.commands.track:track", "replay a run's journal into W&B"),
-    "tournament": ("marl.launchers.tournament.command:tournament", "let players meet, and rate them with error bars"),
+    "tournament": ("marl.launchers.tournament.start:tournament", "let players meet, and rate them with error bars"),
     "exploitability": (
         "marl.launchers.commands.exploitability:exploitability",
         "how much a best response wins, exactly or at least",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from marl.files import Json
 
+MAX_STEPS: Final = 10_000
+"""Step limit of an episode or game without learning; policies may come to play one that never ends."""
 _COUNTS = ("env_steps", "updates", "episodes", "began")
 
 

@@ -18,8 +18,9 @@ class OrderlyExit(SystemExit):
 
 
 def closest(word: str, known: Iterable[str], *, cutoff: float = 0.5) -> str | None:
-    """The known word that is most like ``word``; None where none is like it (a similarity of ``cutoff`` in 0 to 1)."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+    """The known word that is most like ``word``, whatever the case; None where none is (a ``cutoff`` in 0 to 1)."""
+    lower = {one.lower(): one for one in known}
+    return lower.get(next(iter(difflib.get_close_matches(word.lower(), lower, n=1, cutoff=cutoff)), ""))
 
 
 def nearest(word: str, known: Iterable[str], *, prefix: str = "", list_all: bool = True) -> str:

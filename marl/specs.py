@@ -181,9 +181,13 @@ def group_agents(agents: Sequence[AgentSpec], sharing: Sharing = "spaces") -> tu
     members: dict[object, list[AgentSpec]] = {}
     if isinstance(sharing, Mapping):
         if missing := sorted(known - set(sharing)):
-            raise SpecError(f"sharing does not say to which group {', '.join(missing)} belongs")
+            raise SpecError(
+                f"--algorithm.sharing leaves out {', '.join(missing)}; every agent has a group, as in {missing[0]}=a"
+            )
         if unknown := sorted(set(sharing) - known):
-            raise SpecError(f"sharing names {', '.join(unknown)}, but the agents are {', '.join(sorted(known))}")
+            raise SpecError(
+                f"--algorithm.sharing names {', '.join(unknown)}, but the agents are {', '.join(sorted(known))}"
+            )
     for agent in ordered:
         key: object
         if isinstance(sharing, Mapping):
@@ -195,7 +199,9 @@ def group_agents(agents: Sequence[AgentSpec], sharing: Sharing = "spaces") -> tu
         elif sharing == "spaces":
             key = (agent.observation, agent.action, agent.masked)
         else:
-            raise SpecError(f"sharing is one of spaces, none, all, or a map from agent to group; not {sharing!r}")
+            raise SpecError(
+                f"--algorithm.sharing is one of spaces, none, all, or a map from agent to group; not {sharing!r}"
+            )
         members.setdefault(key, []).append(agent)
     groups: list[GroupSpec] = []
     for key, group in members.items():

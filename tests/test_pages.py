@@ -1,6 +1,7 @@
 """What the pages tell people to type exists: commands are parsed, Python compiles, and what is cheap is run."""
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from marl.launchers.commands import doctor, evaluate, exploitability, play, plot
 from marl.launchers.console import read_options
 from marl.launchers.main import COMMANDS, main
 from marl.launchers.run.catalog import find_algorithm
-from marl.launchers.tournament import command as tournament
+from marl.launchers.tournament import options as tournament
 from marl.launchers.training.league import LeagueOptions
 from marl.launchers.training.options import TrainOptions
 
@@ -133,6 +134,22 @@ def test_python_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
         exec(compile(small(text), "snippet", "exec"), page)
     # The script: its number of copies is the default, so here it is only begun.
     assert callable(page["main"])
+
+
+def test_a_map_of_shared_policies_on_the_page_makes_its_groups(tmp_path):
+    lines = [line for _, line in COMMAND_LINES if "--algorithm.sharing" in line and "agent_0" in line]
+    assert len(lines) == 2  # as pairs and as JSON
+    few = ["--steps", "16", "--num-envs", "4", "--algorithm.rollout-length", "4", "--evaluation-episodes", "0"]
+    for number, line in enumerate(lines):
+        run = tmp_path / str(number)
+        assert main([*shlex.split(line)[1:], *few, "--row-every", "1", "--out", str(run)]) == 0
+        assert json.loads((run / "config.json").read_text())["algorithm"]["sharing"] == {
+            "agent_0": "pair",
+            "agent_1": "pair",
+            "agent_2": "single",
+        }
+        names = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+        assert {name.partition("/")[0] for name in names if name.endswith("/entropy")} == {"pair", "single"}
 
 
 def test_own_environment_of_the_page_is_sound_and_trains(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ class ImitationConfig(ImageConfig):
     """After each hidden layer."""
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, *self.hidden_sizes) < 1 or not self.hidden_sizes:
+        if not self.hidden_sizes or min(self.batch_size, *self.hidden_sizes) < 1:
             raise InputError("batch size and the widths of hidden layers are at least 1")
         if not (self.learning_rate > 0.0 and self.max_gradient_norm > 0.0):
             raise InputError("learning rate and largest gradient norm are above 0")

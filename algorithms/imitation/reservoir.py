@@ -64,7 +64,10 @@ class Reservoir(Saveable):
         communicator: Communicator,
     ) -> None:
         if capacity < global_num_envs:
-            raise InputError(f"a reservoir of {capacity} steps is below one for each of {global_num_envs} environments")
+            raise InputError(
+                f"a reservoir of {capacity} steps is below one for each of {global_num_envs} environments; "
+                "raise --nfsp.reservoir"
+            )
         fields = {
             "observations": ArraySpec(shape=(group.size, *group.observation.shape), dtype=group.observation.dtype),
             "actions": ArraySpec(shape=(group.size, *group.action.array.shape), dtype=group.action.array.dtype),
@@ -77,7 +80,7 @@ class Reservoir(Saveable):
         require_memory(
             self.rows * num_envs * self._layout.record_bytes,
             lambda needs, share: (
-                f"a reservoir of {capacity:,} steps {needs}; lower its capacity below {int(capacity * share):,}"
+                f"a reservoir of {capacity:,} steps {needs}; lower --nfsp.reservoir below {int(capacity * share):,}"
             ),
             communicator,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +21,8 @@ from marl.specs import EnvironmentSpec
 
 _REWARDED_STEPS = 16
 """So many sampled steps with rewards that cancel make a game a competitive one; in small batches, a quarter of it."""
+
+_REPLAY: Final = "algorithm.replay"
 
 
 def refuse_opponents(sample: Transitions | Sequences, communicator: Communicator) -> None:
@@ -61,6 +63,9 @@ class OffPolicyBuilder(ConfiguredBuilder[NetworksT]):
         # A rate of 0 would leave targets where they were for ever.
         require_above(0, self.config, "tau", "max_gradient_norm", "adam_epsilon")
         require_widths(self.config, "hidden_sizes")
+        replay = self.config.replay
+        require_at_least(1, replay, "capacity", "batch_size", "min_size", section=_REPLAY)
+        require_above(0, replay, "samples_per_insert", "tolerance", section=_REPLAY)
 
     def no_turns(self) -> str | None:
         """Returns why it does not learn from turn-based games, and what does; None where it does."""

@@ -45,7 +45,12 @@ class QLearningBuilder(OffPolicyBuilder[QNetworks]):
         require_at_least(1, config, "target_period", "sequence_length")
         require_unit_interval(config, "epsilon_start", "epsilon_end")
         require_above(0, config, "learning_rate", "huber_delta")
-        require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent")
+        require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent", "burn_in")
+        if config.burn_in >= config.sequence_length:
+            raise InputError(
+                f"{option('burn_in')} {config.burn_in} leaves nothing to learn from sequences of "
+                f"{config.sequence_length}; lower it, or raise {option('sequence_length')}"
+            )
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:
             raise InputError(
                 f"{option('standardize_rewards')} needs single rewards, but replay holds sums of {config.n_step}; "

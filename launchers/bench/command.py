@@ -10,16 +10,17 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from marl.core import Communicator
 from marl.errors import InputError, nearest
 from marl.launchers.bench.measurements import Measurement
 from marl.launchers.console import read_options, require_positive
 from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
 from marl.launchers.jobs.job import launch
-from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.settings import Backend
+from marl.launchers.run.choices import Backend
+
+if TYPE_CHECKING:  # help is shown without loading torch
+    from marl.core import Communicator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +123,14 @@ def bench(argv: list[str]) -> int:
             print(f"  {name:<10} {(benchmark.__doc__ or '').splitlines()[0]}")
         return 0
     name, rest = argv[0], argv[1:]
+    if name.startswith("-"):
+        raise InputError(f"marl bench NAME comes first, options follow; NAME is one of {', '.join(BENCHMARKS)}")
     if name not in BENCHMARKS:
         raise InputError(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
     options: BenchOptions = read_options(BenchOptions, rest, program=f"marl bench {name}")
     require_positive(ranks=options.ranks, num_envs=options.num_envs, rounds=options.rounds)
+    if not options.seconds > 0:
+        raise InputError(f"--seconds must be above 0, got {options.seconds:g}")
     if world_size_from_environment() is None and name not in _STARTS_RANKS:
         ranks = _DEFAULT_RANKS.get(name, 1) if options.ranks is None else options.ranks
         if ranks > 1:
@@ -137,5 +142,7 @@ def bench(argv: list[str]) -> int:
             if communicator.rank == 0:
                 print(json.dumps(measurement), flush=True)
         return 0
+
+    from marl.launchers.mpi.ranks import run_on_ranks
 
     return run_on_ranks(run)

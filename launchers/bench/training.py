@@ -18,7 +18,7 @@ import torch
 
 from marl.core import Communicator
 from marl.launchers.bench.measurements import Measurement, compare
-from marl.launchers.run.settings import Backend
+from marl.launchers.run.choices import Backend
 
 _NUM_PREPARED = 256
 

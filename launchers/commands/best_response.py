@@ -19,8 +19,9 @@ from marl.games.policy_players import PolicyPlayer
 from marl.games.sides import Sides
 from marl.launchers.console import require_positive
 from marl.launchers.run.catalog import find_algorithm
+from marl.launchers.run.choices import Backend
 from marl.launchers.run.policy_sources import TrainedPolicies
-from marl.launchers.run.settings import Backend, environment_of, read_env_kwargs
+from marl.launchers.run.settings import environment_of, read_env_kwargs
 from marl.random_streams import derive_int
 from marl.self_play.best_response import Gains, learn_response, measure_gains
 from marl.specs import EnvironmentSpec

@@ -9,12 +9,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Annotated
-
-import tyro
 
 from marl.envs.conformance import Finding, examine
 from marl.errors import InputError
+from marl.launchers.command_line.options import ObjectText, Positional
 from marl.launchers.console import read_options
 from marl.launchers.environment_variables import available_cores
 from marl.launchers.jobs.mpirun import find_mpirun, rank_environment
@@ -25,10 +23,10 @@ from marl.launchers.run.settings import read_env_kwargs
 class DoctorOptions:
     """Options of ``marl doctor``."""
 
-    env: Annotated[str | None, tyro.conf.Positional] = None
+    env: Positional[str | None] = None
     """The environment to check; this installation if not given."""
-    env_kwargs: str = "{}"
-    """Arguments of the environment, as a JSON object."""
+    env_kwargs: ObjectText = "{}"
+    """Arguments of the environment."""
     json: bool = False
     """Print one JSON object a finding."""
 
@@ -49,7 +47,7 @@ def doctor(argv: list[str]) -> int:
     return int(broken)
 
 
-_PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "tyro", "safetensors")
+_PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "safetensors")
 
 
 def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:

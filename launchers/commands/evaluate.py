@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from marl.acting.evaluation import MAX_STEPS
-from marl.acting.evaluation import evaluate as play_episodes
-from marl.core import Communicator
-from marl.launchers.console import describe_evaluation, read_options, require_positive
+from marl.counters import MAX_STEPS
+from marl.launchers.command_line.options import ObjectText, Positional
+from marl.launchers.console import describe_evaluation, read_options, require_not_negative, require_positive
 from marl.launchers.environment_variables import use_fair_threads
-from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.trained_run import load_run
-from marl.loggers.journal import plain_number
+
+if TYPE_CHECKING:  # help is shown without loading torch
+    from marl.core import Communicator
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """Options of ``marl evaluate``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Positional[Path]
     """A run directory, or one checkpoint in it."""
     episodes: int = 100
     """Episodes to play."""
@@ -33,8 +30,8 @@ class EvaluateOptions:
     """Environments that are stepped at once."""
     max_steps: int = MAX_STEPS
     """An episode is cut there, if it has not ended by then."""
-    env_kwargs: str | None = None
-    """Arguments for the environment other than the run's, as a JSON object."""
+    env_kwargs: ObjectText | None = None
+    """Arguments for the environment other than the run's."""
     json: bool = False
     """Print one JSON object instead of a line."""
 
@@ -43,6 +40,11 @@ def evaluate(argv: list[str]) -> int:
     """Plays greedy episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
+    require_not_negative(seed=options.seed)
+    from marl.acting.evaluation import evaluate as play_episodes
+    from marl.launchers.mpi.ranks import run_on_ranks
+    from marl.launchers.run.trained_run import load_run
+    from marl.loggers.journal import plain_number
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()

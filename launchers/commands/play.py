@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from marl.errors import InputError
-from marl.launchers.console import read_options, require_positive
+from marl.launchers.command_line.options import Positional
+from marl.launchers.console import read_options, require_not_negative, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlayOptions:
     """Options of ``marl play``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Positional[Path]
     """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
     human: bool = False
     """Play a board game against the run, in the terminal, instead of recording an episode."""
@@ -36,6 +34,7 @@ def play(argv: list[str]) -> int:
     """Records one greedy episode, or lets a person play."""
     options: PlayOptions = read_options(PlayOptions, argv, program="marl play")
     require_positive(max_steps=options.max_steps, fps=options.fps)
+    require_not_negative(seed=options.seed)
     if options.human:
         from marl.launchers.commands.play_human import play_in_terminal
 

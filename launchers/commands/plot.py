@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from marl.errors import InputError
+from marl.launchers.command_line.options import Positional
 from marl.launchers.console import read_options
 
 
@@ -16,7 +15,7 @@ from marl.launchers.console import read_options
 class PlotOptions:
     """Options of ``marl plot``."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: Positional[tuple[Path, ...]]
     """Run directories; those that differ in the seed only are one curve."""
     out: Path = Path("learning_curves.png")
     """The file of the picture: .png, .svg or .pdf."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from marl.launchers.command_line.options import Positional
 from marl.launchers.console import read_options
 
 
@@ -15,7 +14,7 @@ from marl.launchers.console import read_options
 class TrackOptions:
     """Options of ``marl track``."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Positional[Path]
     """A run directory."""
     mode: Literal["online", "offline"] = "online"
     """Send it, or write it for ``wandb sync``."""

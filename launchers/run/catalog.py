@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from marl.errors import InputError, nearest
+from marl.launchers.command_line.options import section_type
 
 if TYPE_CHECKING:  # the launching process looks names up without loading torch
     from marl.builders import Builder
@@ -54,7 +55,7 @@ def from_saved(default: Any, saved: Mapping[str, Any]) -> Any:
     Raises:
         InputError: a field that it does not have.
     """
-    known = {entry.name for entry in fields(default)}
+    known, hints = {entry.name for entry in fields(default)}, get_type_hints(type(default))
     if unknown := sorted(set(saved) - known):
         raise InputError(f"config.json has settings that {type(default).__name__} lacks: {', '.join(unknown)}")
     if "convolutions" in known:
@@ -64,8 +65,9 @@ def from_saved(default: Any, saved: Mapping[str, Any]) -> Any:
     values: dict[str, Any] = {}
     for name, value in saved.items():
         current = getattr(default, name)
-        if is_dataclass(current) and isinstance(value, Mapping):
-            values[name] = from_saved(current, value)
+        section = section_type(hints[name], current)
+        if section is not None and isinstance(value, Mapping):
+            values[name] = from_saved(section() if current is None else current, value)
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return replace(default, **values)

@@ -6,17 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from marl.errors import InputError
+from marl.launchers.run.choices import ActionSelection
 from marl.launchers.run.saved_league import SNAPSHOTS, SavedLeague, load_league
 from marl.launchers.run.settings import Settings
 from marl.launchers.run.trained_run import load_run
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec
-
-ActionSelection = Literal["greedy", "sampled"]
-"""Policies take their best action, or draw one as in training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

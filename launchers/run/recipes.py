@@ -215,14 +215,18 @@ BATCHED_RECIPES: Final[Mapping[tuple[str, str], Recipe]] = {
 """Of pairs whose own recipe is another one with ``--backend batched``."""
 
 
+NO_RECIPE: Final = "none"
+"""What is typed for plain defaults."""
+
+
 def find_recipe(algorithm: str, env: str, wanted: str | None, backend: str | None = None) -> Recipe | None:
     """The recipe called ``wanted``, or by default the pair's own; None for plain defaults."""
     pair = (algorithm, env)
-    if wanted == "none":
+    if wanted == NO_RECIPE:
         return None
     if wanted is None:
         return BATCHED_RECIPES[pair] if backend == "batched" and pair in BATCHED_RECIPES else RECIPES.get(pair)
     named = {recipe.__name__: recipe for recipe in (*RECIPES.values(), *BATCHED_RECIPES.values())}
     if wanted not in named:
-        raise InputError(f"there is no recipe {wanted!r}{nearest(wanted, named)}; or none for plain defaults")
+        raise InputError(f"there is no recipe {wanted!r}{nearest(wanted, named)}; or {NO_RECIPE} for plain defaults")
     return named[wanted]

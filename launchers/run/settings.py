@@ -15,12 +15,13 @@ from marl.envs.factory import make_factory
 from marl.envs.preprocessing import Preprocessing
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Schedule
-from marl.launchers.console import require_positive
+from marl.launchers.command_line.options import ObjectText
+from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.catalog import find_algorithm, from_saved
+from marl.launchers.run.choices import Backend
 from marl.learning.compilation import can_compile
 
 ConfigT = TypeVar("ConfigT")
-Backend = Literal["pettingzoo", "batched"]
 _COMPILE_FROM_STEPS = 500_000
 """Environment steps from which on compiling, twenty seconds the first time, is repaid."""
 
@@ -35,8 +36,8 @@ class Settings(Schedule, Generic[ConfigT]):
     """Seed of all random numbers."""
     num_envs: int = 128
     """Environments, over all ranks."""
-    env_kwargs: str = "{}"
-    """Arguments of the environment, as a JSON object."""
+    env_kwargs: ObjectText = "{}"
+    """Arguments of the environment."""
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     """Preprocessing of observations."""
     backend: Backend = "pettingzoo"
@@ -109,9 +110,7 @@ def make_experiment_config(algorithm: str, env: str, settings: Settings[Any]) ->
     """Returns the experiment that the settings describe; raises InputError if they make no sense."""
     settings.check_schedule()
     require_positive(num_envs=settings.num_envs, exploitability_every=settings.exploitability_every)
-    for name in ("seed", "env_failures"):
-        if getattr(settings, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(settings, name)}")
+    require_not_negative(seed=settings.seed, env_failures=settings.env_failures)
     measure = None
     if settings.exploitability_every is not None:
         from marl.envs.openspiel.exploitability import exploitability_measure

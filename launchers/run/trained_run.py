@@ -17,8 +17,9 @@ from marl.envs.pettingzoo.rows import Seat
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
 from marl.launchers.run.catalog import find_algorithm, from_saved
+from marl.launchers.run.choices import Backend
 from marl.launchers.run.run_directory import RunDirectory
-from marl.launchers.run.settings import Backend, Settings, environment_of, from_json, read_env_kwargs
+from marl.launchers.run.settings import Settings, environment_of, from_json, read_env_kwargs
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec
 from marl.states import unflatten_state

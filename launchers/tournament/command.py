@@ -15,25 +15,22 @@ from marl.distributed.broadcast import from_root
 from marl.errors import InputError
 from marl.files import render_json, write_atomically
 from marl.games.game import PlayedGame
-from marl.launchers.console import read_options
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.config_comparison import refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory, default_run_path
 from marl.launchers.stopping import STOPPED
+from marl.launchers.tournament.checks import check_options
 from marl.launchers.tournament.contestants import Entry
 from marl.launchers.tournament.games_file import GamesFile
-from marl.launchers.tournament.options import TournamentOptions, check_options
+from marl.launchers.tournament.options import TournamentOptions
 from marl.launchers.tournament.results import results_json, tally
 from marl.launchers.tournament.runner import TournamentRunner
 
 
-def tournament(argv: list[str]) -> int:
+def play_tournament(options: TournamentOptions, argv: list[str]) -> int:
     """Plays a tournament; see ``main.main`` for the exit codes."""
-    if not argv or (argv[0].startswith("-") and argv[0] not in ("-h", "--help")):
-        raise InputError("which game? For instance: marl tournament classic/connect_four-v3 --players a=RUN random")
-    options: TournamentOptions = read_options(TournamentOptions, argv, program="marl tournament")
     entries = check_options(options)
     if world_size_from_environment() is None and options.ranks is not None:
         return launch(["tournament", *argv], options.ranks)

@@ -14,7 +14,8 @@ from marl.errors import InputError, nearest
 from marl.games.object_player import ObjectPlayer
 from marl.games.player import Player
 from marl.games.policy_players import PolicyPlayer, RandomPlayer
-from marl.launchers.run.policy_sources import ActionSelection, TrainedPolicies, read_source, split_snapshot
+from marl.launchers.run.choices import ActionSelection
+from marl.launchers.run.policy_sources import TrainedPolicies, read_source, split_snapshot
 from marl.launchers.run.saved_league import SavedLeague
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, GroupSpec

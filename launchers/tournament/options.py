@@ -1,29 +1,21 @@
-"""Options of ``marl tournament``, and their check."""
+"""Options of ``marl tournament``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
-from marl.errors import InputError
-from marl.games.game import GameRules
-from marl.games.pairings import Format
-from marl.games.sides import read_teams
-from marl.launchers.console import require_positive
-from marl.launchers.run.policy_sources import ActionSelection
-from marl.launchers.run.settings import read_env_kwargs
-from marl.launchers.tournament.contestants import Entry, read_entries
-from marl.ratings.sprt import SPRTConfig
+from marl.games.formats import Format
+from marl.launchers.command_line.options import ObjectText, Positional, TeamsText
+from marl.launchers.run.choices import ActionSelection
 
 
 @dataclass(frozen=True, kw_only=True)
 class TournamentOptions:
     """Options of ``marl tournament``."""
 
-    env: Annotated[str, tyro.conf.Positional]
+    env: Positional[str]
     """The game: as for training."""
     players: tuple[str, ...] = ()
     """NAME=SOURCE, or SOURCE: a run directory, a snapshot or checkpoint, ``random``, or your class ``module:Class``."""
@@ -51,8 +43,8 @@ class TournamentOptions:
     """A game that has not ended by then is a draw."""
     move_seconds: float = 30.0
     """A player that takes longer for a decision forfeits; 0 for no limit."""
-    teams: str | None = None
-    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    teams: TeamsText | None = None
+    """The team of every agent; those of one play together. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
     scoring: Literal["auto", "game", "duplicate"] = "auto"
     """Compare returns within a game, or in the same seat of the same deal; auto: the first where sides are alike."""
@@ -60,44 +52,9 @@ class TournamentOptions:
     """The player whose Elo is 0; the mean if not given."""
     boards: int = 64
     """Games that are played side by side."""
-    env_kwargs: str | None = None
-    """Arguments of the environment, as a JSON object; those of the players' runs if not given."""
+    env_kwargs: ObjectText | None = None
+    """Arguments of the environment; those of the players' runs if not given."""
     wandb: Literal["disabled", "offline", "online"] = "disabled"
     """Send the leaderboard, the payoff table and ratings over training steps to W&B in the end."""
     wandb_project: str = "marl"
     """The W&B project."""
-
-
-def check_options(options: TournamentOptions) -> list[Entry]:
-    """Checks the options that need no environment, and returns the players; raises InputError."""
-    require_positive(games=options.games, rounds=options.rounds, boards=options.boards, ranks=options.ranks)
-    if options.seed < 0:
-        raise InputError(f"--seed cannot be negative, got {options.seed}")
-    if options.rounds is not None and options.format != "swiss":
-        raise InputError("--rounds is for --format swiss")
-    if options.env_kwargs is not None:
-        read_env_kwargs(options.env_kwargs)
-    if options.sprt is not None:
-        SPRTConfig(elo0=options.sprt[0], elo1=options.sprt[1])
-        if options.format == "swiss":
-            raise InputError("--sprt ends matchups early, which a Swiss tournament cannot do; leave out one of them")
-    game_rules(options)
-    read_teams(options.teams)
-    entries = read_entries(options.players)
-    if len(entries) < 2:
-        raise InputError("a tournament needs two players or more: --players a=RUN b=RUN random")
-    if options.anchor is not None and options.anchor not in [entry.name for entry in entries]:
-        raise InputError(f"--anchor {options.anchor} is no player; there are {', '.join(e.name for e in entries)}")
-    if options.resume and options.out is None:
-        raise InputError("--resume needs --out: which tournament?")
-    return entries
-
-
-def game_rules(options: TournamentOptions) -> GameRules:
-    """The rules of all games."""
-    return GameRules(
-        seed=options.seed,
-        max_steps=options.max_steps,
-        move_seconds=options.move_seconds,
-        random_opening_moves=options.random_opening_moves,
-    )

@@ -32,9 +32,10 @@ from marl.games.player import Player
 from marl.games.sides import Sides, read_teams, sides_are_alike
 from marl.launchers.run.saved_league import SavedLeague
 from marl.launchers.run.settings import read_env_kwargs
+from marl.launchers.tournament.checks import game_rules
 from marl.launchers.tournament.contestants import Contestant, Entry, load_contestant, refuse_other_environments
 from marl.launchers.tournament.games_file import GamesFile
-from marl.launchers.tournament.options import TournamentOptions, game_rules
+from marl.launchers.tournament.options import TournamentOptions
 from marl.launchers.tournament.results import Scoring, comparisons, sequential_test
 from marl.ratings.sprt import SPRTConfig
 

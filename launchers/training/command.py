@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from marl.envs.suites import describe_names
 from marl.errors import InputError
+from marl.launchers.command_line.help import wants_help
+from marl.launchers.command_line.options import find_options
+from marl.launchers.command_line.reading import read_values
 from marl.launchers.console import read_options, require_positive
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.mpi.devices import find_device
 from marl.launchers.mpi.ranks import run_on_ranks
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
-from marl.launchers.run.recipes import find_recipe
+from marl.launchers.run.recipes import NO_RECIPE, find_recipe
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.run.settings import resolve_compile
 from marl.launchers.training.options import Command, TrainOptions
 from marl.launchers.training.session import run_training
+
+_RECIPE: Final = ("recipe",)
 
 
 def run_command(command: Command, argv: list[str]) -> int:
@@ -26,18 +31,21 @@ def run_command(command: Command, argv: list[str]) -> int:
         return _explain(command, argv)
     if len(argv) < 2 or argv[1].startswith("-"):
         find_algorithm(argv[0])
+        if wants_help(argv):
+            _read(command, argv[0], "ENV", argv[1:])
         raise InputError(f"which environment? For instance: marl {command.name} {argv[0]} {command.example}")
     algorithm, env, *rest = argv
     return run_on_ranks(lambda communicator: run_training(command, *_read(command, algorithm, env, rest), communicator))
 
 
 def _explain(command: Command, argv: list[str]) -> int:
-    if argv and argv[0] not in ("-h", "--help"):
+    if argv and not wants_help(argv):
         raise InputError(f"marl {command.name} ALGORITHM ENV comes first, options follow")
     print(f"usage: marl {command.name} ALGORITHM ENV [OPTIONS]\n")
     print(f"ALGORITHM is one of {', '.join(ALGORITHMS)}.")
     print(f"{describe_names()}\n")
-    print(f"`marl {command.name} ALGORITHM ENV --help` lists the options.")
+    print(f"`marl {command.name} {next(iter(ALGORITHMS))} --help` lists the options that are used most with an")
+    print("algorithm, and --help-all all of them.")
     return 0
 
 
@@ -45,15 +53,15 @@ def _read(
     command: Command, algorithm: str, env: str, argv: list[str]
 ) -> tuple[str, str, TrainOptions[Any], str | None]:
     """Reads the options: defaults, changed by the recipe, then by the command line."""
-    variant = find_algorithm(algorithm)
-    config = variant.default_config()
-    recipe = find_recipe(algorithm, env, _peek(argv, "--recipe"), _peek(argv, "--backend"))
-    default: Any = command.options(algorithm=config)
-    if recipe is not None:
-        default = replace(recipe(default), **command.more_recipes.get(recipe.__name__, {}))
-    kind: Any = command.options[type(config)]  # the algorithm's own options
     program = f"marl {command.name} {algorithm} {env}"
-    options: TrainOptions[Any] = read_options(kind, argv, program=program, default=default)
+    plain: Any = command.options(algorithm=find_algorithm(algorithm).default_config())
+    values = {} if wants_help(argv) else read_values(argv, find_options(command.options, plain), program)
+    wanted = (values[_RECIPE] or NO_RECIPE) if _RECIPE in values else None
+    recipe = find_recipe(algorithm, env, wanted, values.get(("backend",)))
+    default = plain
+    if recipe is not None:
+        default = replace(recipe(plain), **command.more_recipes.get(recipe.__name__, {}))
+    options: TrainOptions[Any] = read_options(command.options, argv, program=program, default=default)
     options = _checked(command, algorithm, options)
     command.check(algorithm, env, options)
     return algorithm, env, options, None if recipe is None else recipe.__name__
@@ -99,13 +107,3 @@ def _with_saved_replay(algorithm: str, config: Any) -> Any:
     if find_algorithm(algorithm).build(config).on_policy:
         raise InputError(f"--checkpoint-replay is for algorithms with replay, which {algorithm} has not; leave it out")
     return replace(config, replay=replace(config.replay, checkpoint=True))
-
-
-def _peek(argv: list[str], option: str) -> str | None:
-    """The value of an option, before options are read."""
-    for index, argument in enumerate(argv):
-        if argument == option and index + 1 < len(argv):
-            return argv[index + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None

@@ -12,7 +12,8 @@ from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
 from marl.errors import InputError
 from marl.games.sides import read_teams
-from marl.launchers.console import require_positive
+from marl.launchers.command_line.options import TeamsText
+from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.recipes import LEAGUE_RECIPES
 from marl.launchers.run.saved_league import SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
@@ -83,8 +84,8 @@ class LeagueOptions(TrainOptions[ConfigT], Generic[ConfigT]):
     """Score at which an exploiter leaves a snapshot and begins anew."""
     exploiter_max_steps: int = 200_000
     """Environment steps after which it does so in any case."""
-    teams: str | None = None
-    """Which agents play together, as a JSON object from agent to team. By default agents whose names differ in a
+    teams: TeamsText | None = None
+    """The team of every agent; those of one play together. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
 
     nfsp: NFSPConfig = field(default_factory=NFSPConfig)
@@ -130,13 +131,14 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         window=options.window,
         exploiter_max_steps=options.exploiter_max_steps,
     )
-    for name in ("main_exploiters", "league_exploiters"):
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(options, name)}")
+    require_not_negative(main_exploiters=options.main_exploiters, league_exploiters=options.league_exploiters)
     if not 0.0 < options.exploiter_win_rate <= 1.0:
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
     if not 0.0 <= options.first_snapshot_fraction <= 1.0:
         raise InputError(f"--first-snapshot-fraction lies between 0 and 1, unlike {options.first_snapshot_fraction}")
+    if not 0.0 <= options.play_against_latest_model_ratio <= 1.0:
+        ratio = options.play_against_latest_model_ratio
+        raise InputError(f"--play-against-latest-model-ratio lies between 0 and 1, unlike {ratio}")
     psro = options.matchmaking in _META_STRATEGIES
     if psro and (options.main_exploiters or options.league_exploiters):
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")

@@ -10,14 +10,21 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from marl.errors import InputError
-from marl.launchers.console import read_options, require_positive
+from marl.launchers.command_line.help import wants_help
+from marl.launchers.command_line.options import find_options
+from marl.launchers.command_line.reading import split_words
+from marl.launchers.console import read_options, require_not_negative, require_positive
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.run_directory import default_run_path
 from marl.launchers.stopping import EARLY, StopRequest
 from marl.launchers.supervision.supervisor import Supervisor
+
+_OWN: Final = (("ranks",), ("out",), ("max_restarts",), ("resume",))
+"""Options that ranks are given by the supervisor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +47,7 @@ class JobOptions:
     def check(self) -> None:
         """Raises InputError where a number makes no sense, or what is to be resumed is not named."""
         require_positive(ranks=self.ranks)
-        for field in ("max_restarts", "watchdog"):
-            if getattr(self, field) < 0:
-                raise InputError(f"--{field.replace('_', '-')} cannot be negative, got {getattr(self, field)}")
+        require_not_negative(max_restarts=self.max_restarts, watchdog=self.watchdog)
         if self.resume and self.out is None:
             raise InputError("--resume needs --out: which run?")
 
@@ -72,24 +77,26 @@ def _start(command: str, argv: list[str]) -> int:
 
 
 def _start_listening(command: str, argv: list[str]) -> int:
-    is_help = any(argument.partition("=")[0] in ("-h", "--help") for argument in argv)
     named = len(argv) > 1 and not any(argument.startswith("-") for argument in argv[:2])
-    if named and not is_help and world_size_from_environment() is None:
+    if named and not wants_help(argv) and world_size_from_environment() is None:
         algorithm, env, *rest = argv
         find_algorithm(algorithm)
-        options: LaunchOptions = read_options(
-            LaunchOptions, rest, program=f"marl {command} {algorithm} {env}", others=True
-        )
+        known = find_options(LaunchOptions)
+        # What this process does not know is for the ranks.
+        given = split_words(rest, known)
+        own = [word for one in given if one.option is not None for word in one.typed]
+        options: LaunchOptions = read_options(LaunchOptions, own, program=f"marl {command} {algorithm} {env}")
         options.check()
         if options.ranks is not None or options.max_restarts:
-            return _supervise(command, algorithm, env, options, rest)
+            passed = [word for one in given if one.option is None or one.option.path not in _OWN for word in one.typed]
+            return _supervise(command, algorithm, env, options, passed)
     here: Callable[[list[str]], int] = getattr(importlib.import_module(f"marl.launchers.training.{command}"), command)
     return here(argv)
 
 
 def _supervise(command: str, algorithm: str, env: str, options: LaunchOptions, argv: list[str]) -> int:
     supervisor = Supervisor(
-        [command, algorithm, env, *_without(argv, "--ranks", "--out", "--max-restarts", "--resume")],
+        [command, algorithm, env, *argv],
         options.out or default_run_path(algorithm, env, options.seed),
         options.ranks or 1,
         max_restarts=options.max_restarts,
@@ -98,18 +105,3 @@ def _supervise(command: str, algorithm: str, env: str, options: LaunchOptions, a
         elastic=options.elastic,
     )
     return supervisor.supervise()
-
-
-def _without(argv: list[str], *options: str) -> list[str]:
-    """Leaves out options, and the values of those that have one."""
-    kept: list[str] = []
-    skip = False
-    for argument in argv:
-        name = argument.partition("=")[0].replace("_", "-")
-        if skip:
-            skip = False
-        elif name in options:
-            skip = "=" not in argument and name != "--resume"
-        else:
-            kept.append(argument)
-    return kept

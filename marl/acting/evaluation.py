@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,12 +13,10 @@ from torch import Tensor
 from marl.acting.actors import PolicyActor
 from marl.acting.episodes import EndedEpisodes, EpisodeTracker
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
+from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, Sharing
-
-MAX_STEPS: Final = 10_000
-"""Step limit of an episode or game without learning; policies may come to play one that never ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import torch
 
-from marl.acting.evaluation import MAX_STEPS, Evaluation
+from marl.acting.evaluation import Evaluation
 from marl.builders import Builder
 from marl.core import EnvironmentFactory, Metrics, State
-from marl.counters import Counter
+from marl.counters import MAX_STEPS, Counter
 from marl.errors import InputError
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec

@@ -8,12 +8,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from marl.errors import InputError
 from marl.games.game import Game
-
-Format = Literal["round-robin", "gauntlet", "swiss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,7 +53,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         if batch_size > replay.capacity:
             raise InputError(
                 f"a batch of {batch_size:,} never fits into a replay capacity of {replay.capacity:,}; "
-                "lower the batch size or raise the capacity"
+                "lower --algorithm.replay.batch-size or raise --algorithm.replay.capacity"
             )
         if selector.without_replacement:
             if limiter is not None:
@@ -68,7 +68,7 @@ class ReplayDataset(Dataset[ReplaySample], Generic[ReplaySample]):
         elif limiter.min_size > replay.capacity:
             raise InputError(
                 f"learning begins at {limiter.min_size:,} items, but replay holds {replay.capacity:,}; "
-                "lower the minimum or raise the capacity"
+                "lower --algorithm.replay.min-size or raise --algorithm.replay.capacity"
             )
         elif (limiter.batch_size, limiter.insert_size) != (batch_size, replay.global_num_envs):
             raise ValueError("the limiter was made for another batch size or number of copies")

@@ -48,8 +48,9 @@ class SamplesPerInsert:
         needed = (self.batch_size + self.ratio * self.insert_size) / 2
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance >= needed):
             raise InputError(
-                f"a tolerance of {self.tolerance} samples cannot hold {self.ratio} samples per insert with batches of "
-                f"{self.batch_size} and inserts of {self.insert_size}: it must be at least {needed:g}"
+                f"a tolerance (--algorithm.replay.tolerance) of {self.tolerance} samples cannot hold "
+                f"{self.ratio} samples per insert with batches of {self.batch_size} and inserts of "
+                f"{self.insert_size}: it must be at least {needed:g}"
             )
 
     @property

@@ -55,7 +55,7 @@ class Replay(Saveable):
         if capacity < self.global_num_envs:
             raise InputError(
                 f"replay capacity {capacity} is below one item for each of {self.global_num_envs} environment copies; "
-                "raise the capacity"
+                "raise --algorithm.replay.capacity"
             )
         if communicator is None and num_envs != self.global_num_envs:
             raise ValueError("copies on other ranks need a communicator")
@@ -70,8 +70,8 @@ class Replay(Saveable):
         require_memory(
             self.rows * num_envs * self.layout.record_bytes,
             lambda needs, share: (
-                f"replay of {capacity:,} items {needs} ({self.layout.record_bytes:,} bytes an item); lower the capacity "
-                f"below {int(capacity * share):,}{', ' + SMALLER_IMAGES if images else ''}"
+                f"replay of {capacity:,} items {needs} ({self.layout.record_bytes:,} bytes an item); lower "
+                f"--algorithm.replay.capacity below {int(capacity * share):,}{', ' + SMALLER_IMAGES if images else ''}"
             ),
             communicator,
         )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from marl.acting.episodes import EpisodeTracker
-from marl.acting.evaluation import MAX_STEPS
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, VectorEnvironment
+from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
 from marl.games.sides import Sides
 from marl.self_play.opponents import Policies

@@ -28,7 +28,8 @@ from marl.experiments.experiment import Experiment
 from marl.experiments.resource_usage import MACHINE
 from marl.launchers.jobs.mpirun import mpirun_command, rank_environment
 from marl.launchers.run.catalog import ALGORITHMS, find_algorithm
-from marl.launchers.run.settings import Backend, Settings, make_experiment_config
+from marl.launchers.run.choices import Backend
+from marl.launchers.run.settings import Settings, make_experiment_config
 from marl.replay import Priorities, ReplayConfig
 
 COPIES = 4

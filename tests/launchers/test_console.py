@@ -37,10 +37,10 @@ def test_options_are_read_with_their_defaults():
         (["--inner.learning-rat", "2"], "there is no option --inner.learning-rat; did you mean --inner.learning-rate?"),
         (["--learning-rate=2"], "there is no option --learning-rate; did you mean --inner.learning-rate?"),
         (["--step", "2"], "there is no option --step; did you mean --num-steps?"),
-        (["--xyz"], "there is no option --xyz; --help lists all"),
+        (["--xyz"], "there is no option --xyz; --help-all lists all"),
         (["5"], "p has no use for '5'; its options begin with --"),
-        (["--num-steps", "many"], "Error parsing --num-steps: invalid literal for int() with base 10: 'many'"),
-        (["--num-steps"], "Missing value for argument '--num-steps'. Expected 1 values"),
+        (["--num-steps", "many"], "--num-steps takes a whole number, for instance 1000 or 1e6, not 'many'"),
+        (["--num-steps"], "--num-steps needs a value: a whole number, for instance 1000 or 1e6"),
     ],
 )
 def test_wrong_arguments_are_refused_in_one_line(argv, message):

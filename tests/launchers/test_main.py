@@ -9,7 +9,7 @@ from command_line import POLITE, SHORT
 from marl import __version__
 from marl.launchers.main import COMMANDS
 
-HEAVY = ("torch", "numpy", "pettingzoo", "mpi4py", "matplotlib", "wandb", "tyro", "rich")
+HEAVY = ("torch", "numpy", "pettingzoo", "mpi4py", "matplotlib", "wandb")
 
 
 def test_help_names_every_command(marl):
@@ -33,6 +33,24 @@ def test_help_and_typing_errors_import_nothing_heavy(argv):
         [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=True, timeout=60, env=os.environ
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [[name, "--help"] for name in ("evaluate", "play", "plot", "track", "tournament")]
+    + [["bench", "rollout", "--help"]],
+)
+def test_help_of_commands_that_train_nothing_loads_nothing_heavy(argv):
+    program = (
+        "import sys\n"
+        "from marl.launchers.main import main\n"
+        f"try: main({argv})\n"
+        "except SystemExit: pass\n"
+        f"print(sorted(set({HEAVY}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert f"usage: marl {argv[0]}" in done.stdout
 
 
 def test_unknown_command_is_met_by_the_nearest(refused):
@@ -60,7 +78,7 @@ def test_what_only_starts_ranks_loads_no_torch(command):
         "import sys, marl.launchers.training.start as start\n"
         "start.Supervisor.supervise = lambda self: 0\n"
         f"assert start.{command}(['ippo', 'mpe2.simple_spread_v3', '--ranks', '2', '--steps', '100']) == 0\n"
-        f"print(sorted((set({HEAVY}) - {{'tyro'}}) & set(sys.modules)))"
+        f"print(sorted(set({HEAVY}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines() == ["[]"]

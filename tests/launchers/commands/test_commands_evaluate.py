@@ -63,7 +63,7 @@ def test_what_is_no_run_is_refused(refused, tmp_path):
     for command in ("evaluate", "play", "plot", "track"):
         assert refused(command, tmp_path / "nowhere") == f"{tmp_path / 'nowhere'} is not a run: there is no such folder"
         assert "it has no config.json" in refused(command, tmp_path / "empty")
-        assert "Missing from marl" in refused(command) or command == "plot"
+        assert f"marl {command} needs RUN" in refused(command) or command == "plot"
     assert "which runs?" in refused("plot")
     assert "--episodes must be at least 1" in refused("evaluate", tmp_path, "--episodes", 0)
 

@@ -1,0 +1,1 @@
+"""Options of commands: dataclasses, read from a command line and explained."""
