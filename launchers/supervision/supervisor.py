@@ -16,6 +16,7 @@ from marl.launchers.jobs.hosts import check_hosts
 from marl.launchers.jobs.job import STATED_CODES, JobResult, marl_command, run_job
 from marl.launchers.jobs.processes import Job, identity, jobs_named
 from marl.launchers.jobs.signals import ForwardedStop
+from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.stopping import STOPPED
 from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks
 from marl.launchers.supervision.failure import Failure, explain_failure
@@ -100,11 +101,11 @@ class Supervisor:
                     return 1
                 if stop.early or (stop.requests and result.signal == SIGUSR1):
                     # As it starts or ends, mpirun may die of the request; no update is lost then.
-                    shutil.rmtree(rank_folder(self._run), ignore_errors=True)
+                    self._change_files(lambda: shutil.rmtree(rank_folder(self._run), ignore_errors=True))
                     return self._stopped()
                 failures.append(explain_failure(result, rank_folder(self._run), self._verdict))
                 again = self._report(failures, stop)
-                self._archive_rank_files()
+                self._change_files(self._archive_rank_files)
                 if not again:
                     return 1
                 self._wait(failures, stop)
@@ -222,6 +223,12 @@ class Supervisor:
         if hosts is not None and hosts.unreachable:
             self._hostfile = hosts.hostfile
             self._say(f"no answer from {', '.join(hosts.unreachable)}; {self._ranks} ranks start on the other hosts")
+
+    def _change_files(self, action: Callable[[], None]) -> None:
+        """Changes files of the run, unless another job is at work on it."""
+        run = RunDirectory(self._run)
+        with contextlib.suppress(InputError), run.locked():
+            action()
 
     def _archive_rank_files(self) -> None:
         """Moves the ranks' files of a failed attempt to ``failures/NUMBER``."""

@@ -35,28 +35,13 @@ _MAY_DIFFER_ON_RESUME: Final = (
 )
 
 
-def check_directory(options: TrainOptions[Any], config: dict[str, Any]) -> str | None:
-    """Refuses, before anything is started, what would be refused later.
-
-    Returns:
-        A line to print, where there is nothing left to do; else None.
-
-    Raises:
-        InputError: there is no run to resume, it has another configuration, or a run would be overwritten.
-    """
-    if options.resume:
-        assert options.out is not None, "options were checked"
-        run = RunDirectory.open(options.out)
-        refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
-        done = _steps_of_finished(run)
-        if done >= options.steps:
-            # A process that was killed at the very end may have left them.
-            with contextlib.suppress(InputError), run.locked(patience=0.0):
-                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
-            return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
-    elif options.out is not None and (options.out / "config.json").exists():
-        raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
-    return None
+def _what_is_done(run: RunDirectory, options: TrainOptions[Any], config: dict[str, Any]) -> str | None:
+    """A line to print, where there is nothing left to do; InputError where the run has another configuration."""
+    refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
+    done = _steps_of_finished(run)
+    if done < options.steps:
+        return None
+    return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
 
 
 def _steps_of_finished(run: RunDirectory) -> int:
@@ -74,7 +59,7 @@ class RunRecorder:
     Where the first rank dies and others continue, the next one opens them; where it lives, they stay open.
 
     Args:
-        path: the run directory.
+        path: the run directory; it exists where the run is to be resumed.
         options: of the command.
         config: the content of ``config.json``.
         title: printed at the beginning.
@@ -97,9 +82,44 @@ class RunRecorder:
         self._code = 1
         self._journal: JournalLogger | None = None
         self._trackers: Trackers | None = None
+        self._claimed: RunDirectory | None = None
         self.run: RunDirectory | None = None
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
+
+    def claim(self) -> str | None:
+        """Holds the run directory, before anything is decided by what is in it; on the first rank.
+
+        Returns:
+            A line to print, where there is nothing left to do; else None.
+
+        Raises:
+            InputError: there is no run to resume, it has another configuration, another process works on it, or a run
+                would be overwritten.
+        """
+        if not self._options.resume:
+            self._claimed = self._held.enter_context(RunDirectory.claimed(self._path))
+            return None
+        run = RunDirectory.open(self._path)
+        finished = _what_is_done(run, self._options, self._config)
+        if finished is None:
+            self._held.enter_context(run.locked())
+            # Whoever held it until now may have come to the end.
+            finished = _what_is_done(run, self._options, self._config)
+            self._claimed = run
+        if finished is not None:
+            # A process that was killed at the very end may have left them.
+            with (
+                contextlib.suppress(InputError),
+                run.locked(patience=0.0) if self._claimed is None else contextlib.nullcontext(),
+            ):
+                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
+        return finished
+
+    def begins_anew(self) -> bool:
+        """Returns whether a resumed run has nothing to go on from; on the first rank, which holds it."""
+        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
+        return not list_checkpoints(self._path / "checkpoints") and not (self._path / "summary.json").exists()
 
     def open(self, communicator: Communicator, counter: Counter, *, again: bool) -> None:
         """Opens everything on the first rank, or cuts it back to where the experiment is. Collective.
@@ -135,12 +155,15 @@ class RunRecorder:
     def _open(self, *, again: bool) -> None:
         run = self.run
         if run is None:
-            resume = self._options.resume or again
-            run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
-            self._held.enter_context(run.locked())
+            run = self._claimed
+            if run is None:  # the rank that held it is dead
+                run = RunDirectory.open(self._path)
+                self._held.enter_context(run.locked())
             self._held.callback(self.clean_up)
-            if resume:
+            if self._options.resume or again:
                 run.write_config(self._config)
+            else:
+                run.begin(self._config)
         if self._watched:
             make_folder(rank_folder(self._path))
         self.run = run

@@ -184,6 +184,7 @@ class TrainingLoop:
         task.communicator.broadcast(saving)
         task.start()
         saved = counter.env_steps if task.resumed else -1
+        saved_at = counter.wall_seconds
         checkpoints = Period(schedule.checkpoint_every, counter.env_steps)
         evaluations = Period(schedule.evaluate_every, counter.env_steps)
         rows = Period(schedule.row_every or 1, counter.env_steps)
@@ -199,9 +200,11 @@ class TrainingLoop:
             row_due = rows.ended(counter.env_steps) or counter.env_steps >= schedule.steps
             if evaluates or row_due or measured is not None:
                 self._write_row(usage, metrics, measured, evaluates=evaluates)
-            if checkpoints.ended(counter.env_steps) and saving and not task.stopped:
+            due = checkpoints.ended(counter.env_steps) or (saved < 0 and schedule.checkpoint_every is not None)
+            # Clocks are compared between ranks at rows only, where the ranks meet in any case.
+            if saving and not task.stopped and (due or (row_due and self._minutes_passed(saved_at))):
                 task.save(self._checkpointer)
-                saved = counter.env_steps
+                saved, saved_at = counter.env_steps, counter.wall_seconds
             self._at_boundary()
         if saving and saved != counter.env_steps:
             task.save(self._checkpointer)
@@ -212,6 +215,15 @@ class TrainingLoop:
             stopped=task.stopped,
             measured=self._measured,
         )
+
+    def _minutes_passed(self, since: float) -> bool:
+        """Returns whether it is time for a checkpoint by the clock of the rank that is furthest; collective."""
+        minutes = self._task.schedule.checkpoint_minutes
+        if minutes is None:
+            return False
+        passed = torch.tensor(self._task.counter.wall_seconds - since, dtype=torch.float64)
+        self._task.communicator.all_reduce(passed, "max")
+        return float(passed) >= 60.0 * minutes
 
     def _write_row(self, usage: Usage, metrics: Metrics, measured: Metrics | None, *, evaluates: bool) -> None:
         statistics = self._task.reduce_statistics()
