@@ -6,12 +6,12 @@ import contextlib
 import io
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from marl.errors import InputError, closest
+from marl.streams import write_error
 
 OptionsT = TypeVar("OptionsT")
 
@@ -29,7 +29,7 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
 
 def warn(line: str) -> None:
     """Prints a line to standard error, as ``marl``."""
-    print(f"marl: {line}", file=sys.stderr, flush=True)
+    write_error(f"marl: {line}\n")
 
 
 def read_options(

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import Final
 
 from marl.errors import InputError
 from marl.launchers.environment_variables import COMPLETION_MARKER
@@ -30,6 +30,7 @@ from marl.launchers.jobs.notices import NoticeFilter
 from marl.launchers.jobs.processes import JOB, Job, Scratch
 from marl.launchers.jobs.signals import ForwardedStop
 from marl.launchers.stopping import STOPPED
+from marl.streams import ByteSink, ErrorBytes, flush_standard_streams
 
 STATED_CODES: Final = (0, 2, STOPPED)
 """Exit codes with a meaning of their own; all others become 1."""
@@ -66,7 +67,7 @@ class JobResult:
         return max(0, -self.code if self.code < 0 else self.code - 128)
 
 
-def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
+def launch_program(program: list[str], ranks: int, *, stderr: ByteSink | None = None) -> int:
     """Runs a program under mpirun on this machine and waits for it.
 
     Ctrl-C, SIGTERM and SIGUSR1 reach the ranks as SIGUSR1, the request to stop at the next update; a second one
@@ -83,7 +84,7 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
     Raises:
         InputError: there is no mpirun, the number of ranks is not positive, or this already is a rank.
     """
-    sink = sys.stderr.buffer if stderr is None else stderr
+    sink = ErrorBytes() if stderr is None else stderr
     with ForwardedStop() as stop:
         result = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
     known = result.code in STATED_CODES
@@ -99,7 +100,7 @@ def run_job(
     job: Job,
     stop: ForwardedStop,
     *,
-    stderr: IO[bytes],
+    stderr: ByteSink,
     elastic: bool = False,
     hostfile: str | None = None,
     should_kill: Callable[[], bool] = lambda: False,
@@ -128,7 +129,7 @@ def run_job(
     command = mpirun_command(program, ranks, elastic=elastic)
     notices = NoticeFilter()
     scratch = Scratch(job)
-    sys.stdout.flush()
+    flush_standard_streams()
     try:
         process = _start(command, ranks, job, scratch, hostfile)
         stop.attach(process)
@@ -165,7 +166,7 @@ def _copy_stderr(
     job: Job,
     stop: ForwardedStop,
     notices: NoticeFilter,
-    stderr: IO[bytes],
+    stderr: ByteSink,
     *,
     should_kill: Callable[[], bool],
     before_kill: Callable[[], object],

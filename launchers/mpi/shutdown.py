@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 import zlib
 from pathlib import Path
@@ -17,6 +16,7 @@ from marl.launchers.environment_variables import COMPLETION_MARKER
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, RankLossError
 from marl.launchers.stopping import STOPPED
+from marl.streams import flush_standard_streams, write_error
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,9 +30,8 @@ _POLL_SECONDS: Final = 0.005
 
 def print_error(text: str) -> None:
     """Prints to standard error, after all that was printed to standard output."""
-    sys.stdout.flush()
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    flush_standard_streams()
+    write_error(text)
 
 
 class CollectiveShutdown:
@@ -104,8 +103,7 @@ class CollectiveShutdown:
             Path(os.environ[COMPLETION_MARKER]).touch()
         if communicator.lost:
             # MPI_Finalize waits for dead ranks, now and then for ever.
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_standard_streams()
             os._exit(code)
         return code
 

@@ -14,6 +14,7 @@ import numpy as np
 from marl.errors import InputError, closest
 from marl.files import write_atomically
 from marl.launchers.reports.curve_statistics import Array, Statistic, bootstrap_band, smooth
+from marl.launchers.reports.drawing import load_matplotlib, new_figure
 from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, flatten_config
 from marl.launchers.run.run_directory import RUN_ID, RunDirectory
 from marl.loggers.journal import read_journal
@@ -79,9 +80,9 @@ def plot_runs(
     curves = [read_curve(run, key) for run in runs]
     groups = group_curves(curves)
     names = label_groups(groups)
+    load_matplotlib()
     _check_kind(out)
     import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     kind = out.suffix[1:].lower()
@@ -92,7 +93,7 @@ def plot_runs(
         over = f" of {_seeds(*sizes)}" if len(sizes) == 1 else " over seeds"
         legend = f"{reading}{over}, 95 % CI"
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = new_figure(6.4, 4.0)
         axes = figure.add_subplot()
         for index, (name, group) in enumerate(zip(names, groups, strict=True)):
             colour = _COLOURS[index % len(_COLOURS)]

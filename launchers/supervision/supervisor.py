@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGUSR1
-from typing import IO, Final
+from typing import Final
 
 from marl.errors import InputError
 from marl.launchers.jobs.hosts import check_hosts
@@ -21,6 +20,7 @@ from marl.launchers.stopping import STOPPED
 from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks
 from marl.launchers.supervision.failure import Failure, explain_failure
 from marl.launchers.supervision.heartbeat import read_beats
+from marl.streams import ByteSink, ErrorBytes
 
 SAME_FAILURE: Final = 3
 """Consecutive equal failures at one update that are thought to be the update's fault and not the machine's."""
@@ -62,7 +62,7 @@ class Supervisor:
         watchdog: float,
         resume: bool,
         elastic: bool = False,
-        stderr: IO[bytes] | None = None,
+        stderr: ByteSink | None = None,
         first_delay: float = _FIRST_DELAY,
     ) -> None:
         self._arguments = arguments
@@ -72,7 +72,7 @@ class Supervisor:
         self._watchdog = watchdog
         self._resume = resume
         self._elastic = elastic
-        self._sink = sys.stderr.buffer if stderr is None else stderr
+        self._sink = ErrorBytes() if stderr is None else stderr
         self._first_delay = first_delay
         self._job = Job.of_this_process(str(run.resolve()))
         self._verdict: Verdict | None = None

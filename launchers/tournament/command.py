@@ -20,6 +20,7 @@ from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.mpi.ranks import run_on_ranks
+from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.run.config_comparison import refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory, new_run_path
 from marl.launchers.stopping import STOPPED
@@ -119,7 +120,8 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
     }
     write_atomically(path / "results.json", render_json(summary))
     write_csv(path / "results.csv", results)
-    write_picture(path / "report.png", results, title=options.env, steps=steps)
+    picture = path / "report.png"
+    drawn = is_drawn(picture.name, lambda: write_picture(picture, results, title=options.env, steps=steps))
     write_html(path / "report.html", results, summary)
     print(table_text(results))
     if options.wandb != "disabled":
@@ -132,6 +134,5 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
             f"only {results.distinct_games} of {results.games} games differ, so the intervals promise too much; "
             "--random-opening-moves 4 or --action-selection sampled gives different games"
         )
-    print(
-        f"{results.games} games, {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"
-    )
+    files = ", ".join(["results.json", "report.html", *[picture.name] * drawn, "games.jsonl"])
+    print(f"{results.games} games, {seconds:.1f} s; saved in {path}: {files}")

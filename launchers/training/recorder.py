@@ -16,6 +16,7 @@ from marl.errors import InputError
 from marl.experiments.config import Result
 from marl.launchers.console import describe_evaluation, warn
 from marl.launchers.mpi.broadcast import from_root
+from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.reports.trackers import Trackers, make_trackers
 from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory
@@ -212,13 +213,14 @@ class RunRecorder:
             return
         summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
         _write_summary(run, result, summary, communicator.size)
-        if counter.episodes:
-            _draw_curve(run, (*result.measured, curve, "episode_return/mean"))
+        keys = (*result.measured, curve, "episode_return/mean")
+        drawn = bool(counter.episodes) and is_drawn(run.learning_curve.name, lambda: _draw_curve(run, keys))
         if summary:
             print(f"evaluation: {describe_evaluation(summary)}", flush=True)
         if result.measured:
             print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
-        print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
+        picture = f", {run.learning_curve.name}" * drawn
+        print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json{picture}", flush=True)
 
     def clean_up(self) -> None:
         """Removes the files of ranks, unless they tell how a rank failed; called last of all."""
@@ -253,11 +255,12 @@ def _draw_curve(run: RunDirectory, keys: Sequence[str]) -> None:
     """Draws the first of these metrics that the run has."""
     from marl.launchers.reports.curves import plot_runs
 
-    for key in keys:
+    for key in keys[:-1]:
         # A league whose player only ever met itself has no scores.
         with contextlib.suppress(InputError):
             plot_runs([run.path], run.learning_curve, key=key)
-            break
+            return
+    plot_runs([run.path], run.learning_curve, key=keys[-1])
 
 
 def _finish_writing(checkpointer: AsyncCheckpointer) -> None:
