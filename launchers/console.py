@@ -7,7 +7,8 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from marl.errors import InputError, closest
@@ -63,7 +64,19 @@ def read_options(
             raise InputError(f"{program} has no use for {unknown[0]!r}; its options begin with --")
         word = unknown[0].partition("=")[0]
         raise InputError(f"there is no option {word}{_nearest_option(word, _option_names(options))}")
-    return options
+    return _with_absolute_paths(options)
+
+
+def _with_absolute_paths(options: OptionsT) -> OptionsT:
+    """Options whose paths lead to the same files in whatever folder an environment leaves the process."""
+    changed = {}
+    for entry in fields(options):  # type: ignore[arg-type]
+        value = getattr(options, entry.name)
+        if isinstance(value, Path):
+            changed[entry.name] = value.absolute()
+        elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            changed[entry.name] = tuple(one.absolute() if isinstance(one, Path) else one for one in value)
+    return replace(options, **changed) if changed else options  # type: ignore[type-var]
 
 
 def require_positive(**options: int | None) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from marl.files import reported_as_input_error
-from marl.launchers.reports.drawing import label_points, new_figure, text_colour
+from marl.launchers.reports.curves import format_steps
+from marl.launchers.reports.drawing import label_points, load_matplotlib, new_figure, text_colour
 from marl.launchers.tournament.report import in_leaderboard_order
 from marl.launchers.tournament.results import TournamentResults
 
@@ -28,6 +29,9 @@ def write_picture(path: Path, results: TournamentResults, *, title: str, steps: 
     curve = len({step for step, _ in trained}) > 1
     names = [one.player for one in results.standings]
     size = max(3.0, 0.45 * len(names) + 1.5)
+    load_matplotlib()
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     figure = new_figure(4.5 + size + 1.0 + (4.5 if curve else 0.0), size)
     axes = figure.subplots(1, 3 if curve else 2, width_ratios=[4.5, size + 1.0, *([4.5] if curve else [])])
     figure.suptitle(title)
@@ -58,6 +62,8 @@ def write_picture(path: Path, results: TournamentResults, *, title: str, steps: 
         axes[2].errorbar([step for step, _ in trained], elo, yerr=errors, fmt="o", capsize=3)
         axes[2].set_xlabel("environment steps of training")
         axes[2].set_ylabel("Elo")
+        axes[2].xaxis.set_major_locator(MaxNLocator(5))
+        axes[2].xaxis.set_major_formatter(FuncFormatter(lambda steps, _: format_steps(steps)))
         axes[2].grid(alpha=0.3)
         axes[2].margins(x=0.15, y=0.1)
         points = [(float(step), one.elo) for step, one in trained]

@@ -193,7 +193,12 @@ class RunRecorder:
                 wandb.log_artifact(newest, self.run.path.resolve().name)
             wandb.close(code)
         if self.logger is not None:
-            self.logger.close()
+            try:
+                self.logger.close()
+            except InputError:
+                raise  # the journal could not be written
+            except Exception as error:
+                warn(f"closing a logger raised {type(error).__name__}: {error}; the journal has all rows")
         self._code = code
 
     def report(self, result: Result, communicator: Communicator, curve: str) -> None:
