@@ -69,7 +69,7 @@ def read_options(
 
 def _with_absolute_paths(options: OptionsT) -> OptionsT:
     """Options whose paths lead to the same files in whatever folder an environment leaves the process."""
-    changed = {}
+    changed: dict[str, Any] = {}
     for entry in fields(options):  # type: ignore[arg-type]
         value = getattr(options, entry.name)
         if isinstance(value, Path):

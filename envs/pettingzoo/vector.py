@@ -104,7 +104,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             _encoder([seat for seat in self._seats if seat.group == index]) for index in range(len(self.spec.groups))
         ]
         self._history = History(self.spec, self.num_envs)
-        self._look: Callable[[int], None] | None = None
+        self._look: Callable[[int], object] | None = None
 
     def reset(self) -> TimeStep:
         try:
@@ -152,7 +152,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         """Renders one copy; made with ``render_mode="rgb_array"``, it returns a picture."""
         return self._environments[copy].render()
 
-    def look_at_endings(self, look: Callable[[int], None]) -> None:
+    def look_at_endings(self, look: Callable[[int], object]) -> None:
         """Has ``look(copy)`` called before a copy begins its next episode, while its last position still stands."""
         self._look = look
 

@@ -65,7 +65,8 @@ def plot_runs(
 
     Runs whose configurations differ in nothing but the seed are one line: the mean or the interquartile mean over
     them (one line to standard error says where they share a seed), with a 95 % bootstrap band (Agarwal et al. 2021,
-    "Deep reinforcement learning at the edge of the statistical precipice"). A run alone is drawn as it is, faintly, with a smoothed line over it.
+    "Deep reinforcement learning at the edge of the statistical precipice"). A run alone is drawn as it is, faintly,
+    with a smoothed line over it.
 
     Args:
         runs: run directories.

@@ -102,7 +102,8 @@ def label_points(axes: Axes, points: Sequence[tuple[float, float]], names: Seque
     figure.canvas.draw()  # places are known in pixels from now on
     renderer = figure.canvas.get_renderer()
     marks = [axes.transData.transform(point) for point in points]
-    inside, taken = axes.get_window_extent(renderer), []
+    inside = axes.get_window_extent(renderer)
+    taken: list[Any] = []
     for point, name in zip(points, names, strict=True):
         best: tuple[float, Any, Any] | None = None
         for x, y, ha, va in _PLACES:

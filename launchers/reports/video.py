@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +52,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
         timestep = envs.reset()
         look(0)
         # The environment begins its next episode by itself, after which the end can be seen no more.
-        envs.look_at_endings(functools.partial(is_drawn, "the last position", look))
+        envs.look_at_endings(lambda copy: is_drawn("the last position", lambda: look(copy)))
         total = 0.0
         for _ in range(max_steps):
             timestep = envs.step(actor.select_actions(timestep))

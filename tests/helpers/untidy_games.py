@@ -81,8 +81,13 @@ class TurnGauge(AECEnv):
         super().__init__()
         self.render_mode = render_mode
         self.possible_agents = ["left", "right"]
-        self.observation_spaces = dict.fromkeys(self.possible_agents, spaces.Box(0, 1, (1,), np.float32))
-        self.action_spaces = dict.fromkeys(self.possible_agents, spaces.Discrete(2))
+        self._seen, self._acted = spaces.Box(0, 1, (1,), np.float32), spaces.Discrete(2)
+
+    def observation_space(self, agent: str) -> Any:
+        return self._seen
+
+    def action_space(self, agent: str) -> Any:
+        return self._acted
 
     def reset(self, seed: int | None = None, options: Any = None) -> None:
         self.agents = list(self.possible_agents)

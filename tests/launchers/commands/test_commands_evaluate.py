@@ -72,7 +72,9 @@ def test_what_is_no_run_is_refused(refused, tmp_path):
 def test_truncated_and_foreign_checkpoints_are_refused_in_one_line(refused, spread_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(spread_run, run)
-    tensors = list_checkpoints(run / "checkpoints")[-1] / "tensors.safetensors"
+    earlier, newest = list_checkpoints(run / "checkpoints")
+    shutil.rmtree(earlier)  # to which it would go back
+    tensors = newest / "tensors.safetensors"
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[: len(whole) // 2])
     assert "tensors.safetensors is truncated" in refused("evaluate", run)

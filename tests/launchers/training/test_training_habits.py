@@ -8,7 +8,8 @@ import pytest
 from command_line import SHORT, rows_of
 from saved_runs import TINY, same_state
 
-import marl.closing
+from marl import closing
+from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory
 from marl.launchers.tournament.games_file import GamesFile
 
@@ -18,7 +19,7 @@ TRAIN = ("--steps", 32, *SHORT, *TINY, "--compile", "no")
 @pytest.mark.parametrize("command", ["train", "league"])
 @pytest.mark.parametrize("kind", ["NotImplementedError", "AttributeError", "SystemExit"])
 def test_a_close_that_raises_costs_one_line(marl, tmp_path, monkeypatch, caplog, command, kind):
-    monkeypatch.setattr(marl_closing(), "_told", set())
+    monkeypatch.setattr(closing, "_told", set())
     run = tmp_path / "run"
     done = marl(
         command, "ippo", "untidy_games:ends_badly", *TRAIN, "--env-kwargs", json.dumps({"kind": kind}), "--out", run
@@ -33,10 +34,6 @@ def test_a_close_that_raises_costs_one_line(marl, tmp_path, monkeypatch, caplog,
     assert marl("evaluate", run, "--episodes", 2).code == 0
 
 
-def marl_closing():
-    return marl.closing
-
-
 def test_all_other_copies_are_closed(monkeypatch):
     closed = []
 
@@ -45,7 +42,7 @@ def test_all_other_copies_are_closed(monkeypatch):
         raise OSError("its file is gone")
 
     monkeypatch.setattr("untidy_games.EndsBadly.close", close)
-    environment = make_factory("untidy_games:ends_badly")(request(num_envs=3))
+    environment = make_factory("untidy_games:ends_badly")(EnvironmentRequest(num_envs=3))
     environment.close()
     assert len(set(closed)) == 4  # and the probe
     environment.close()
@@ -53,12 +50,12 @@ def test_all_other_copies_are_closed(monkeypatch):
 
 
 def test_errors_of_a_kind_are_told_once_and_by_one_rank(monkeypatch, caplog):
-    monkeypatch.setattr(marl_closing(), "_told", set())
+    monkeypatch.setattr(closing, "_told", set())
     factory = make_factory("untidy_games:ends_badly")
-    factory(request(num_envs=2, first_env=2)).close()
+    factory(EnvironmentRequest(num_envs=2, first_env=2)).close()
     assert caplog.records == []
     for _ in range(2):
-        factory(request(num_envs=2)).close()
+        factory(EnvironmentRequest(num_envs=2)).close()
     assert len(caplog.records) == 1
 
 
@@ -127,9 +124,3 @@ def test_players_of_a_tournament_are_found_after_the_first_has_led_elsewhere(mar
     # As they were named, so that a folder of runs can be moved.
     assert players["a"]["checkpoint"].startswith("a/checkpoints/")
     assert same_state(home / "a", home / "b")
-
-
-def request(**settings):
-    from marl.core import EnvironmentRequest
-
-    return EnvironmentRequest(**settings)
