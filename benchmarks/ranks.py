@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from marl.launchers.reports.drawing import new_figure
+
 SPREAD, SPEAKER = "mpe2.simple_spread_v3", "mpe2.simple_speaker_listener_v4"
 CONTINUOUS = ("--env-kwargs", '{"continuous_actions": true}')
 RUNS: dict[str, tuple[str, int, tuple[str, ...]]] = {
@@ -66,9 +68,8 @@ def measure(out: Path, name: str, env: str, steps: int, flags: tuple[str, ...], 
 
 def draw(returns: dict[str, list[float]], path: Path) -> None:
     """One column an algorithm: a bar over the seeds of one rank, and a mark for 2 and for 4 ranks."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    figure = new_figure(8, 4)
+    axes = figure.add_subplot()
     marks = (("1 rank", "o", 0, -0.12), ("2 ranks", "s", 3, 0.0), ("4 ranks", "^", 4, 0.12))
     for column, values in enumerate(returns.values()):
         axes.plot(

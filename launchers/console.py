@@ -6,12 +6,15 @@ import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from marl.errors import InputError, OrderlyExit
 from marl.launchers.command_line.help import help_text, wants_help
 from marl.launchers.command_line.options import find_options
 from marl.launchers.command_line.reading import build_options, read_values
+from marl.streams import write_error
 
 OptionsT = TypeVar("OptionsT")
 
@@ -29,7 +32,7 @@ def describe_evaluation(summary: Mapping[str, float]) -> str:
 
 def warn(line: str) -> None:
     """Prints a line to standard error, as ``marl``."""
-    print(f"marl: {line}", file=sys.stderr, flush=True)
+    write_error(f"marl: {line}\n")
 
 
 def read_options(
@@ -51,7 +54,7 @@ def read_options(
         _print_help(help_text(program, options, everything="--help-all" in argv))
         raise OrderlyExit(0)
     read: OptionsT = build_options(kind, read_values(argv, options, program), default)
-    return read
+    return _with_absolute_paths(read)
 
 
 def require_not_negative(**options: float) -> None:
@@ -67,6 +70,18 @@ def _print_help(text: str) -> None:
     except BrokenPipeError:
         # A pager was left, or `head` has seen enough; Python would fail once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _with_absolute_paths(options: OptionsT) -> OptionsT:
+    """Options whose paths lead to the same files in whatever folder an environment leaves the process."""
+    changed: dict[str, Any] = {}
+    for entry in fields(options):  # type: ignore[arg-type]
+        value = getattr(options, entry.name)
+        if isinstance(value, Path):
+            changed[entry.name] = value.absolute()
+        elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            changed[entry.name] = tuple(one.absolute() if isinstance(one, Path) else one for one in value)
+    return replace(options, **changed) if changed else options  # type: ignore[type-var]
 
 
 def require_positive(**options: int | None) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from marl.errors import InputError, OrderlyExit, nearest
 from marl.launchers.stopping import explain_exit
+from marl.streams import accept_any_character, write_error
 
 COMMANDS: Final = {
     "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         0 done, 2 wrong input, 75 stopped on request and resumable, 130 interrupted, 1 anything else.
     """
     interactive = argv is None
+    if interactive:
+        accept_any_character()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_help())
@@ -50,26 +53,27 @@ def main(argv: list[str] | None = None) -> int:
         print(__version__)
         return 0
     if argv[0] not in COMMANDS:
-        print(f"marl: there is no command {argv[0]!r}{nearest(argv[0], COMMANDS)}", file=sys.stderr)
+        write_error(f"marl: there is no command {argv[0]!r}{nearest(argv[0], COMMANDS)}\n")
         return 2
-    if "" not in sys.path:
-        # A user's modules are found in the current folder, behind all that is installed.
-        sys.path.append("")
+    if not {"", os.getcwd()} & set(sys.path):
+        # A user's modules are found in the current folder, behind all that is installed; in this very one, even where
+        # an environment changes to another.
+        sys.path.append(os.getcwd())
     module, function = COMMANDS[argv[0]][0].split(":")
     command: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)
     try:
         return command(argv[1:])
     except InputError as error:
-        print(f"marl: {error}", file=sys.stderr)
+        write_error(f"marl: {error}\n")
         return 2
     except KeyboardInterrupt:
-        print("marl: interrupted", file=sys.stderr)
+        write_error("marl: interrupted\n")
         return 130
     except OrderlyExit:
         raise
     except SystemExit as error:
         code, text = explain_exit(error)
-        print(f"marl: {text}", file=sys.stderr)
+        write_error(f"marl: {text}\n")
         return code
     finally:
         if interactive:

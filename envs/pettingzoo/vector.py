@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from marl.closing import close_all
 from marl.core import EnvironmentRequest, State, VectorEnvironment
 from marl.envs.borders.process_state import ProcessState
 from marl.envs.pettingzoo.aec import AECEnvironmentBatch
@@ -107,6 +108,7 @@ class PettingZooVectorEnvironment(VectorEnvironment):
             _encoder([seat for seat in self._seats if seat.group == index]) for index in range(len(self.spec.groups))
         ]
         self._history = History(self.spec, self.num_envs)
+        self._look: Callable[[int], object] | None = None
 
     def reset(self) -> TimeStep:
         try:
@@ -162,9 +164,12 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         with self._process_state:
             return self._environments[copy].render()
 
+    def look_at_endings(self, look: Callable[[int], object]) -> None:
+        """Has ``look(copy)`` called before a copy begins its next episode, while its last position still stands."""
+        self._look = look
+
     def close(self) -> None:
-        for environment in self._environments:
-            environment.close()
+        close_all(self._environments, "an environment", quiet=self._request.first_env > 0)
         # Each may keep a file open as long as it lives, mpe2's a font: they go with whoever closes them.
         self._environments.clear()
         self._envs.release()
@@ -237,6 +242,8 @@ class PettingZooVectorEnvironment(VectorEnvironment):
         self._history.load(saved, lengths)
 
     def _next_seed(self, copy: int) -> int:
+        if self._look is not None and self._episodes[copy] >= 0:
+            self._look(copy)
         self._episodes[copy] += 1
         request = self._request
         return derive_int(

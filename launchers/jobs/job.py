@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import Final
 
 from marl.errors import InputError
 from marl.launchers.environment_variables import LAST_WORD
@@ -30,6 +30,7 @@ from marl.launchers.jobs.notices import NoticeFilter
 from marl.launchers.jobs.processes import JOB, Job, Scratch
 from marl.launchers.jobs.signals import ForwardedStop
 from marl.launchers.stopping import STOPPED
+from marl.streams import ByteSink, ErrorBytes, flush_standard_streams
 
 STATED_CODES: Final = (0, 2, STOPPED)
 """Exit codes with a meaning of their own; all others become 1."""
@@ -71,7 +72,7 @@ class JobResult:
         return max(0, -self.code if self.code < 0 else self.code - 128)
 
 
-def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None = None) -> int:
+def launch_program(program: list[str], ranks: int, *, stderr: ByteSink | None = None) -> int:
     """Runs a program under mpirun on this machine and waits for it.
 
     Ctrl-C, SIGTERM and SIGUSR1 reach the ranks as SIGUSR1, the request to stop at the next update; a second one
@@ -88,7 +89,7 @@ def launch_program(program: list[str], ranks: int, *, stderr: IO[bytes] | None =
     Raises:
         InputError: there is no mpirun, the number of ranks is not positive, or this already is a rank.
     """
-    sink = sys.stderr.buffer if stderr is None else stderr
+    sink = ErrorBytes() if stderr is None else stderr
     with ForwardedStop() as stop:
         result = run_job(program, ranks, Job.of_this_process(secrets.token_hex(8)), stop, stderr=sink)
     if result.vanished and not stop.requests:
@@ -106,7 +107,7 @@ def run_job(
     job: Job,
     stop: ForwardedStop,
     *,
-    stderr: IO[bytes],
+    stderr: ByteSink,
     elastic: bool = False,
     hostfile: str | None = None,
     should_kill: Callable[[], bool] = lambda: False,
@@ -137,7 +138,7 @@ def run_job(
     last_word = f"\x1e{secrets.token_hex(16)}"
     notices = NoticeFilter(last_word)
     scratch = Scratch(job)
-    sys.stdout.flush()
+    flush_standard_streams()
     try:
         process = _start(command, ranks, job, scratch, hostfile, last_word)
         stop.attach(process)
@@ -175,7 +176,7 @@ def _copy_stderr(
     job: Job,
     stop: ForwardedStop,
     notices: NoticeFilter,
-    stderr: IO[bytes],
+    stderr: ByteSink,
     *,
     should_kill: Callable[[], bool],
     before_kill: Callable[[], object],

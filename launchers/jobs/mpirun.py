@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from marl.errors import InputError
 from marl.launchers.environment_variables import THREADS, THREADS_SHARE, available_cores, stated_threads
+from marl.streams import is_terminal
 
 TERMINAL: Final = "MARL_TERMINAL"
 _MALLOC: Final = ":".join(
@@ -63,7 +64,7 @@ def rank_environment(ranks: int, environment: Mapping[str, str] | None = None) -
     if ranks > cores:
         # A waiting rank must yield its core to a working one.
         settings["OMPI_MCA_mpi_yield_when_idle"] = "true"
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         size = shutil.get_terminal_size()
         settings |= {TERMINAL: "1", "COLUMNS": str(size.columns), "LINES": str(size.lines)}
     return settings | variables

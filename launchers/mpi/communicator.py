@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from marl.core import Communicator
 from marl.distributed.communicators import check_collective
 from marl.launchers.environment_variables import available_core_numbers
+from marl.streams import flush_standard_streams
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -141,6 +141,5 @@ class MPICommunicator(Communicator):
 
     def abort(self, code: int) -> None:
         """Ends all ranks of the job at once with this exit code."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_standard_streams()
         self.comm.Abort(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from marl.errors import InputError
 from marl.launchers.mpi.communicator import MPICommunicator
+from marl.streams import flush_standard_streams
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -82,8 +82,7 @@ class ElasticCommunicator(MPICommunicator):
 
     def abort(self, code: int) -> None:
         """Ends all ranks of the job at once with this exit code, which must not be 0."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_standard_streams()
         # After MPI_Abort in a job with ULFM, mpirun now and then returns 0 or never (Open MPI 5.0.10). A rank that
         # exits with a nonzero code has not died: mpirun ends the others and returns that code.
         os._exit(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 import zlib
 from typing import TYPE_CHECKING, Final
@@ -16,6 +15,7 @@ from marl.launchers.environment_variables import LAST_WORD
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, RankLossError
 from marl.launchers.stopping import STOPPED
+from marl.streams import flush_standard_streams, write_error
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -29,9 +29,8 @@ _POLL_SECONDS: Final = 0.005
 
 def print_error(text: str) -> None:
     """Prints to standard error, after all that was printed to standard output."""
-    sys.stdout.flush()
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    flush_standard_streams()
+    write_error(text)
 
 
 def say_last_word() -> None:
@@ -113,8 +112,7 @@ class CollectiveShutdown:
         code = communicator.retry_with_survivors(attempt)
         if communicator.lost:
             # MPI_Finalize waits for dead ranks, now and then for ever.
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_standard_streams()
             os._exit(code)
         return code
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from marl.errors import InputError, closest
 from marl.files import write_atomically
+from marl.launchers.console import warn
 from marl.launchers.reports.curve_statistics import Array, Statistic, bootstrap_band, smooth
+from marl.launchers.reports.drawing import load_matplotlib, new_figure
 from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, flatten_config
 from marl.launchers.run.run_directory import RUN_ID, RunDirectory
 from marl.loggers.journal import read_journal
@@ -42,6 +44,8 @@ class Curve:
     path: Path
     config: dict[str, Any]
     """Flat, by dotted names, repetition fields left out."""
+    seed: Any
+    """As in the configuration; None where it has none."""
     steps: Array
     """(N,), rising."""
     values: Array
@@ -60,14 +64,15 @@ def plot_runs(
     """Draws learning curves of runs.
 
     Runs whose configurations differ in nothing but the seed are one line: the mean or the interquartile mean over
-    seeds, with a 95 % bootstrap band (Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
-    statistical precipice"). A run alone is drawn as it is, faintly, with a smoothed line over it.
+    them (one line to standard error says where they share a seed), with a 95 % bootstrap band (Agarwal et al. 2021,
+    "Deep reinforcement learning at the edge of the statistical precipice"). A run alone is drawn as it is, faintly,
+    with a smoothed line over it.
 
     Args:
         runs: run directories.
         out: the picture; its ending says which kind: png, svg, pdf.
         key: the metric of the journal, over ``env_steps``.
-        statistic: over seeds.
+        statistic: over runs.
         title: above the picture; by default the environment's name, where all runs have the same.
         smoothing: width of the moving average, as a share of a run's length; 0 for none.
 
@@ -79,25 +84,29 @@ def plot_runs(
     curves = [read_curve(run, key) for run in runs]
     groups = group_curves(curves)
     names = label_groups(groups)
+    load_matplotlib()
     _check_kind(out)
     import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     kind = out.suffix[1:].lower()
-    sizes = {len(group) for group in groups}
+    contents = [_count(group) for group in groups]
+    alike = len(set(contents)) == 1 or len(groups) == len(curves)
     reading = "IQM" if statistic == "iqm" else "mean"
     legend = None
-    if sizes != {1}:
-        over = f" of {_seeds(*sizes)}" if len(sizes) == 1 else " over seeds"
-        legend = f"{reading}{over}, 95 % CI"
+    if any(len(group) > 1 for group in groups):
+        several = "runs" if any("run" in content for content in contents) else "seeds"
+        legend = f"{reading} of {contents[0]}, 95 % CI" if alike else f"{reading} over {several}, 95 % CI"
+    for name, content in zip(names, contents, strict=True):
+        if " of " in content:
+            warn(f"{name}: {content}; equal seeds tell nothing about others, so the interval promises too much")
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        figure = new_figure(6.4, 4.0)
         axes = figure.add_subplot()
         for index, (name, group) in enumerate(zip(names, groups, strict=True)):
             colour = _COLOURS[index % len(_COLOURS)]
             style = _STYLES[index // len(_COLOURS) % len(_STYLES)]
-            label = name if len(sizes) == 1 else f"{name} ({_seeds(len(group))})"
+            label = name if alike else f"{name} ({contents[index]})"
             _draw(axes, group, label, colour, style, statistic, smoothing)
         axes.set_xlabel("Environment steps")
         axes.set_ylabel(_LABELS.get(key, key))
@@ -141,8 +150,12 @@ def read_curve(run: Path, key: str) -> Curve:
         hint = f"it has {', '.join(sorted(keys))}" if near is None else f"did you mean {near}?"
         raise InputError(f"{directory.path} has no {key}; {hint}")
     order = np.argsort(steps, kind="stable")
-    config = {name: value for name, value in flatten_config(directory.config).items() if name not in _REPETITION}
-    return Curve(path=directory.path, config=config, steps=np.array(steps)[order], values=np.array(values)[order])
+    settings = flatten_config(directory.config)
+    config = {name: value for name, value in settings.items() if name not in _REPETITION}
+    seed = settings.get("seed")
+    return Curve(
+        path=directory.path, config=config, seed=seed, steps=np.array(steps)[order], values=np.array(values)[order]
+    )
 
 
 def group_curves(curves: Sequence[Curve]) -> list[list[Curve]]:
@@ -215,8 +228,16 @@ def _field(curve: Curve, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed" if count == 1 else f"{count} seeds"
+def _count(group: Sequence[Curve]) -> str:
+    """``3 seeds``; ``3 runs of 1 seed`` where seeds are repeated, and ``3 runs`` where they are not known."""
+    if any(curve.seed is None for curve in group):
+        return _plural(len(group), "run")
+    seeds = len({repr(curve.seed) for curve in group})
+    return ("" if seeds == len(group) else f"{len(group)} runs of ") + _plural(seeds, "seed")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _last(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from marl.core import EnvironmentRequest
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
 from marl.files import reported_as_input_error
+from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.run.settings import environment_of, read_env_kwargs
 from marl.launchers.run.trained_run import load_run
 
@@ -41,16 +43,23 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     if not isinstance(envs, PettingZooVectorEnvironment):
         raise InputError(f"{trained.env} draws no pictures")
     actor = trained.actor(seed=seed)
-    timestep = envs.reset()
-    pictures = [_picture(envs.render(0), trained.env)]
-    total = 0.0
-    for _ in range(max_steps):
-        timestep = envs.step(actor.select_actions(timestep))
-        total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
-        if timestep.final is not None:
-            break
-        pictures.append(_picture(envs.render(0), trained.env))
-    envs.close()
+    pictures: list[Picture] = []
+
+    def look(copy: int) -> None:
+        pictures.append(_picture(envs.render(copy), trained.env))
+
+    with contextlib.closing(envs):
+        timestep = envs.reset()
+        look(0)
+        # The environment begins its next episode by itself, after which the end can be seen no more.
+        envs.look_at_endings(lambda copy: is_drawn("the last position", lambda: look(copy)))
+        total = 0.0
+        for _ in range(max_steps):
+            timestep = envs.step(actor.select_actions(timestep))
+            total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
+            if timestep.final is not None:
+                break
+            look(0)
     with reported_as_input_error(f"write {video}"):
         _write(video, pictures, fps)
     return len(pictures), total
@@ -59,8 +68,10 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
 def _write(video: Path, pictures: list[Picture], fps: int) -> None:
     video.parent.mkdir(parents=True, exist_ok=True)
     if video.suffix == ".gif":
-        from PIL import Image
-
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise InputError(f"{video} needs pillow: pip install pillow ({error})") from error
         first, *others = [Image.fromarray(picture) for picture in pictures]
         first.save(video, save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
         return

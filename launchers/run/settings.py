@@ -53,6 +53,7 @@ class Settings(Schedule, Generic[ConfigT]):
     """Environment steps between measurements of the policies' exploitability, which is measured at the end too; for
     OpenSpiel's games of hidden cards."""
     checkpoint_every: int | None = 200_000
+    checkpoint_minutes: float | None = 10.0
     row_every: int = 2000
 
 

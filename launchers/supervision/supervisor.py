@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGUSR1
-from typing import IO, Final
+from typing import Final
 
 from marl.errors import InputError
 from marl.launchers.jobs.hosts import check_hosts
 from marl.launchers.jobs.job import STATED_CODES, JobResult, marl_command, run_job
 from marl.launchers.jobs.processes import Job, identity, jobs_named
 from marl.launchers.jobs.signals import ForwardedStop
+from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.stopping import STOPPED
 from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks
 from marl.launchers.supervision.failure import Failure, explain_failure
 from marl.launchers.supervision.heartbeat import read_beats
+from marl.streams import ByteSink, ErrorBytes
 
 SAME_FAILURE: Final = 3
 """Consecutive equal failures at one update that are thought to be the update's fault and not the machine's."""
@@ -61,7 +62,7 @@ class Supervisor:
         watchdog: float,
         resume: bool,
         elastic: bool = False,
-        stderr: IO[bytes] | None = None,
+        stderr: ByteSink | None = None,
         first_delay: float = _FIRST_DELAY,
     ) -> None:
         self._arguments = arguments
@@ -71,7 +72,7 @@ class Supervisor:
         self._watchdog = watchdog
         self._resume = resume
         self._elastic = elastic
-        self._sink = sys.stderr.buffer if stderr is None else stderr
+        self._sink = ErrorBytes() if stderr is None else stderr
         self._first_delay = first_delay
         self._job = Job.of_this_process(str(run.resolve()))
         self._verdict: Verdict | None = None
@@ -100,11 +101,11 @@ class Supervisor:
                     return 1
                 if stop.early or (stop.requests and result.signal == SIGUSR1):
                     # As it starts or ends, mpirun may die of the request; no update is lost then.
-                    shutil.rmtree(rank_folder(self._run), ignore_errors=True)
+                    self._change_files(lambda: shutil.rmtree(rank_folder(self._run), ignore_errors=True))
                     return self._stopped()
                 failures.append(explain_failure(result, rank_folder(self._run), self._verdict))
                 again = self._report(failures, stop)
-                self._archive_rank_files()
+                self._change_files(self._archive_rank_files)
                 if not again:
                     return 1
                 self._wait(failures, stop)
@@ -222,6 +223,12 @@ class Supervisor:
         if hosts is not None and hosts.unreachable:
             self._hostfile = hosts.hostfile
             self._say(f"no answer from {', '.join(hosts.unreachable)}; {self._ranks} ranks start on the other hosts")
+
+    def _change_files(self, action: Callable[[], None]) -> None:
+        """Changes files of the run, unless another job is at work on it."""
+        run = RunDirectory(self._run)
+        with contextlib.suppress(InputError), run.locked():
+            action()
 
     def _archive_rank_files(self) -> None:
         """Moves the ranks' files of a failed attempt to ``failures/NUMBER``."""

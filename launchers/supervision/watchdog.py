@@ -21,6 +21,7 @@ from pathlib import Path
 
 from marl.launchers.supervision.diagnosis import DUMP_SIGNAL, Observer, Verdict, dump_stacks, has_stacks
 from marl.launchers.supervision.heartbeat import Heartbeat, read_beats
+from marl.streams import write_error
 
 
 class Watchdog:
@@ -81,8 +82,7 @@ class Watchdog:
     def _end(self, verdict: Verdict) -> None:
         first = verdict.save(self._folder)
         if first:
-            sys.stderr.write(f"marl: {verdict.reason}; stacks are in {self._folder}\n")
-            sys.stderr.flush()
+            write_error(f"marl: {verdict.reason}; stacks are in {self._folder}\n")
         self._write_stacks()
         # Ranks whose Python runs detect the hang soon and dump their own stacks. The signal is for the others: its
         # handler reads the frames of threads that go on running.

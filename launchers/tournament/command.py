@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from marl.games.game import PlayedGame
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.jobs.job import launch
 from marl.launchers.mpi.ranks import run_on_ranks
+from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.run.config_comparison import refuse_other_config
-from marl.launchers.run.run_directory import RunDirectory, default_run_path
+from marl.launchers.run.run_directory import RunDirectory, new_run_path
 from marl.launchers.stopping import STOPPED
 from marl.launchers.tournament.checks import check_options
 from marl.launchers.tournament.contestants import Entry
@@ -45,18 +47,17 @@ def _run(options: TournamentOptions, entries: Sequence[Entry], communicator: Com
     started = time.monotonic()
     saved = _saved(options, communicator)
     runner = TournamentRunner.prepare(options, entries, saved)
-    try:
-        path = Path(str(from_root(communicator, lambda: str(_open(options, runner.config, saved)))))
+    with contextlib.ExitStack() as held:
+        held.callback(runner.arena.close)
+        path = Path(from_root(communicator, lambda: str(_open(options, runner.config, saved, held))))
         try:
             games = runner.run(communicator, GamesFile(path / "games.jsonl"))
         except KeyboardInterrupt:
             if communicator.rank == 0:
                 print(f"marl: stopped; the same command goes on, with --out {path}", file=sys.stderr)
             return STOPPED
-    finally:
-        runner.arena.close()
-    if communicator.rank == 0:
-        _conclude(path, runner, games, time.monotonic() - started)
+        if communicator.rank == 0:
+            _conclude(path, runner, games, time.monotonic() - started)
     return 0
 
 
@@ -79,12 +80,19 @@ def _saved(options: TournamentOptions, communicator: Communicator) -> dict[str, 
     return from_root(communicator, read)
 
 
-def _open(options: TournamentOptions, config: dict[str, Any], saved: dict[str, Any] | None) -> Path:
-    path = options.out or default_run_path("tournament", options.env, options.seed)
-    if saved is not None:
-        refuse_other_config(RunDirectory.open(path), config)
+def _open(
+    options: TournamentOptions, config: dict[str, Any], saved: dict[str, Any] | None, held: contextlib.ExitStack
+) -> Path:
+    """Begins the tournament, or goes on with the one that is there, and holds its folder."""
+    if saved is None:
+        path = options.out or held.enter_context(new_run_path("tournament", options.env, options.seed))
+        held.enter_context(RunDirectory.claimed(path)).begin(config)
         return path
-    return RunDirectory.create(path, config).path
+    assert options.out is not None
+    run = RunDirectory.open(options.out)
+    held.enter_context(run.locked())
+    refuse_other_config(run, config)
+    return run.path
 
 
 def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], seconds: float) -> None:
@@ -109,7 +117,8 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
     }
     write_atomically(path / "results.json", render_json(summary))
     write_csv(path / "results.csv", results)
-    write_picture(path / "report.png", results, title=options.env, steps=steps)
+    picture = path / "report.png"
+    drawn = is_drawn(picture.name, lambda: write_picture(picture, results, title=options.env, steps=steps))
     write_html(path / "report.html", results, summary)
     print(table_text(results))
     if options.wandb != "disabled":
@@ -122,6 +131,5 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
             f"only {results.distinct_games} of {results.games} games differ, so the intervals promise too much; "
             "--random-opening-moves 4 or --action-selection sampled gives different games"
         )
-    print(
-        f"{results.games} games, {seconds:.1f} s; saved in {path}: results.json, report.html, report.png, games.jsonl"
-    )
+    files = ", ".join(["results.json", "report.html", *[picture.name] * drawn, "games.jsonl"])
+    print(f"{results.games} games, {seconds:.1f} s; saved in {path}: {files}")

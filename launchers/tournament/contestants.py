@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -35,6 +35,8 @@ class Entry:
     kind: Kind
     source: str
     """``random``, a class as ``module:Class``, or whatever ``read_source`` reads."""
+    folder: Path = field(default_factory=Path.cwd, compare=False)
+    """The folder in which it was named: environments may lead the process elsewhere."""
 
 
 def read_entries(arguments: Sequence[str]) -> list[Entry]:
@@ -126,9 +128,14 @@ class Contestant:
         return {
             "kind": self.entry.kind,
             "source": self.entry.source,
-            "checkpoint": "" if self.run is None else str(self.run.file),
+            "checkpoint": "" if self.run is None else str(self._named(self.run.file)),
             "digest": "" if self.run is None else self.run.digest,
         }
+
+    def _named(self, file: Path) -> Path:
+        """The file as the source was named, so that a folder of runs can be moved with its tournaments."""
+        folder = self.entry.folder
+        return file if Path(self.entry.source).is_absolute() or folder not in file.parents else file.relative_to(folder)
 
 
 def load_contestant(
@@ -155,7 +162,7 @@ def load_contestant(
         return Contestant(entry=entry)
     if entry.kind == "class":
         return Contestant(entry=entry, make=find_class(entry))
-    path = Path(checkpoint or entry.source)
+    path = entry.folder / (checkpoint or entry.source)
     if checkpoint and not path.exists():
         left = ", ".join(other.name for other in list_checkpoints(path.parent)) or "none"
         raise InputError(f"player {entry.name}: the checkpoint {path} is gone; in its folder there are now: {left}")

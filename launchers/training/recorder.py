@@ -16,6 +16,7 @@ from marl.distributed.broadcast import from_root
 from marl.errors import InputError
 from marl.experiments.config import Result
 from marl.launchers.console import describe_evaluation, warn
+from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.reports.trackers import Trackers, make_trackers
 from marl.launchers.run.config_comparison import SCHEDULE_FIELDS, refuse_other_config
 from marl.launchers.run.run_directory import RunDirectory
@@ -35,28 +36,13 @@ _MAY_DIFFER_ON_RESUME: Final = (
 )
 
 
-def check_directory(options: TrainOptions[Any], config: dict[str, Any]) -> str | None:
-    """Refuses, before anything is started, what would be refused later.
-
-    Returns:
-        A line to print, where there is nothing left to do; else None.
-
-    Raises:
-        InputError: there is no run to resume, it has another configuration, or a run would be overwritten.
-    """
-    if options.resume:
-        assert options.out is not None, "options were checked"
-        run = RunDirectory.open(options.out)
-        refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
-        done = _steps_of_finished(run)
-        if done >= options.steps:
-            # A process that was killed at the very end may have left them.
-            with contextlib.suppress(InputError), run.locked(patience=0.0):
-                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
-            return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
-    elif options.out is not None and (options.out / "config.json").exists():
-        raise InputError(f"{options.out} holds a run already; continue it with --resume or choose another --out")
-    return None
+def _what_is_done(run: RunDirectory, options: TrainOptions[Any], config: dict[str, Any]) -> str | None:
+    """A line to print, where there is nothing left to do; InputError where the run has another configuration."""
+    refuse_other_config(run, config, ignore=_MAY_DIFFER_ON_RESUME)
+    done = _steps_of_finished(run)
+    if done < options.steps:
+        return None
+    return f"{run.path} is finished: {done:,} of {options.steps:,} steps; --steps with more lengthens it"
 
 
 def _steps_of_finished(run: RunDirectory) -> int:
@@ -74,7 +60,7 @@ class RunRecorder:
     Where the first rank dies and others continue, the next one opens them; where it lives, they stay open.
 
     Args:
-        path: the run directory.
+        path: the run directory; it exists where the run is to be resumed.
         options: of the command.
         config: the content of ``config.json``.
         title: printed at the beginning.
@@ -97,9 +83,44 @@ class RunRecorder:
         self._code = 1
         self._journal: JournalLogger | None = None
         self._trackers: Trackers | None = None
+        self._claimed: RunDirectory | None = None
         self.run: RunDirectory | None = None
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
+
+    def claim(self) -> str | None:
+        """Holds the run directory, before anything is decided by what is in it; on the first rank.
+
+        Returns:
+            A line to print, where there is nothing left to do; else None.
+
+        Raises:
+            InputError: there is no run to resume, it has another configuration, another process works on it, or a run
+                would be overwritten.
+        """
+        if not self._options.resume:
+            self._claimed = self._held.enter_context(RunDirectory.claimed(self._path))
+            return None
+        run = RunDirectory.open(self._path)
+        finished = _what_is_done(run, self._options, self._config)
+        if finished is None:
+            self._held.enter_context(run.locked())
+            # Whoever held it until now may have come to the end.
+            finished = _what_is_done(run, self._options, self._config)
+            self._claimed = run
+        if finished is not None:
+            # A process that was killed at the very end may have left them.
+            with (
+                contextlib.suppress(InputError),
+                run.locked(patience=0.0) if self._claimed is None else contextlib.nullcontext(),
+            ):
+                shutil.rmtree(rank_folder(run.path), ignore_errors=True)
+        return finished
+
+    def begins_anew(self) -> bool:
+        """Returns whether a resumed run has nothing to go on from; on the first rank, which holds it."""
+        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
+        return not list_checkpoints(self._path / "checkpoints") and not (self._path / "summary.json").exists()
 
     def open(self, communicator: Communicator, counter: Counter, reading: ImageReading, *, again: bool) -> None:
         """Opens everything on the first rank, or cuts it back to where the experiment is. Collective.
@@ -141,12 +162,15 @@ class RunRecorder:
     def _open(self, *, again: bool) -> None:
         run = self.run
         if run is None:
-            resume = self._options.resume or again
-            run = RunDirectory.open(self._path) if resume else RunDirectory.create(self._path, self._config)
-            self._held.enter_context(run.locked())
+            run = self._claimed
+            if run is None:  # the rank that held it is dead
+                run = RunDirectory.open(self._path)
+                self._held.enter_context(run.locked())
             self._held.callback(self.clean_up)
-            if resume:
+            if self._options.resume or again:
                 run.write_config(self._config)
+            else:
+                run.begin(self._config)
         if self._watched:
             make_folder(rank_folder(self._path))
         self.run = run
@@ -175,7 +199,12 @@ class RunRecorder:
                 wandb.log_artifact(newest, self.run.path.resolve().name)
             wandb.close(code)
         if self.logger is not None:
-            self.logger.close()
+            try:
+                self.logger.close()
+            except InputError:
+                raise  # the journal could not be written
+            except Exception as error:
+                warn(f"closing a logger raised {type(error).__name__}: {error}; the journal has all rows")
         self._code = code
 
     def report(self, result: Result, communicator: Communicator, curve: str) -> None:
@@ -195,13 +224,14 @@ class RunRecorder:
             return
         summary: dict[str, Any] = {} if result.evaluation is None else dict(result.evaluation.summary())
         _write_summary(run, result, summary, communicator.size)
-        if counter.episodes:
-            _draw_curve(run, (*result.measured, curve, "episode_return/mean"))
+        keys = (*result.measured, curve, "episode_return/mean")
+        drawn = bool(counter.episodes) and is_drawn(run.learning_curve.name, lambda: _draw_curve(run, keys))
         if summary:
             print(f"evaluation: {describe_evaluation(summary)}", flush=True)
         if result.measured:
             print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
-        print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")
+        picture = f", {run.learning_curve.name}" * drawn
+        print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json{picture}", flush=True)
 
     def clean_up(self) -> None:
         """Removes the files of ranks, unless they tell how a rank failed; called last of all."""
@@ -236,11 +266,12 @@ def _draw_curve(run: RunDirectory, keys: Sequence[str]) -> None:
     """Draws the first of these metrics that the run has."""
     from marl.launchers.reports.curves import plot_runs
 
-    for key in keys:
+    for key in keys[:-1]:
         # A league whose player only ever met itself has no scores.
         with contextlib.suppress(InputError):
             plot_runs([run.path], run.learning_curve, key=key)
-            break
+            return
+    plot_runs([run.path], run.learning_curve, key=keys[-1])
 
 
 def _finish_writing(checkpointer: AsyncCheckpointer) -> None:

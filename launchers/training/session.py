@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from marl.checkpoints.checkpoint import Checkpoint, list_checkpoints, load_checkpoint
+from marl.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from marl.core import Communicator
 from marl.distributed.broadcast import from_root
 from marl.distributed.replica_checks import refuse_other_settings
@@ -25,7 +25,7 @@ from marl.launchers.console import warn
 from marl.launchers.environment_variables import use_fair_threads, world_size_from_environment
 from marl.launchers.mpi.devices import communicator_for, find_device, use_device
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, check_fault_tolerance
-from marl.launchers.run.run_directory import default_run_path
+from marl.launchers.run.run_directory import new_run_path
 from marl.launchers.run.settings import Settings, to_json
 from marl.launchers.stopping import STOPPED, StopRequest
 from marl.launchers.supervision.heartbeat import Heartbeat
@@ -34,7 +34,7 @@ from marl.launchers.supervision.watchdog import watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
 from marl.launchers.training.elastic import ElasticTraining
 from marl.launchers.training.options import Command, Training, TrainOptions
-from marl.launchers.training.recorder import RunRecorder, check_directory
+from marl.launchers.training.recorder import RunRecorder
 
 _REFILLS: Final = "replay was not saved (--checkpoint-replay) and starts empty: learning waits for new items"
 
@@ -71,18 +71,19 @@ def run_training(
     config = to_json(algorithm, env, _settings(options), recipe) | command.more_config(options)
     others = {f"--{field.name.replace('_', '-')}": repr(getattr(options, field.name)) for field in fields(options)}
     refuse_other_settings(communicator, {"the environment": env, "the algorithm": algorithm, **others, **_versions()})
-    finished = from_root(communicator, lambda: check_directory(options, config))
-    if finished is not None:
-        if communicator.rank == 0:
-            print(finished)
-        return 0
-    path = options.out
-    if path is None:
-        # Its name holds the time.
-        path = Path(from_root(communicator, lambda: str(default_run_path(algorithm, env, options.seed))))
     title = f"{algorithm} on {env}, recipe {recipe}" if recipe else f"{algorithm} on {env}, no recipe (plain defaults)"
     with contextlib.ExitStack() as held:
+        path = options.out
+        if path is None:
+            path = Path(
+                from_root(communicator, lambda: str(held.enter_context(new_run_path(algorithm, env, options.seed))))
+            )
         recorder = RunRecorder(path, options, config, title, held, watched=in_job or options.watchdog > 0)
+        finished = from_root(communicator, recorder.claim)
+        if finished is not None:
+            if communicator.rank == 0:
+                print(finished)
+            return 0
         session = TrainingSession(
             build=lambda ranks: command.build(algorithm, env, replace(options, device=str(device)), ranks, path),
             options=options,
@@ -183,18 +184,17 @@ class TrainingSession:
 
     def _resume(self, task: TrainingTask) -> None:
         """Loads the newest checkpoint, where the run is resumed and has one."""
+        if not self.options.resume:
+            return
         root = self.communicator.rank == 0
+        if from_root(self.communicator, self.recorder.begins_anew):
+            if root:
+                print(f"{self.path} has no checkpoint yet; it begins anew")
+            return
         checkpoints = self.path / "checkpoints"
-        # A run that was killed before its first checkpoint begins anew; one that lost its checkpoints does not.
-        begins_anew = from_root(
-            self.communicator, lambda: not list_checkpoints(checkpoints) and not (self.path / "summary.json").exists()
-        )
-        if self.options.resume and not begins_anew:
-            task.load(load_on_ranks(self.communicator, lambda: load_checkpoint(checkpoints, warn=warn)))
-            if root and task.refills:
-                print(_REFILLS)
-        elif self.options.resume and root:
-            print(f"{self.path} has no checkpoint yet; it begins anew")
+        task.load(load_on_ranks(self.communicator, lambda: load_checkpoint(checkpoints, warn=warn)))
+        if root and task.refills:
+            print(_REFILLS)
 
 
 def _versions() -> dict[str, str]:

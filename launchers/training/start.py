@@ -6,6 +6,7 @@ ranks that read and check all options but those that say how ranks are started.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from marl.launchers.command_line.reading import split_words
 from marl.launchers.console import read_options, require_not_negative, require_positive
 from marl.launchers.environment_variables import world_size_from_environment
 from marl.launchers.run.catalog import find_algorithm
-from marl.launchers.run.run_directory import default_run_path
+from marl.launchers.run.run_directory import new_run_path
 from marl.launchers.stopping import EARLY, StopRequest
 from marl.launchers.supervision.supervisor import Supervisor
 
@@ -95,13 +96,14 @@ def _start_listening(command: str, argv: list[str]) -> int:
 
 
 def _supervise(command: str, algorithm: str, env: str, options: LaunchOptions, argv: list[str]) -> int:
-    supervisor = Supervisor(
-        [command, algorithm, env, *argv],
-        options.out or default_run_path(algorithm, env, options.seed),
-        options.ranks or 1,
-        max_restarts=options.max_restarts,
-        watchdog=options.watchdog,
-        resume=options.resume,
-        elastic=options.elastic,
-    )
-    return supervisor.supervise()
+    with contextlib.ExitStack() as held:
+        supervisor = Supervisor(
+            [command, algorithm, env, *argv],
+            options.out or held.enter_context(new_run_path(algorithm, env, options.seed)),
+            options.ranks or 1,
+            max_restarts=options.max_restarts,
+            watchdog=options.watchdog,
+            resume=options.resume,
+            elastic=options.elastic,
+        )
+        return supervisor.supervise()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marl.acting.actors import PolicyActor
 from marl.acting.episodes import EndedEpisodes, EpisodeTracker
+from marl.closing import close_all
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
 from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
@@ -103,7 +104,7 @@ def evaluate(
                 tally.add_stopped(tracker.cut(max_steps))
             if not tally.missing:
                 break
-        envs.close()
+        close_all([envs], "the environments of an evaluation", quiet=first > 0)
     agents = tuple(agent for group in spec.groups for agent in group.agents)
     table = torch.tensor(tally.rows, dtype=torch.float64).reshape(-1, 3 + len(agents))
     table = communicator.gather_rows(table)

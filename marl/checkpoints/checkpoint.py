@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from torch import Tensor
 from marl.core import State
 from marl.errors import InputError
 from marl.files import Json, explain, render_json, sync_directory, write_durably
+from marl.streams import write_error
 
 _TENSORS: Final = "tensors.safetensors"
 _METADATA: Final = "metadata.json"
@@ -288,4 +288,4 @@ def remove_checkpoint(path: Path) -> None:
 
 
 def _to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+    write_error(f"{line}\n")

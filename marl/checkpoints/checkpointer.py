@@ -46,7 +46,7 @@ class Checkpointer:
             raise InputError(f"keep at least 1 checkpoint, not {keep}")
         if keep_every is not None and keep_every < 1:
             raise InputError(f"keep every 1st, 2nd, ... checkpoint, not every {keep_every}th")
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # environments may change the working directory
         self._keep = keep
         self._keep_every = keep_every
         self._before = before

@@ -27,7 +27,8 @@ class SnapshotStore(Saveable):
     """
 
     def __init__(self, directory: Path | None = None, *, writes: bool = True, cache_size: int = 64) -> None:
-        self.directory = directory
+        # Environments may change the working directory.
+        self.directory = None if directory is None else directory.absolute()
         self._writes = writes
         self._cache_size = cache_size
         self._memory: OrderedDict[str, State] = OrderedDict()

@@ -40,7 +40,10 @@ class Schedule:
     evaluate_every: int | None = None
     """Environment steps between evaluations before the end; None for none."""
     checkpoint_every: int | None = None
-    """Environment steps between checkpoints; the last one is saved at the end in any case."""
+    """Environment steps between checkpoints, of which the first is saved after the first update; the last one is saved
+    at the end in any case."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which one is saved even though the steps between checkpoints are not done; None for never."""
     row_every: int = 0
     """Environment steps between rows of metrics; 0 for a row at every update."""
 
@@ -50,6 +53,8 @@ class Schedule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+            raise InputError(f"--checkpoint-minutes must be positive, got {self.checkpoint_minutes:g}")
         for name in ("evaluation_episodes", "row_every"):
             if getattr(self, name) < 0:
                 raise InputError(f"--{name.replace('_', '-')} cannot be negative, got {getattr(self, name)}")

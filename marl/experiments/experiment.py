@@ -14,6 +14,7 @@ from marl.acting.evaluation import Evaluation, evaluate
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
+from marl.closing import close_all
 from marl.core import Communicator, EnvironmentRequest, Metrics, Saveable, State, VectorEnvironment
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator, split
@@ -70,7 +71,7 @@ class Experiment(TrainingTask):
             self._build(make_actor)
         except BaseException:
             # A refused experiment would else keep its environments, some with megabytes of pictures each.
-            self.environment.close()
+            self.close()
             raise
 
     def _build(self, make_actor: ActorFactory) -> None:
@@ -235,7 +236,7 @@ class Experiment(TrainingTask):
         self.resumed = True
 
     def close(self) -> None:
-        self.environment.close()
+        close_all([self.environment], "the environments", quiet=self.context.first_env > 0)
 
     def _schedule_poll(self) -> None:
         self._next_poll = self.counter.env_steps + _POLL_STEPS * self.config.num_envs

@@ -196,6 +196,7 @@ class TrainingLoop:
         task.communicator.broadcast(saving)
         task.start()
         saved = counter.env_steps if task.resumed else -1
+        saved_at = counter.wall_seconds
         checkpoints = Period(schedule.checkpoint_every, counter.env_steps)
         evaluations = Period(schedule.evaluate_every, counter.env_steps)
         rows = Period(schedule.row_every or 1, counter.env_steps)
@@ -214,10 +215,12 @@ class TrainingLoop:
                 self._write_row(usage, metrics, measured, evaluates=evaluates)
             if counter.updates >= self._next_check:
                 self._check_replicas()
-            if checkpoints.ended(counter.env_steps) and saving and not task.stopped:
+            due = checkpoints.ended(counter.env_steps) or (saved < 0 and schedule.checkpoint_every is not None)
+            # Clocks are compared between ranks at rows only, where the ranks meet in any case.
+            if saving and not task.stopped and (due or (row_due and self._minutes_passed(saved_at))):
                 self._check_replicas()
                 task.save(self._checkpointer)
-                saved = counter.env_steps
+                saved, saved_at = counter.env_steps, counter.wall_seconds
             self._at_boundary()
         self._check_replicas()
         if saving and saved != counter.env_steps:
@@ -237,6 +240,15 @@ class TrainingLoop:
         if task.communicator.size > 1:
             what = f"parameters or counters after update {task.counter.updates}"
             assert_replicas_equal(task.communicator, *task.replicas(), what=what)
+
+    def _minutes_passed(self, since: float) -> bool:
+        """Returns whether it is time for a checkpoint by the clock of the rank that is furthest; collective."""
+        minutes = self._task.schedule.checkpoint_minutes
+        if minutes is None:
+            return False
+        passed = torch.tensor(self._task.counter.wall_seconds - since, dtype=torch.float64)
+        self._task.communicator.all_reduce(passed, "max")
+        return float(passed) >= 60.0 * minutes
 
     def _write_row(self, usage: Usage, metrics: Metrics, measured: Metrics | None, *, evaluates: bool) -> None:
         statistics = self._task.reduce_statistics()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from marl.loggers.base import Logger
+from marl.streams import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,7 +51,7 @@ class TerminalLogger(Logger):
     ) -> None:
         self._total = total_steps
         self._title = title
-        self._stream = stream if stream is not None else sys.stdout
+        self._stream: TextIO | None = stream if stream is not None else sys.stdout
         self._clock = clock
         self._metrics: dict[str, float] = {}
         self._first: tuple[float, float] | None = None  # time and env steps of the first row
@@ -133,8 +134,9 @@ class TerminalLogger(Logger):
             self._print(self._line())
 
     def _print(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        if self._stream is not None:  # as standard output may be
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def _line(self) -> str:
         left = self._seconds_left()
@@ -209,11 +211,11 @@ class TerminalLogger(Logger):
         return Group(*title, head, body)
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     hint = os.environ.get("MARL_TERMINAL")
     if hint in ("0", "1"):
         return hint == "1"
-    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if not is_terminal(stream) or os.environ.get("TERM") == "dumb":
         return False
     return _mpirun_size() is not None if _is_rank() else True
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from marl.acting.episodes import EpisodeTracker
+from marl.closing import close_all
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
@@ -79,7 +80,7 @@ def play_matches(
             device=device,
         )
         _play_share(results, seating, envs, sides, seated, first, total, max_steps)
-        envs.close()
+        close_all([envs], "the environments of games", quiet=first > 0)
     communicator.all_reduce(results)
     return results[:, :-2], results[:, -2], results[:, -1] > 0
 

@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(finished, ranks, scenario):
     assert distance(parameters(more["weights resumed from one rank"]), parameters(more["weights"])) < 1e-4
     # And back to one rank, here.
     one = mappo_ranks.make(scenario, None)
-    one.load(load_checkpoint(list_checkpoints(folder / f"{scenario} {ranks}")[0]))
+    one.load(load_checkpoint(list_checkpoints(folder / f"{scenario} {ranks}")[-2]))
     assert one.counter.updates == SAVED_AFTER
     weights, _ = mappo_ranks.run(one)
     assert distance(parameters(weights), parameters(more["weights"])) < 1e-4

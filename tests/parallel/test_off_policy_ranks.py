@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(finished, ranks, scenario):
     assert_near(several["weights resumed from one rank"], one["weights resumed"])
     # And back to one rank, here.
     again = off_policy_ranks.make(scenario, None)
-    again.load(load_checkpoint(list_checkpoints(folder / f"{scenario} {ranks}")[0]))
+    again.load(load_checkpoint(list_checkpoints(folder / f"{scenario} {ranks}")[-2]))
     weights, _ = off_policy_ranks.run(again)
     assert_near(weights, several["weights resumed"])
 

@@ -4,7 +4,8 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
+from saved_runs import TINY
 
 from marl.checkpoints.checkpoint import list_checkpoints
 
@@ -71,7 +72,9 @@ def test_what_is_no_run_is_refused(refused, tmp_path):
 def test_truncated_and_foreign_checkpoints_are_refused_in_one_line(refused, spread_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(spread_run, run)
-    tensors = list_checkpoints(run / "checkpoints")[-1] / "tensors.safetensors"
+    earlier, newest = list_checkpoints(run / "checkpoints")
+    shutil.rmtree(earlier)  # to which it would go back
+    tensors = newest / "tensors.safetensors"
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[: len(whole) // 2])
     assert "tensors.safetensors is truncated" in refused("evaluate", run)
@@ -92,6 +95,36 @@ def test_play_records_a_moving_picture(marl, spread_run, tmp_path):
         assert picture.n_frames >= 5
         assert np.asarray(picture.convert("RGB")).std() > 0
     assert "return -" in done.stdout
+
+
+@pytest.mark.parametrize(("game", "steps"), [("gauge", 5), ("turn_gauge", 4)])
+def test_play_records_the_last_position(marl, tmp_path, game, steps):
+    run = tmp_path / "run"
+    argv = ("--num-envs", 4, "--steps", 16, "--evaluation-episodes", 0, "--out", run, *TINY)
+    assert marl("train", "ippo", f"untidy_games:{game}", *argv).code == 0
+    done = marl("play", run, "--video", tmp_path / "whole.gif")
+    assert f"{steps + 1} pictures" in done.stdout
+    with Image.open(tmp_path / "whole.gif") as picture:
+        shown = [int(np.asarray(frame.convert("L"))[0, 0]) for frame in ImageSequence.Iterator(picture)]
+    assert shown == [40 * time for time in range(steps + 1)]
+    # One that is cut off ends where it stands.
+    assert "3 pictures" in marl("play", run, "--video", tmp_path / "cut.gif", "--max-steps", 2).stdout
+
+
+def test_play_does_without_a_last_position_that_cannot_be_drawn(marl, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    argv = ("--num-envs", 4, "--steps", 16, "--evaluation-episodes", 0, "--out", run, *TINY)
+    assert marl("train", "ippo", "untidy_games:gauge", *argv).code == 0
+
+    def render(self):
+        if not self.agents:
+            raise RuntimeError("nobody is there")
+        return np.zeros((8, 8, 3), np.uint8)
+
+    monkeypatch.setattr("untidy_games.Gauge.render", render)
+    done = marl("play", run, "--video", tmp_path / "whole.gif")
+    assert (done.code, done.stderr) == (0, "marl: the last position was not drawn: RuntimeError: nobody is there\n")
+    assert "5 pictures" in done.stdout
 
 
 def test_play_records_turns(marl, tictactoe_run, tmp_path):

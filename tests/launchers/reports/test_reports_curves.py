@@ -61,6 +61,41 @@ def test_a_lone_run_and_a_run_of_one_row_are_drawn(tmp_path):
     plot_runs(runs[1:], tmp_path / "c.png")
 
 
+def test_runs_are_not_counted_as_seeds_where_they_share_one(tmp_path, capsys):
+    def legend(*runs):
+        plot_runs(runs, tmp_path / "a.svg")
+        return (tmp_path / "a.svg").read_text(), capsys.readouterr().err
+
+    same = [make_run(tmp_path / f"same{number}", seed=0) for number in range(3)]
+    other = make_run(tmp_path / "other", seed=1)
+    ippo = [make_run(tmp_path / f"ippo{seed}", algorithm="ippo", seed=seed) for seed in range(3)]
+    text, warned = legend(*same)
+    assert "mean of 3 runs of 1 seed, 95 % CI" in text
+    assert "3 seeds" not in text
+    assert warned.splitlines() == [
+        "marl: mappo: 3 runs of 1 seed; equal seeds tell nothing about others, so the interval promises too much"
+    ]
+    text, warned = legend(*same, other, *ippo)
+    for part in ("mean over runs, 95 % CI", "mappo (4 runs of 2 seeds)", "ippo (3 seeds)"):
+        assert part in text
+    assert warned.count("\n") == 1
+    # The same run named twice is not two.
+    assert "2 runs of 1 seed" in legend(other, other)[0]
+    text, warned = legend(same[0], other, *ippo[:2])
+    assert ("mean of 2 seeds, 95 % CI" in text, warned) == (True, "")
+
+
+def test_runs_of_unknown_seeds_are_runs(tmp_path, capsys):
+    runs = []
+    for name in ("a", "b"):
+        run = RunDirectory.create(tmp_path / name, {"name": "mappo"})
+        run.metrics.write_text('{"env_steps":1,"x":2}\n{"env_steps":2,"x":3}\n')
+        runs.append(run.path)
+    plot_runs(runs, tmp_path / "a.svg", key="x")
+    assert "mean of 2 runs, 95 % CI" in (tmp_path / "a.svg").read_text()
+    assert capsys.readouterr().err == ""
+
+
 def test_runs_of_one_configuration_are_one_group_whatever_their_seeds(tmp_path):
     runs = [make_run(tmp_path / f"{seed}", seed=seed) for seed in range(2)]
     runs.append(make_run(tmp_path / "faster", learning_rate=1e-3))

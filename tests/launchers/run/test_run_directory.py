@@ -1,12 +1,15 @@
+import concurrent.futures
+import contextlib
+import functools
 import json
 import os
 import re
-from pathlib import Path
+import shutil
 
 import pytest
 
 from marl.errors import InputError
-from marl.launchers.run.run_directory import RunDirectory, default_run_path
+from marl.launchers.run.run_directory import RunDirectory, new_run_path
 
 CONFIG = {"algorithm": "mappo", "seed": 1, "settings": {"learning_rate": 7e-4, "hidden_sizes": [64, 64]}, "extra": {}}
 
@@ -108,10 +111,55 @@ def test_the_identity_outlives_a_changed_config(tmp_path):
     assert run.config["steps"] == 2
 
 
-def test_default_paths_are_plain_and_new(tmp_path):
-    first = default_run_path("mappo", "envs.matrix_games:two step/é", 3, root=tmp_path)
-    assert re.fullmatch(r"mappo-envs\.matrix_games-two-step-seed3-\d{8}-\d{6}", first.name)
-    RunDirectory.create(first, CONFIG)
-    second = default_run_path("mappo", "envs.matrix_games:two step/é", 3, root=tmp_path)
-    assert second != first
-    assert default_run_path("a", "b", 0).parent == Path("runs")
+def test_names_of_runs_are_plain_and_their_own_however_many_begin_in_one_second(tmp_path):
+    name = ("mappo", "envs.matrix_games:two step/é", 3)
+    with contextlib.ExitStack() as held:
+        paths = [held.enter_context(new_run_path(*name, root=tmp_path / "runs")) for _ in range(20)]
+        assert re.fullmatch(r"mappo-envs\.matrix_games-two-step-seed3-\d{8}-\d{6}", paths[0].name)
+        assert len(set(paths)) == 20
+        RunDirectory.create(paths[4], CONFIG)
+    # Names under which no run began are free again.
+    assert list((tmp_path / "runs").iterdir()) == [paths[4]]
+
+
+def test_runs_are_named_under_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with new_run_path("a", "b", 0) as path:
+        assert path.parent == tmp_path / "runs"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claimed_folder_is_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory, "locked", functools.partialmethod(RunDirectory.locked, patience=0.0))
+    path = tmp_path / "runs" / "a"
+    with RunDirectory.claimed(path) as run:
+        with pytest.raises(InputError, match=r"another process is at work on .*; stop it first"):
+            RunDirectory.create(path, {"algorithm": "ippo"})
+        run.begin(CONFIG)
+        with pytest.raises(InputError, match=r"holds a run already"):
+            RunDirectory.create(path, {"algorithm": "ippo"})
+    assert RunDirectory.open(path).config == {**CONFIG, "run_id": run.run_id}
+
+
+def test_of_those_that_wait_for_a_folder_one_begins(tmp_path):
+    def begin(number):
+        try:
+            return RunDirectory.create(tmp_path / "a", {"number": number}).config["number"]
+        except InputError as error:
+            assert re.search("holds a run already|is at work|is not empty", str(error))  # noqa: PT017
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        winners = [number for number in threads.map(begin, range(8)) if number is not None]
+    assert winners == [RunDirectory.open(tmp_path / "a").config["number"]]
+
+
+def test_a_folder_that_was_removed_meanwhile_is_not_held(tmp_path, monkeypatch):
+    run = RunDirectory.create(tmp_path / "a", CONFIG)
+
+    def remove(descriptor, operation):
+        shutil.rmtree(run.path)
+
+    monkeypatch.setattr("fcntl.flock", remove)
+    with pytest.raises(InputError, match="removed"), run.locked():
+        pass

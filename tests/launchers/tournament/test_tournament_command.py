@@ -1,6 +1,7 @@
 """``marl tournament`` from the command line: ranks, kills, bad players and bad input."""
 
 import contextlib
+import datetime
 import json
 import os
 import random
@@ -11,15 +12,19 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from marl.checkpoints.checkpoint import list_checkpoints
 from marl.core import Communicator
 from marl.distributed.communicators import SerialCommunicator
+from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.tournament.contestants import read_entries
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.options import TournamentOptions
+from marl.launchers.tournament.picture import write_picture
 from marl.launchers.tournament.runner import TournamentRunner
 
 TESTS = Path(__file__).parents[2] / "helpers"
@@ -107,6 +112,54 @@ def test_everybody_meets_everybody_and_the_better_bidder_leads(play):
     low, high = ratings["high"]["interval"]
     assert low < ratings["high"]["elo"] < high
     assert (path / "report.png").stat().st_size > 10_000
+
+
+def test_a_tournament_that_is_being_played_is_left_alone(play, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory.locked, "__kwdefaults__", {"patience": 0.2}, raising=False)
+    path = play("t")
+    with (path / "games.jsonl").open("a") as games:
+        games.write('{"a line": "that another process is just')
+    before = {file: file.read_bytes() for file in path.iterdir()}
+    argv = ("tournament", GAME, "--players", *FEW, "--games", 10, "--out", path)
+    with RunDirectory.open(path).locked():
+        for more in ((), ("--resume",)):
+            assert refused(*argv, *more) == f"another process is at work on {path}; stop it first"
+    assert {file: file.read_bytes() for file in path.iterdir()} == before
+
+
+def test_tournaments_that_begin_in_the_same_second_have_folders_of_their_own(marl, tmp_path, monkeypatch):
+    class Now(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr("marl.launchers.run.run_directory.datetime", Now)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert marl("tournament", GAME, "--players", *FEW, "--games", 2).code == 0
+    first, second = sorted((tmp_path / "runs").iterdir())
+    assert second.name == f"{first.name}-2"
+
+
+def test_all_points_of_the_picture_are_labelled_and_its_numbers_legible(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *argv, **settings: drawn.append(figure))
+    names = [f"player {number}" for number in range(5)]
+    rates = np.linspace(0.0, 1.0, 25).reshape(5, 5)
+    standings = [
+        SimpleNamespace(player=name, elo=100.0 * n, interval=(90.0 * n, 110.0 * n)) for n, name in enumerate(names)
+    ]
+    results = SimpleNamespace(standings=standings, players=names, win_rates=rates)
+    steps = {name: None if number == 0 else 1000 * number for number, name in enumerate(names)}
+    write_picture(tmp_path / "report.png", results, title="a game", steps=steps)
+    (figure,) = drawn
+    matrix, curve = figure.axes[1], figure.axes[2]
+    assert [text.get_text() for text in curve.texts] == names[1:]
+    colours = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_color() for text in matrix.texts}
+    assert len(colours) == 20
+    assert colours[0, 1] == "white"  # on the dark red of 4 %
+    assert colours[4, 3] == "white"  # on the dark green of 96 %
+    assert colours[2, 1] == "black"  # on the yellow of 46 %
 
 
 def test_the_page_needs_nothing_else_and_says_what_matters(play):

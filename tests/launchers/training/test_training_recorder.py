@@ -1,18 +1,24 @@
 """The files of a training run: trackers, existing folders, full disks."""
 
+import contextlib
+import datetime
 import errno
 import os
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 
+import pytest
 import torch
-from command_line import SHORT, SPREAD, rows_of
-from saved_runs import TINY, newest
+from command_line import SHORT, SPREAD, quietly, rows_of
+from saved_runs import TINY, newest, same_state
 
 from marl.errors import InputError
 from marl.launchers.main import main
 from marl.launchers.run.run_directory import RunDirectory
+from marl.launchers.training.recorder import RunRecorder
 from marl.loggers import TerminalLogger
 from marl.loggers.wandb import WandbLogger
 
@@ -75,6 +81,109 @@ def test_two_processes_do_not_write_to_one_run(refused, spread_run, monkeypatch)
     assert line == f"another process is at work on {spread_run}; stop it first"
 
 
+def test_what_another_process_does_to_a_run_is_never_undone_by_resuming_it(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory.locked, "__kwdefaults__", {"patience": 0.2}, raising=False)
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--steps", 64, "--out", tmp_path / "run")
+    quietly(*argv)
+    run = RunDirectory.open(tmp_path / "run")
+    # The other process has begun, and has no checkpoint yet.
+    shutil.rmtree(run.checkpoints)
+    (run.path / "summary.json").unlink()
+    run.metrics.write_text('{"updates": 1, "env_steps": 16}\n')
+    before = {path: path.read_bytes() for path in run.path.rglob("*")}
+    with run.locked():
+        line = refused(*argv, "--resume")
+        assert line == f"another process is at work on {run.path}; stop it first"
+        assert {path: path.read_bytes() for path in run.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_resumed_run_goes_by_what_the_other_process_left_when_it_ended(marl, tmp_path, finished):
+    """The second process waits for the first one's last files, and then decides."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY)
+    assert marl(*argv, "--steps", 32, "--out", other).code == 0
+    run.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(other / name, run)
+    held = contextlib.ExitStack()
+    held.enter_context(RunDirectory.open(run).locked())
+
+    def end():
+        shutil.copytree(other / "checkpoints", run / "checkpoints")
+        shutil.copy(other / "summary.json", run)
+        held.close()
+
+    timer = threading.Timer(0.5, end)
+    timer.start()
+    done = marl(*argv, "--steps", 32 if finished else 64, "--resume", "--out", run)
+    timer.join()
+    assert done.code == 0, done
+    assert ("is finished: 32 of 32 steps" in done.stdout) is finished
+    assert "begins anew" not in done.stdout
+    assert [row["updates"] for row in rows_of(run)] == ([1, 2] if finished else [1, 2, 3, 4])
+    assert same_state(run, other) is finished
+
+
+def test_a_real_second_process_leaves_a_run_alone_while_it_is_trained(start, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory.locked, "__kwdefaults__", {"patience": 0.2}, raising=False)
+    run = tmp_path / "run"
+    argv = ("train", "ippo", "toy_game:make", *SHORT, *TINY, "--compile", "no", "--out", run)
+    process = start(*argv, "--steps", 10**8)
+    end = time.monotonic() + 60
+    tries = 0
+    while not ((run / "metrics.jsonl").exists() and len(rows_of(run)) > 200):
+        assert time.monotonic() < end
+        if (run / "config.json").exists():
+            line = refused(*argv, "--steps", 160, "--resume")
+            assert line == f"another process is at work on {run}; stop it first"
+            tries += 1
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, tries > 0) == (75, True), (stdout, stderr)
+    updates = [row["updates"] for row in rows_of(run)]
+    assert updates == list(range(1, len(updates) + 1))
+    assert newest(run).step == 16 * len(updates)
+
+
+@pytest.mark.parametrize("command", ["train", "league"])
+def test_runs_that_begin_in_the_same_second_have_folders_of_their_own(marl, start, tmp_path, monkeypatch, command):
+    class Now(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1)
+
+    monkeypatch.setattr("marl.launchers.run.run_directory.datetime", Now)
+    monkeypatch.chdir(tmp_path)
+    argv = (command, "ippo", "toy_game:strict_tictactoe", "--steps", 16, *SHORT, *TINY)
+
+    def at_once():
+        return marl(*argv)
+
+    inside = []
+
+    def begin(self):
+        # A second run begins while the first is between its name and its first file.
+        if not inside:
+            inside.append(True)
+            assert at_once().code == 0
+        return claim(self)
+
+    claim = RunRecorder.claim
+    monkeypatch.setattr(RunRecorder, "claim", begin)
+    assert at_once().code == 0
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    assert len(names) == 2
+    assert names[1] == f"{names[0]}-2"
+    assert all((tmp_path / "runs" / name / "summary.json").exists() for name in names)
+
+
+def test_a_refused_run_leaves_no_name_behind(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("train", "ippo", "toy_game:make", "--algorithm.minibatches", 10**6, *SHORT, *TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_error_of_a_checkpoint_is_told_when_the_run_fails_of_something_else(marl, tmp_path, monkeypatch):
     def full(directory, step, tensors, metadata):
         raise InputError("the disk is full")
@@ -103,7 +212,7 @@ def test_a_disk_that_is_full_before_the_first_checkpoint_says_how_to_go_on(marl,
     with monkeypatch.context() as patch:
         fill_disk(patch, run / "checkpoints")
         line = refused(*argv)
-    assert "cannot write the checkpoint of step 64" in line
+    assert "cannot write the checkpoint of step 16" in line
     assert line.endswith("there is no checkpoint yet, so --resume begins the run anew")
     assert marl(*argv, "--resume").code == 0
     assert [row["updates"] for row in rows_of(run)] == [1, 2, 3, 4]
@@ -174,7 +283,7 @@ def test_a_disk_that_fills_up_leaves_whole_checkpoints_and_rows(marl, refused, t
         line = refused(*argv, "--steps", 64, "--resume")
     assert "cannot write the checkpoint of step 64" in line
     assert "No space left on device" in line
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["000000000032"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["000000000016", "000000000032"]
     assert all(torch.equal(tensor, state[name]) for name, tensor in newest(run).tensors.items())
     # With space again, it goes on where the last whole checkpoint stands.
     assert main([str(word) for word in (*argv, "--steps", 64, "--resume")]) == 0

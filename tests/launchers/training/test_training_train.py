@@ -29,7 +29,7 @@ def test_run_directory_holds_what_the_design_says(spread_run):
         "wall_seconds",
     } <= summary.keys()
     assert (summary["env_steps"], summary["updates"], summary["ranks"]) == (300, 3, 1)
-    assert [path.name for path in list_checkpoints(spread_run / "checkpoints")] == ["000000000300"]
+    assert [path.name for path in list_checkpoints(spread_run / "checkpoints")] == ["000000000100", "000000000300"]
     assert (spread_run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -55,7 +55,7 @@ def test_without_out_a_new_run_goes_under_runs(marl, tmp_path, monkeypatch):
     assert done.code == 0, done
     (run,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"ippo-toy_game-make-seed0-\d{8}-\d{6}", run.name)
-    assert f"into runs/{run.name}" in done.stdout.splitlines()[0]
+    assert f"into {run}" in done.stdout.splitlines()[0]
 
 
 def test_equal_seeds_give_equal_runs(marl, tmp_path):

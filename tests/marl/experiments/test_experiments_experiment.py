@@ -207,13 +207,34 @@ def test_a_stop_is_heard_while_replay_fills():
     assert result.counter.env_steps <= 400
 
 
-def test_checkpoints_come_at_their_times_and_any_of_them_leads_to_the_same_end(tmp_path):
+def saved_steps(folder, chosen, *, resume=None):
+    result = run_experiment(chosen, checkpointer=Checkpointer(folder, keep=10), resume=resume)
+    return result, [int(path.name) for path in list_checkpoints(folder)]
+
+
+def test_checkpoints_come_after_the_first_update_and_at_their_times_and_any_leads_to_the_same_end(tmp_path):
     chosen = config(checkpoint_every=2 * UPDATE)
-    result = run_experiment(chosen, checkpointer=Checkpointer(tmp_path, keep=10))
-    paths = list_checkpoints(tmp_path)
-    assert [int(path.name) for path in paths] == [2 * UPDATE, 4 * UPDATE, 6 * UPDATE]
-    for path in paths:
+    result, steps = saved_steps(tmp_path, chosen)
+    assert steps == [UPDATE, 2 * UPDATE, 4 * UPDATE, 6 * UPDATE]
+    for path in list_checkpoints(tmp_path):
         assert equal(run_experiment(chosen, resume=load_checkpoint(path)).learner_state, result.learner_state)
+
+
+def test_the_first_checkpoint_does_not_wait_for_its_time(tmp_path):
+    assert saved_steps(tmp_path / "long", config(checkpoint_every=10**9))[1] == [UPDATE, 6 * UPDATE]
+    first = load_checkpoint(list_checkpoints(tmp_path / "long")[0])
+    assert saved_steps(tmp_path / "resumed", config(checkpoint_every=10**9), resume=first)[1] == [6 * UPDATE]
+    assert saved_steps(tmp_path / "none", config(checkpoint_every=None))[1] == [6 * UPDATE]
+
+
+def test_checkpoints_come_by_the_clock_too_and_change_nothing(tmp_path):
+    plain, _ = saved_steps(tmp_path / "plain", config())
+    settings = {"row_every": 2 * UPDATE, "checkpoint_every": 10**9}
+    result, steps = saved_steps(tmp_path / "clock", config(checkpoint_minutes=1e-9, **settings))
+    # Clocks are compared at rows.
+    assert steps == [UPDATE, 2 * UPDATE, 4 * UPDATE, 6 * UPDATE]
+    assert equal(result.learner_state, plain.learner_state)
+    assert saved_steps(tmp_path / "slow", config(checkpoint_minutes=1e9, **settings))[1] == [UPDATE, 6 * UPDATE]
 
 
 @pytest.mark.parametrize("saved", [True, False])

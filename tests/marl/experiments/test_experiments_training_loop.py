@@ -41,6 +41,8 @@ def test_a_period_without_length_never_ends():
         ({"evaluation_max_steps": 0}, "--evaluation-max-steps must be at least 1, got 0"),
         ({"evaluate_every": 0}, "--evaluate-every must be at least 1, got 0"),
         ({"checkpoint_every": -5}, "--checkpoint-every must be at least 1, got -5"),
+        ({"checkpoint_minutes": 0.0}, "--checkpoint-minutes must be positive, got 0"),
+        ({"checkpoint_minutes": float("nan")}, "--checkpoint-minutes must be positive, got nan"),
         ({"evaluation_episodes": -1}, "--evaluation-episodes cannot be negative, got -1"),
         ({"row_every": -1}, "--row-every cannot be negative, got -1"),
     ],
