@@ -14,6 +14,7 @@ from marl.core import Communicator
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.experiments.config import Result
+from marl.experiments.training_loop import FINAL
 from marl.launchers.console import describe_evaluation, warn
 from marl.launchers.mpi.broadcast import from_root
 from marl.launchers.reports.trackers import Trackers, make_trackers
@@ -97,6 +98,7 @@ class RunRecorder:
         self._code = 1
         self._journal: JournalLogger | None = None
         self._trackers: Trackers | None = None
+        self._terminal: TerminalLogger | None = None
         self.run: RunDirectory | None = None
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
@@ -113,13 +115,15 @@ class RunRecorder:
         run = self.run
         if run is None:
             return
+        # A run that was ended in its final evaluation evaluates once more.
+        repeated = FINAL if counter.env_steps >= self._options.steps else None
         if self._journal is not None:
-            self._journal.truncate_after(counter.updates)
+            self._journal.truncate_after(counter.updates, repeated=repeated)
             return
         ranks = f"{communicator.size} rank{'s' * (communicator.size > 1)}"
         print(f"{self._title}, {ranks}, into {run.path}", flush=True)
         self._journal = JournalLogger(run.metrics)
-        self._journal.truncate_after(counter.updates)
+        self._journal.truncate_after(counter.updates, repeated=repeated)
         self._trackers = make_trackers(
             self._options,
             run,
@@ -127,7 +131,8 @@ class RunRecorder:
             resume_at=counter.env_steps or None,
             group=f"{self._config['name']} {self._config['env']}",
         )
-        self.logger = MultiLogger([self._journal, *self._trackers.loggers, TerminalLogger(self._options.steps)])
+        self._terminal = TerminalLogger(self._options.steps)
+        self.logger = MultiLogger([self._journal, *self._trackers.loggers, self._terminal])
         self.checkpointer = AsyncCheckpointer(
             Checkpointer(run.checkpoints, keep=self._options.keep_checkpoints, before=self._journal.sync)
         )
@@ -144,6 +149,11 @@ class RunRecorder:
         if self._watched:
             make_folder(rank_folder(self._path))
         self.run = run
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Shows the progress of work between updates; see ``TrainingTask.progress``."""
+        if self._terminal is not None:
+            self._terminal.tell(what, done, total)
 
     def fail(self, error: BaseException, *, refused: bool) -> None:
         """Finishes the checkpoint that is being written, and says how to continue.
@@ -192,7 +202,8 @@ class RunRecorder:
         if counter.episodes:
             _draw_curve(run, (*result.measured, curve, "episode_return/mean"))
         if summary:
-            print(f"evaluation: {describe_evaluation(summary)}", flush=True)
+            assert result.evaluation is not None
+            print(f"evaluation: {describe_evaluation(summary, result.evaluation.mode)}", flush=True)
         if result.measured:
             print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
         print(f"saved in {run.path}: config.json, metrics.jsonl, checkpoints/, summary.json, learning_curve.png")

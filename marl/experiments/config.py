@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 
 from marl.acting.evaluation import MAX_STEPS, Evaluation
+from marl.acting.modes import EvaluationPolicy
 from marl.builders import Builder
 from marl.core import EnvironmentFactory, Metrics, State
 from marl.counters import Counter
@@ -34,7 +35,11 @@ class Schedule:
     steps: int = 1_000_000
     """Environment steps, over all environments and ranks."""
     evaluation_episodes: int = 100
-    """Greedy episodes at the end; 0 for none."""
+    """Episodes at the end, in each mode; 0 for none."""
+    evaluation_policy: EvaluationPolicy = "both"
+    """Evaluate actions drawn as in training (sampled), the best ones (greedy), or both. Policies that draw nothing,
+    such as Q-learners', are evaluated greedily only. Evaluations before the end are of one mode: greedy, unless sampled
+    is asked for."""
     evaluation_max_steps: int = MAX_STEPS
     """Step limit of an evaluation's episodes; a game of a league that reaches it is a draw."""
     evaluate_every: int | None = None

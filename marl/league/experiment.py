@@ -160,9 +160,17 @@ class LeagueExperiment(TrainingTask):
             sides.zero_()
         return metrics
 
-    def evaluate(self) -> GameEvaluation:
-        """Plays greedy games of the main player against random opponents, on each side in turn. Collective."""
-        return evaluate_player(self.main, self.players[self.main], self.sides, self.config.teams, self.communicator)
+    def evaluate(self, *, final: bool = True) -> GameEvaluation:
+        """Plays games of the main player against random opponents, on each side in turn. Collective."""
+        return evaluate_player(
+            self.main,
+            self.players[self.main],
+            self.sides,
+            self.config.teams,
+            self.communicator,
+            final=final,
+            progress=self.progress,
+        )
 
     def learner_state(self) -> State:
         return self.players[self.main].learner_state()
@@ -286,6 +294,7 @@ class LeagueExperiment(TrainingTask):
             teams=self.config.teams,
             seed=derive_int(self.config.experiment.seed, "measure", len(self.league.players) - 1),
             communicator=self.communicator,
+            progress=self.progress,
         )
 
     def _resize_results(self) -> None:
