@@ -32,11 +32,11 @@ def describe_evaluation(summary: Mapping[str, float], mode: str = "greedy") -> s
     plural = "s" * (episodes != 1)
     limits = int(summary.get("evaluation/step_limits", 0))
     stopped = f", {limits} of them cut at the step limit" if limits else ""
-    line = f"return {_interval(summary, 'evaluation/')} over {episodes} {mode} episode{plural}{stopped}"
+    line = f"{_interval(summary, 'evaluation/')} over {episodes} {mode} episode{plural}{stopped}"
     prefixes = {mode: "evaluation/"}
     if mode == "greedy" and "evaluation/sampled/return_mean" in summary:
         prefixes["sampled"] = "evaluation/sampled/"
-        line += f"; sampled {_interval(summary, 'evaluation/sampled/')}"
+        line += f"; sampled {_interval(summary, 'evaluation/sampled/').removeprefix('return ')}"
         limits = int(summary.get("evaluation/sampled/step_limits", 0))
         line += f", {limits} cut at the step limit" if limits else ""
     lines = [line]
@@ -54,9 +54,12 @@ def describe_evaluation(summary: Mapping[str, float], mode: str = "greedy") -> s
 
 
 def _interval(summary: Mapping[str, float], prefix: str) -> str:
+    if f"{prefix}random/score" in summary and any(key.startswith(f"{prefix}win_rate/") for key in summary):
+        # Returns of opposed sides add up to nothing that tells how well they play.
+        return f"score {summary[f'{prefix}random/score']:.2f} against random moves"
     half = summary[f"{prefix}return_ci95"]
     spread = f" ± {half:.2f} (95 %)" if math.isfinite(half) else ""
-    return f"{summary[f'{prefix}return_mean']:.2f}{spread}"
+    return f"return {summary[f'{prefix}return_mean']:.2f}{spread}"
 
 
 def _parted(summary: Mapping[str, float]) -> bool:
