@@ -1,7 +1,7 @@
 """Named tensors of nested parts: a part's name, a dot, and the name within the part.
 
-Some parts are named after agents, whose names users choose: dots in them are written ``%2E``, percent signs ``%25``, and
-an empty name ``%00``.
+Some parts are named after agents, whose names users choose: dots in them are written ``%2E``, percent signs ``%25``,
+and an empty name ``%00``.
 """
 
 from __future__ import annotations

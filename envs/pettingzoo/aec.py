@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from marl.envs.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import ApiError, Seat, brief, check_row, missing, read_observation
 from marl.envs.pettingzoo.spaces import Array
@@ -120,6 +121,8 @@ class AECEnvironmentBatch(EnvironmentBatch):
             storage.groups[seat.group].active[copy, seat.row] = False
         if not alive:
             # The reset that follows makes the dead's own steps needless.
+            if numbers := numbers_in(environment.infos):
+                storage.infos[copy] = numbers
             self._finish(copy)
             return False
         steps = 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marl.envs.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import ApiError, Seat, brief, missing, read_observation, write_rows
 
@@ -151,6 +152,8 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
                 self._masks[index] += masks[index]
             self._mark_active(copy)
             return
+        if numbers := numbers_in(infos):
+            storage.infos[copy] = numbers
         self._finish(copy, rows, masks, everybody)
         self._begin(copy)
 

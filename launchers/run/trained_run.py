@@ -49,10 +49,14 @@ class TrainedRun:
     checkpoint: Path | None = None
     """The checkpoint that they come from."""
 
-    def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
-        """Makes an actor for that many environments."""
+    def actor(
+        self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play", mode: Mode | None = None
+    ) -> PolicyActor:
+        """Makes an actor for that many environments, of the mode that was asked for, or of another one."""
         sizes = {group.name: group.size for group in self.spec.groups}
-        return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
+        return PolicyActor(
+            self.policies if mode is None else self.modes[mode], sizes, num_envs=num_envs, seed=seed, purpose=purpose
+        )
 
 
 def saved_parts(

@@ -123,7 +123,7 @@ class EpisodeStatistics(Saveable):
             returns = {agent: total / count for agent, total in zip(self._tracker.agents, totals, strict=True)}
             metrics |= {"episode_return/mean": sum(returns.values()), "episode_length/mean": length / count}
             metrics |= {f"episode_return/{agent_label(agent)}": value for agent, value in returns.items()}
-        return int(count), metrics | infos
+        return int(count), {**metrics, **infos}
 
     def state_dict(self) -> State:
         """Names of the numbers in infos."""
