@@ -15,14 +15,15 @@ from marl.core import EnvironmentFactory, Metrics, State
 from marl.counters import Counter
 from marl.errors import InputError
 from marl.policy import Policy
+from marl.progress import Progress
 from marl.specs import EnvironmentSpec
 
 _CPU: Final = torch.device("cpu")
 
 
-Measure = Callable[[EnvironmentSpec, Mapping[str, Policy]], Metrics]
+Measure = Callable[[EnvironmentSpec, Mapping[str, Policy], Progress], Metrics]
 """From the spec and the policies as they act in training (see ``OfflineBuilder.frozen_policies``) to metrics, such as
-their exploitability."""
+their exploitability. What takes long tells the progress often, which is a sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

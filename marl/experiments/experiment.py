@@ -164,7 +164,7 @@ class Experiment(TrainingTask):
         due = self._measurements.ended(steps) or steps >= config.steps
         if config.measure is None or not due:
             return None
-        return config.measure(self.spec, self.sampled) if self.communicator.rank == 0 else {}
+        return config.measure(self.spec, self.sampled, self.progress) if self.communicator.rank == 0 else {}
 
     def reduce_statistics(self) -> Metrics:
         episodes, returns = self.statistics.reduce(self.communicator)

@@ -140,7 +140,9 @@ class LeagueExperiment(TrainingTask):
         return metrics
 
     def measure_if_due(self) -> Metrics | None:
-        return self.players[self.main].measure_if_due()
+        main = self.players[self.main]
+        main.progress = self.progress
+        return main.measure_if_due()
 
     def reduce_statistics(self) -> dict[str, float]:
         """Returns statistics of episodes, and scores of games, since the last call; summed over ranks. Collective."""

@@ -246,7 +246,7 @@ class WorkLine:
         if now < self._next:
             return False
         self._next = now + self._seconds
-        self.text = f"{what}: {done:,} of {total:,}"
+        self.text = f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}"
         return True
 
 

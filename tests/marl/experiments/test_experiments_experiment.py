@@ -106,7 +106,7 @@ def test_evaluation_changes_nothing_and_comes_at_its_times():
 def test_measures_are_taken_at_their_times_and_at_the_end_and_change_nothing():
     taken = []
 
-    def measure(spec, policies):
+    def measure(spec, policies, progress):
         # They act as they learn, not greedily.
         assert all(policy.num_uniforms for policy in policies.values())
         assert sorted(policies) == [group.name for group in spec.groups]
