@@ -163,6 +163,10 @@ class MADDPG(ActorCriticBuilder):
         numbers = ("exploration_noise", "final_exploration_noise", "noise_steps", "target_noise", "target_noise_clip")
         require_at_least(0, self.config, *numbers, "output_penalty")
 
+    def is_stochastic(self, spec: EnvironmentSpec) -> bool:
+        """Returns whether some actions are discrete: those are drawn, continuous ones only explored around."""
+        return any(not isinstance(group.action, ContinuousActions) for group in spec.groups)
+
     def make_networks(self, spec: EnvironmentSpec) -> Networks:
         return {
             group.name: ActorCriticNetworks(

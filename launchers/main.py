@@ -16,7 +16,7 @@ from marl.streams import accept_any_character, write_error
 COMMANDS: Final = {
     "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),
     "league": ("marl.launchers.training.start:league", "train by self-play, one player or a league of them"),
-    "evaluate": ("marl.launchers.commands.evaluate:evaluate", "play greedy episodes of a run and print their returns"),
+    "evaluate": ("marl.launchers.commands.evaluate:evaluate", "play episodes of a run and print their returns"),
     "play": ("marl.launchers.commands.play:play", "record an episode of a run as a video, or play against it"),
     "plot": ("marl.launchers.commands.plot:plot", "draw learning curves of one or more runs"),
     "track": ("marl.launchers.commands.track:track", "replay a run's journal into W&B"),

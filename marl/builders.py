@@ -56,6 +56,13 @@ class OfflineBuilder(ABC, Generic[NetworksT]):
     def team_reward(self) -> bool:
         """True if it learns from the sum of all agents' rewards, including opponents'."""
 
+    def is_stochastic(self, spec: EnvironmentSpec) -> bool:
+        """Returns whether trained policies draw their actions; others are evaluated by their best actions only.
+
+        Noise that only serves exploration is no part of a trained policy.
+        """
+        return True
+
     @abstractmethod
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         """Raises InputError if the algorithm cannot learn on this environment or with these numbers of environments."""

@@ -6,7 +6,7 @@ by group name, in sorted order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +83,14 @@ class FinalStep:
     """(K, *state shape)."""
     dropped: Tensor | None = None
     """(K,) bool on the CPU: episodes that count in no statistic, because their copy failed; None for none."""
+    infos: Sequence[Mapping[str, float]] = ()
+    """Numbers in each episode's last infos, by name; empty where the environment gives none."""
 
     def to(self, device: torch.device) -> FinalStep:
         """The same on a device, but for what is always on the CPU."""
         groups = {name: step.to(device) for name, step in self.groups.items()}
-        return FinalStep(envs=self.envs, groups=groups, state=_optional(self.state, device), dropped=self.dropped)
+        state = _optional(self.state, device)
+        return FinalStep(envs=self.envs, groups=groups, state=state, dropped=self.dropped, infos=self.infos)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

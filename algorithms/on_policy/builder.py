@@ -100,6 +100,10 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
             for group in spec.groups
         }
 
+    def frozen_policies(self, spec: EnvironmentSpec, networks: OnPolicyNetworks, *, greedy: bool) -> dict[str, Policy]:
+        """Makes policies that are not compiled: evaluations come in many shapes, each of which would take seconds."""
+        return {group.name: StochasticPolicy(group, networks[group.name], greedy=greedy) for group in spec.groups}
+
     def make_dataset(
         self, spec: EnvironmentSpec, policies: Mapping[str, Policy], context: RunContext
     ) -> TrajectoryDataset:

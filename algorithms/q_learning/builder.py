@@ -89,6 +89,9 @@ class QLearningBuilder(OffPolicyBuilder[QNetworks]):
             for group in spec.groups
         }
 
+    def is_stochastic(self, spec: EnvironmentSpec) -> bool:
+        return False
+
     def frozen_policies(self, spec: EnvironmentSpec, networks: QNetworks, *, greedy: bool) -> dict[str, Policy]:
         """Makes greedy policies in any case: without a run there is no progress that exploration could follow."""
         return self.make_policies(spec, networks, evaluation=True)

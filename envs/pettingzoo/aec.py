@@ -9,6 +9,7 @@ import numpy as np
 from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper
 
 from marl.envs.borders.accounts import Accounts
+from marl.envs.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import (
     LARGEST_REWARD,
@@ -159,6 +160,8 @@ class AECEnvironmentBatch(EnvironmentBatch):
             self._refresh(copy, seat)
             storage.groups[seat.group].active[copy, seat.row] = False
         if not alive:
+            if numbers := numbers_in(self._books[copy].infos):
+                storage.infos[copy] = numbers
             self._finish(copy)
             self._ended_episodes[copy] += 1
             if self._ended_episodes[copy] % _LAST_STEPS_EVERY == 1:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marl.envs.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import (
     LARGEST_REWARD,
@@ -212,6 +213,8 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
                 self._masks[index] += masks[index]
             self._mark_active(copy)
             return True
+        if numbers := numbers_in(infos):
+            storage.infos[copy] = numbers
         self._finish(copy, rows, masks, everybody)
         return False
 

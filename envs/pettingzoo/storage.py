@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -84,6 +84,8 @@ class Storage:
         self.final_state: Array | None = None if self.final_state_tensor is None else self.final_state_tensor.numpy()
         self.ended: list[int] = []
         """Copies whose episode ended at this step, in the order of their final rows."""
+        self.infos: dict[int, Mapping[str, float]] = {}
+        """Numbers in the last infos of those of them that have any."""
         self.dropped: set[int] = set()
         """Those of them whose environment failed, so that the episode counts for nothing."""
         self._flagged = False
@@ -100,6 +102,7 @@ class Storage:
             self._flagged = False
         self.ended.clear()
         self.dropped.clear()
+        self.infos.clear()
 
     def flag(self, copy: int, seat: Seat, *, terminated: bool, truncated: bool) -> None:
         """Notes how an agent's life ended. Where both are set no value remains, so terminated counts."""
@@ -187,6 +190,7 @@ class Storage:
                 },
                 state=None if self.final_state_tensor is None else self.final_state_tensor[:count],
                 dropped=torch.tensor([copy in self.dropped for copy in self.ended]) if self.dropped else None,
+                infos=[self.infos.get(copy, {}) for copy in self.ended] if self.infos else (),
             ),
         )
 

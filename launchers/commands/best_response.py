@@ -17,7 +17,7 @@ from marl.games.game import Game, GameRules
 from marl.games.player import Player
 from marl.games.policy_players import PolicyPlayer
 from marl.games.sides import Sides
-from marl.launchers.console import require_positive
+from marl.launchers.console import print_progress, require_positive
 from marl.launchers.run.catalog import find_algorithm
 from marl.launchers.run.choices import Backend
 from marl.launchers.run.policy_sources import TrainedPolicies
@@ -94,6 +94,7 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
                 ),
                 trained.policies,
                 side,
+                progress=print_progress(),
             )
             columns.append(games.returns(trained.policies, spec, response, side)[:, side])
         own = games.returns(trained.policies, trained.spec, None, None)
@@ -107,6 +108,7 @@ class _PairedGames:
 
     def __init__(self, arena: PettingZooArena, spec: EnvironmentSpec, sides: Sides, settings: ResponseSettings) -> None:
         self._arena, self._spec, self._sides, self._settings = arena, spec, sides, settings
+        self._progress = print_progress()
 
     def returns(self, policies: Any, spec: EnvironmentSpec, response: Any, side: int | None) -> Floats:
         """(G, S) returns of the sides, with a response on one of them, or with none."""
@@ -121,7 +123,9 @@ class _PairedGames:
         for start in range(0, count, self._arena.num_envs):
             pairs = range(start, min(start + self._arena.num_envs, count))
             games = [Game(index=first + pair, pair=pair, players=tuple(seating)) for pair in pairs]
-            played = play_games(self._arena, self._sides, players, games, rules, purpose="response")
+            played = play_games(
+                self._arena, self._sides, players, games, rules, purpose="response", progress=self._progress
+            )
             for game in played:
                 if game.forfeits:
                     raise InputError(f"a policy failed: {game.forfeits[0].detail}")

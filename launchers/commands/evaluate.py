@@ -1,4 +1,4 @@
-"""``marl evaluate``: greedy episodes of a run's policies."""
+"""``marl evaluate``: episodes of a run's policies."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from marl.acting.modes import EvaluationPolicy
 from marl.counters import MAX_STEPS
 from marl.launchers.command_line.options import ObjectText, Positional
-from marl.launchers.console import describe_evaluation, read_options, require_not_negative, require_positive
+from marl.launchers.console import (
+    describe_evaluation,
+    print_progress,
+    read_options,
+    require_not_negative,
+    require_positive,
+)
 from marl.launchers.environment_variables import use_fair_threads
 
 if TYPE_CHECKING:  # help is shown without loading torch
@@ -23,7 +30,9 @@ class EvaluateOptions:
     run: Positional[Path]
     """A run directory, or one checkpoint in it."""
     episodes: int = 100
-    """Episodes to play."""
+    """Episodes to play in each mode, and as many against random moves where sides oppose each other."""
+    evaluation_policy: EvaluationPolicy = "both"
+    """Play actions as they were trained to be drawn (sampled), the best ones (greedy), or both where they differ."""
     seed: int = 1
     """The seed of the episodes; training evaluates with its own seed."""
     num_envs: int = 32
@@ -37,35 +46,40 @@ class EvaluateOptions:
 
 
 def evaluate(argv: list[str]) -> int:
-    """Plays greedy episodes on the unmodified environment."""
+    """Plays episodes on the unmodified environment."""
     options: EvaluateOptions = read_options(EvaluateOptions, argv, program="marl evaluate")
     require_positive(episodes=options.episodes, num_envs=options.num_envs, max_steps=options.max_steps)
     require_not_negative(seed=options.seed)
-    from marl.acting.evaluation import evaluate as play_episodes
+    from marl.acting.full_evaluation import evaluate_modes
+    from marl.acting.modes import modes_to_play
     from marl.launchers.mpi.ranks import run_on_ranks
     from marl.launchers.run.trained_run import load_run
     from marl.loggers.journal import plain_number
+    from marl.progress import unwatched
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()
         trained = load_run(options.run, env_kwargs=options.env_kwargs)
-        result = play_episodes(
-            trained.policies,
+        modes = modes_to_play(options.evaluation_policy, stochastic="sampled" in trained.modes)
+        result = evaluate_modes(
+            {mode: trained.modes[mode] for mode in modes},
             trained.spec,
             trained.environment,
+            teams=trained.teams,
             episodes=options.episodes,
             num_envs=options.num_envs,
             seed=options.seed,
             communicator=communicator,
             sharing=trained.settings.algorithm.sharing,
             max_steps=options.max_steps,
+            progress=print_progress() if communicator.rank == 0 else unwatched,
         )
         if communicator.rank == 0:
             summary = {**result.summary(), "env_steps": trained.env_steps}
             if options.json:
                 print(json.dumps({key: plain_number(value) for key, value in summary.items()}))
             else:
-                print(describe_evaluation(summary))
+                print(describe_evaluation(summary, result.mode))
         return 0
 
     return run_on_ranks(run)

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 import torch
 
+from marl.acting.modes import Mode
 from marl.envs.factory import make_constructor
 from marl.envs.pettingzoo.arena import PettingZooArena
 from marl.envs.preprocessing import preprocessed
@@ -39,6 +40,7 @@ def play_in_terminal(
     max_steps: int = 1000,
     reads: IO[str] | None = None,
     writes: IO[str] | None = None,
+    mode: Mode = "greedy",
 ) -> list[PlayedGame]:
     """Plays games until the person leaves; after each, seats are exchanged.
 
@@ -49,6 +51,7 @@ def play_in_terminal(
         max_steps: a game that has not ended by then is a draw.
         reads: the person's answers; standard input by default.
         writes: takes the board; standard output by default.
+        mode: how the machine plays.
 
     Returns:
         The games that were played to their end.
@@ -57,7 +60,7 @@ def play_in_terminal(
         InputError: it is no turn-based game of two sides with numbered moves, or there is no such seat.
     """
     reads, writes = reads or sys.stdin, writes or sys.stdout
-    trained = read_source(str(source))
+    trained = read_source(str(source), action_selection=mode)
     kwargs = read_env_kwargs(trained.settings.env_kwargs)
     arena = PettingZooArena(preprocessed(make_constructor(trained.env, kwargs), trained.settings.preprocessing), 1)
     try:

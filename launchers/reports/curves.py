@@ -279,6 +279,7 @@ _UNDATED: Final[dict[str, dict[str, Any]]] = {
 }
 _RC: Final[dict[str, Any]] = {
     "font.size": 10.0,
+    "text.parse_math": False,  # names of agents and runs may have dollar signs
     "font.family": "DejaVu Sans",
     "axes.titlesize": 11.0,
     "axes.titleweight": "bold",

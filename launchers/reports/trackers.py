@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from marl.experiments.training_loop import FINAL
 from marl.launchers.run.run_directory import RunDirectory
 from marl.loggers import OnlyNewer, TensorBoardLogger, WandbLogger
 from marl.loggers.base import Logger
@@ -57,7 +58,7 @@ def make_trackers(
         wandb = make_wandb_logger(run, options.wandb, options.wandb_project, resume=resume, group=group)
         loggers.append(wandb)
     # Trackers cannot take a row back.
-    return Trackers(loggers=tuple(OnlyNewer(logger, "env_steps") for logger in loggers), wandb=wandb)
+    return Trackers(loggers=tuple(OnlyNewer(logger, "env_steps", FINAL) for logger in loggers), wandb=wandb)
 
 
 def make_wandb_logger(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marl.acting.modes import Mode, modes_to_play
 from marl.core import EnvironmentRequest
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
@@ -22,8 +23,8 @@ from marl.launchers.run.trained_run import load_run
 Picture = NDArray[np.uint8]
 
 
-def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tuple[int, float]:
-    """Plays one greedy episode and writes its pictures.
+def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode: Mode = "greedy") -> tuple[int, float]:
+    """Plays one episode and writes its pictures.
 
     Returns:
         Number of pictures, and the return summed over agents.
@@ -34,6 +35,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     if video.suffix not in (".gif", ".mp4"):
         raise InputError(f"{video} is neither a .gif nor an .mp4")
     trained = load_run(run)
+    modes_to_play(mode, stochastic="sampled" in trained.modes)
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
@@ -42,7 +44,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     )
     if not isinstance(envs, PettingZooVectorEnvironment):
         raise InputError(f"{trained.env} draws no pictures")
-    actor = trained.actor(seed=seed)
+    actor = trained.actor(seed=seed, mode=mode)
     pictures: list[Picture] = []
 
     def look(copy: int) -> None:

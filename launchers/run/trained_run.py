@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from marl.acting.actors import PolicyActor
+from marl.acting.modes import Mode
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.builders import Builder
 from marl.checkpoints.checkpoint import load_checkpoint
@@ -16,6 +17,7 @@ from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.pettingzoo.rows import Seat
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
+from marl.games.sides import read_teams
 from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.launchers.run.choices import Backend
 from marl.launchers.run.run_directory import RunDirectory
@@ -36,7 +38,11 @@ class TrainedRun:
     environment: EnvironmentFactory
     spec: EnvironmentSpec
     policies: Mapping[str, Policy]
-    """One a group."""
+    """One a group, of the mode that was asked for."""
+    modes: Mapping[Mode, Mapping[str, Policy]]
+    """The same by mode; without ``sampled`` where policies draw nothing once they are trained."""
+    teams: Mapping[str, str] | None = None
+    """The team of each agent, where a league was told; see Sides."""
     env_steps: int
     """Environment steps of the checkpoint that they come from."""
     seats: tuple[Seat, ...]
@@ -44,10 +50,14 @@ class TrainedRun:
     checkpoint: Path | None = None
     """The checkpoint that they come from."""
 
-    def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
-        """Makes an actor for that many environments."""
+    def actor(
+        self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play", mode: Mode | None = None
+    ) -> PolicyActor:
+        """Makes an actor for that many environments, of the mode that was asked for, or of another one."""
         sizes = {group.name: group.size for group in self.spec.groups}
-        return PolicyActor(self.policies, sizes, num_envs=num_envs, seed=seed, purpose=purpose)
+        return PolicyActor(
+            self.policies if mode is None else self.modes[mode], sizes, num_envs=num_envs, seed=seed, purpose=purpose
+        )
 
 
 def saved_parts(
@@ -86,8 +96,8 @@ def load_run(
         path: a run directory, or one of the checkpoints in it.
         env_kwargs: arguments for the environment other than the run's, as a JSON object.
         backend: on which the environment is made; the unmodified PettingZoo one by default.
-        sampled: policies draw their actions as in training instead of taking the best; those of Q-learners, whose
-            exploration follows the progress of their training, stay greedy.
+        sampled: policies draw their actions as in training instead of taking the best; those that draw nothing once
+            they are trained, such as Q-learners', stay greedy.
 
     Raises:
         InputError: no such run, nothing saved yet, or a checkpoint that does not fit its configuration.
@@ -115,6 +125,9 @@ def load_run(
                 "the sizes of its networks are others"
             ) from error
         raise InputError(f"{checkpoint.path} does not fit {path / 'config.json'}: {reason[:300]}") from error
+    modes: dict[Mode, Mapping[str, Policy]] = {"greedy": builder.frozen_policies(probe.spec, networks, greedy=True)}
+    if builder.is_stochastic(probe.spec):
+        modes["sampled"] = builder.frozen_policies(probe.spec, networks, greedy=False)
     return TrainedRun(
         path=path,
         algorithm=str(run.config["name"]),
@@ -122,7 +135,9 @@ def load_run(
         settings=settings,
         environment=environment,
         spec=probe.spec,
-        policies=builder.frozen_policies(probe.spec, networks, greedy=not sampled),
+        policies=modes["sampled" if sampled and "sampled" in modes else "greedy"],
+        modes=modes,
+        teams=read_teams(run.config.get("league", {}).get("teams")),
         env_steps=checkpoint.step,
         seats=probe.seats if isinstance(probe, PettingZooVectorEnvironment) else (),
         checkpoint=checkpoint.path,

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +56,25 @@ class Verdict:
             return cls(tuple(value["late"]), str(value["reason"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def find_hang(beats: Sequence[Beat], silent: Collection[int]) -> Verdict | None:
+    """Finds the ranks that hang, or returns None: those that are silent may wait for one that gets on with its work.
+
+    Args:
+        beats: of all ranks.
+        silent: ranks whose heartbeats have not changed for long.
+    """
+    if not silent:
+        return None
+    verdict = judge(beats)
+    hung = [rank for rank in verdict.late if rank in silent]
+    if len(hung) == len(verdict.late):
+        return verdict
+    if not hung or len(verdict.late) == len(beats):
+        return None
+    # Of those that the others wait for, these get on with their work and those do not.
+    return judge([beat for beat in beats if beat.rank in silent or beat.rank not in verdict.late])
 
 
 def judge(beats: Sequence[Beat]) -> Verdict:
@@ -136,9 +155,7 @@ class Observer:
                 self._seen[beat.rank] = (beat, now)
         # Once a rank has left training the job is about to end, and shutdown has timeouts of its own.
         timeout = max(self._timeout, SHUTDOWN_TIMEOUT) if any(beat.over for beat in beats) else self._timeout
-        if not any(now - self._seen[beat.rank][1] > timeout for beat in beats):
-            return None
-        return judge(beats)
+        return find_hang(beats, [beat.rank for beat in beats if now - self._seen[beat.rank][1] > timeout])
 
 
 def has_stacks(folder: Path, rank: int) -> bool:

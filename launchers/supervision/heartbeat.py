@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,11 +18,13 @@ if TYPE_CHECKING:  # the supervisor reads heartbeats without loading torch
     from marl.counters import Counter
 
 
-_RECORD: Final = struct.Struct("<6q")
+_RECORD: Final = struct.Struct("<7q")
 _HEADER: Final = 64
 """Offset of the constant part of the file."""
 ALL_REDUCE, BROADCAST, GATHER_ROWS = range(3)
 _KINDS: Final = ("all_reduce", "broadcast", "gather_rows")
+_BEAT_SECONDS: Final = 0.05
+"""Least time between two signs of life that are written; environments may be stepped thousands of times a second."""
 
 
 class Heartbeat:
@@ -38,7 +41,8 @@ class Heartbeat:
         self._rank = rank
         self._descriptor = -1
         self._folder: Path | None = None
-        self._entered = self._left = self._kind = self._size = 0
+        self._entered = self._left = self._kind = self._size = self._signs = 0
+        self._next_sign = 0.0
         self._over = False
         self.counter: Counter | None = None
 
@@ -61,6 +65,14 @@ class Heartbeat:
         """Records that this rank has left the collective."""
         self._left += 1
         self._write()
+
+    def beat(self) -> None:
+        """Records that this rank gets on with work without collectives, such as an evaluation; call it often."""
+        now = time.monotonic()
+        if now >= self._next_sign:
+            self._next_sign = now + _BEAT_SECONDS
+            self._signs += 1
+            self._write()
 
     def refresh(self) -> None:
         """Records the newest number of updates, which may have grown since the last collective."""
@@ -86,7 +98,7 @@ class Heartbeat:
     def _write(self) -> None:
         if self._descriptor >= 0:
             updates = -1 if self.counter is None else self.counter.updates
-            record = _RECORD.pack(updates, self._entered, self._left, self._kind, self._size, self._over)
+            record = _RECORD.pack(updates, self._entered, self._left, self._kind, self._size, self._over, self._signs)
             # A full disk or an unreachable file server must not end a run that is only watched.
             with contextlib.suppress(OSError):
                 os.pwrite(self._descriptor, record, 0)
@@ -107,6 +119,7 @@ class Beat:
         kind: the newest collective.
         size: the bytes of the newest collective.
         over: whether the rank has left training, in order or by an error; it then no longer handles signals.
+        signs: signs of life in work without collectives.
     """
 
     rank: int
@@ -119,6 +132,7 @@ class Beat:
     kind: str
     size: int
     over: bool = False
+    signs: int = 0
 
     @property
     def waits(self) -> bool:
@@ -147,7 +161,7 @@ def read_beats(folder: Path) -> list[Beat]:
         try:
             data = path.read_bytes()
             header = json.loads(data[_HEADER:])
-            updates, entered, left, kind, size, over = _RECORD.unpack(data[: _RECORD.size])
+            updates, entered, left, kind, size, over, signs = _RECORD.unpack(data[: _RECORD.size])
         except (OSError, ValueError, struct.error):
             continue
         beats.append(
@@ -160,6 +174,7 @@ def read_beats(folder: Path) -> list[Beat]:
                 kind=_KINDS[kind],
                 size=size,
                 over=bool(over),
+                signs=signs,
             )
         )
     return sorted(beats, key=lambda beat: beat.rank)

@@ -135,7 +135,15 @@ class TournamentRunner:
             for number, players, batch, known in plan[communicator.rank :: communicator.size]:
                 matchup = Matchup(number=number, players=tuple(players), games=self.options.games)
                 games = self._batches(matchup)[batch]
-                results = play_games(self.arena, self.sides, self.players, games, rules, purpose="tournament")
+                results = play_games(
+                    self.arena,
+                    self.sides,
+                    self.players,
+                    games,
+                    rules,
+                    purpose="tournament",
+                    progress=progress.playing,
+                )
                 file.append(game for game in results if game.index not in known)
                 progress.tell()
             # No rank plans before all have written.
@@ -250,15 +258,26 @@ class TournamentRunner:
 
 
 class _Progress:
+    """Says every five seconds how many games were played: after each batch, and while a long one is played."""
+
     def __init__(self, file: GamesFile, options: TournamentOptions, *, quiet: bool) -> None:
         self._file, self._quiet, self._printed = file, quiet, time.monotonic()
         self._out = options.out
 
     def tell(self) -> None:
-        now = time.monotonic()
-        if not self._quiet and now - self._printed > 5.0:
-            self._printed = now
+        if self._due():
             print(f"{self._file.count()} games played", flush=True)
+
+    def playing(self, what: str, done: int, total: int) -> None:
+        if self._due():
+            print(f"{self._file.count()} games played, {done} of {total} in this batch", flush=True)
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if self._quiet or now - self._printed <= 5.0:
+            return False
+        self._printed = now
+        return True
 
 
 def _common(contestants: Sequence[Contestant], name: str, otherwise: Any) -> Any:

@@ -15,6 +15,7 @@ from marl.counters import Counter
 from marl.distributed.broadcast import from_root
 from marl.errors import InputError
 from marl.experiments.config import Result
+from marl.experiments.training_loop import FINAL
 from marl.launchers.console import describe_evaluation, warn
 from marl.launchers.reports.drawing import is_drawn
 from marl.launchers.reports.trackers import Trackers, make_trackers
@@ -84,6 +85,7 @@ class RunRecorder:
         self._journal: JournalLogger | None = None
         self._trackers: Trackers | None = None
         self._claimed: RunDirectory | None = None
+        self._terminal: TerminalLogger | None = None
         self.run: RunDirectory | None = None
         self.logger: MultiLogger | None = None
         self.checkpointer: AsyncCheckpointer | None = None
@@ -135,8 +137,10 @@ class RunRecorder:
         run = self.run
         if run is None:
             return
+        # A run that was ended in its final evaluation evaluates once more.
+        repeated = FINAL if counter.env_steps >= self._options.steps else None
         if self._journal is not None:
-            self._journal.truncate_after(counter.updates)
+            self._journal.truncate_after(counter.updates, repeated=repeated)
             return
         ranks = f"{communicator.size} rank{'s' * (communicator.size > 1)}"
         print(f"{self._title}, {ranks}, into {run.path}", flush=True)
@@ -146,7 +150,7 @@ class RunRecorder:
             self._config = {**self._config, "algorithm": decided}
             run.write_config(self._config)
         self._journal = JournalLogger(run.metrics)
-        self._journal.truncate_after(counter.updates)
+        self._journal.truncate_after(counter.updates, repeated=repeated)
         self._trackers = make_trackers(
             self._options,
             run,
@@ -154,7 +158,8 @@ class RunRecorder:
             resume_at=counter.env_steps or None,
             group=f"{self._config['name']} {self._config['env']}",
         )
-        self.logger = MultiLogger([self._journal, *self._trackers.loggers, TerminalLogger(self._options.steps)])
+        self._terminal = TerminalLogger(self._options.steps)
+        self.logger = MultiLogger([self._journal, *self._trackers.loggers, self._terminal])
         self.checkpointer = AsyncCheckpointer(
             Checkpointer(run.checkpoints, keep=self._options.keep_checkpoints, before=self._journal.sync)
         )
@@ -174,6 +179,11 @@ class RunRecorder:
         if self._watched:
             make_folder(rank_folder(self._path))
         self.run = run
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Shows the progress of work between updates; see ``TrainingTask.progress``."""
+        if self._terminal is not None:
+            self._terminal.tell(what, done, total)
 
     def fail(self, error: BaseException, *, refused: bool) -> None:
         """Finishes the checkpoint that is being written, and says how to continue.
@@ -227,7 +237,8 @@ class RunRecorder:
         keys = (*result.measured, curve, "episode_return/mean")
         drawn = bool(counter.episodes) and is_drawn(run.learning_curve.name, lambda: _draw_curve(run, keys))
         if summary:
-            print(f"evaluation: {describe_evaluation(summary)}", flush=True)
+            assert result.evaluation is not None
+            print(f"evaluation: {describe_evaluation(summary, result.evaluation.mode)}", flush=True)
         if result.measured:
             print(", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in result.measured.items()))
         picture = f", {run.learning_curve.name}" * drawn

@@ -154,6 +154,12 @@ class TrainingSession:
         training = self.build(WatchedCommunicator(ranks, heartbeat))
         task = training.task
         heartbeat.counter = task.counter
+
+        def tell(what: str, done: int, total: int) -> None:
+            heartbeat.beat()
+            recorder.tell(what, done, total)
+
+        task.progress = tell
         use_fair_threads(small=training.small_networks)
         with contextlib.closing(task):
             if snapshot is None:

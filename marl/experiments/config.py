@@ -9,19 +9,21 @@ from typing import Any, Final
 import torch
 
 from marl.acting.evaluation import Evaluation
+from marl.acting.modes import EvaluationPolicy
 from marl.builders import Builder
 from marl.core import EnvironmentFactory, Metrics, State
 from marl.counters import MAX_STEPS, Counter
 from marl.errors import InputError
 from marl.policy import Policy
+from marl.progress import Progress
 from marl.specs import EnvironmentSpec
 
 _CPU: Final = torch.device("cpu")
 
 
-Measure = Callable[[EnvironmentSpec, Mapping[str, Policy]], Metrics]
+Measure = Callable[[EnvironmentSpec, Mapping[str, Policy], Progress], Metrics]
 """From the spec and the policies as they act in training (see ``OfflineBuilder.frozen_policies``) to metrics, such as
-their exploitability."""
+their exploitability. What takes long tells the progress often, which is a sign of life."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,11 @@ class Schedule:
     steps: int = 1_000_000
     """Environment steps, over all environments and ranks."""
     evaluation_episodes: int = 100
-    """Greedy episodes at the end; 0 for none."""
+    """Episodes at the end, in each mode; 0 for none."""
+    evaluation_policy: EvaluationPolicy = "both"
+    """Evaluate actions drawn as in training (sampled), the best ones (greedy), or both. Policies that draw nothing,
+    such as Q-learners', are evaluated greedily only. Evaluations before the end are of one mode: greedy, unless sampled
+    is asked for."""
     evaluation_max_steps: int = MAX_STEPS
     """Step limit of an evaluation's episodes; a game of a league that reaches it is a draw."""
     evaluate_every: int | None = None

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from marl.acting.environment_loop import EnvironmentLoop
 from marl.acting.episodes import EpisodeStatistics, EpisodeTracker
-from marl.acting.evaluation import Evaluation, evaluate
+from marl.acting.evaluation import Evaluation
+from marl.acting.full_evaluation import evaluate_modes
+from marl.acting.modes import modes_to_play
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
@@ -85,7 +87,8 @@ class Experiment(TrainingTask):
         move_networks(self.networks, config.device)
         policies = builder.make_policies(spec, self.networks, evaluation=False, context=context)
         self.greedy = builder.make_policies(spec, self.networks, evaluation=True)
-        self._measured_policies = builder.frozen_policies(spec, self.networks, greedy=False)
+        self.sampled = builder.frozen_policies(spec, self.networks, greedy=False)
+        self.modes = modes_to_play(config.evaluation_policy, stochastic=builder.is_stochastic(spec))
         self.dataset = builder.make_dataset(spec, policies, context)
         self.learner = builder.make_learner(spec, self.networks, self.dataset, context)
         self.adder = builder.make_adder(spec, self.dataset, context)
@@ -163,16 +166,17 @@ class Experiment(TrainingTask):
         due = self._measurements.ended(steps) or steps >= config.steps
         if config.measure is None or not due:
             return None
-        return config.measure(self.spec, self._measured_policies) if self.communicator.rank == 0 else {}
+        return config.measure(self.spec, self.sampled, self.progress) if self.communicator.rank == 0 else {}
 
     def reduce_statistics(self) -> Metrics:
         episodes, returns = self.statistics.reduce(self.communicator)
         self.counter.episodes += episodes
         return returns
 
-    def evaluate(self) -> Evaluation:
-        return evaluate(
-            self.greedy,
+    def evaluate(self, *, final: bool = True) -> Evaluation:
+        policies = {"greedy": self.greedy, "sampled": self.sampled}
+        return evaluate_modes(
+            {mode: policies[mode] for mode in (self.modes if final else self.modes[:1])},
             self.spec,
             self.config.environment,
             episodes=self.config.evaluation_episodes,
@@ -182,6 +186,8 @@ class Experiment(TrainingTask):
             sharing=self.config.builder.sharing,
             device=self.context.device,
             max_steps=self.config.evaluation_max_steps,
+            against_random=final,
+            progress=self.progress,
         )
 
     def replicas(self) -> Iterable[Tensor]:

@@ -18,11 +18,14 @@ from marl.distributed.replica_checks import assert_replicas_equal
 from marl.experiments.config import Result, Schedule
 from marl.experiments.resource_usage import Usage
 from marl.loggers.base import Logger, NullLogger
+from marl.progress import Progress, unwatched
 from marl.specs import EnvironmentSpec
 
 CHECK_UPDATES: Final = 500
 """Updates between two comparisons of the ranks' replicas: a hash of 100,000 parameters takes 0.4 ms, an update 2 or
 more."""
+FINAL: Final = "evaluation/final_env_steps"
+"""Metric of the last row only, that of the final evaluation: environment steps of training."""
 
 
 class TrainingTask(ABC):
@@ -32,11 +35,13 @@ class TrainingTask(ABC):
         communicator: the ranks.
         counter: environment steps, updates and episodes so far.
         resumed: whether a checkpoint was loaded.
+        progress: told of evaluations, measurements and other work between updates, on each rank.
     """
 
     communicator: Communicator
     counter: Counter
     resumed: bool = False
+    progress: Progress = staticmethod(unwatched)
 
     @property
     @abstractmethod
@@ -92,8 +97,12 @@ class TrainingTask(ABC):
         """Counts the episodes since the last call, and returns their statistics, reduced over ranks. Collective."""
 
     @abstractmethod
-    def evaluate(self) -> Evaluation:
-        """Plays greedy episodes with the current policies; complete on rank 0. Collective."""
+    def evaluate(self, *, final: bool = True) -> Evaluation:
+        """Plays episodes with the current policies; complete on rank 0. Collective.
+
+        Args:
+            final: play all modes, and against random moves where sides are opposed; else the headline's mode only.
+        """
 
     @abstractmethod
     def replicas(self) -> Iterable[Tensor]:
@@ -225,10 +234,13 @@ class TrainingLoop:
         self._check_replicas()
         if saving and saved != counter.env_steps:
             task.save(self._checkpointer)
+        evaluation = task.evaluate() if schedule.evaluation_episodes and not task.stopped else None
+        if evaluation is not None and task.communicator.rank == 0:
+            self._logger.write({**counter.row(), FINAL: counter.env_steps, **evaluation.summary()})
         return Result(
             counter=counter,
             learner_state=task.learner_state(),
-            evaluation=task.evaluate() if schedule.evaluation_episodes and not task.stopped else None,
+            evaluation=evaluation,
             stopped=task.stopped,
             measured=self._measured,
         )
@@ -257,7 +269,7 @@ class TrainingLoop:
             self._measured = measured
             row |= measured
         if evaluates:
-            evaluation = self._task.evaluate()
+            evaluation = self._task.evaluate(final=False)
             if self._task.communicator.rank == 0:
                 row |= evaluation.summary()
         self._logger.write(row)

@@ -21,6 +21,7 @@ from marl.games.game import Arena, Ending, Forfeit, Game, GameRules, PlayedGame
 from marl.games.player import DecisionRequest, Player, PlayerError
 from marl.games.policy_players import write_random_actions
 from marl.games.sides import Sides
+from marl.progress import Progress, unwatched
 from marl.random_streams import Stream, derive_int
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions
 from marl.types import Array, Bools, Integers, TimeStep
@@ -38,6 +39,7 @@ def play_games(
     rules: GameRules,
     *,
     purpose: str = "game",
+    progress: Progress = unwatched,
 ) -> list[PlayedGame]:
     """Plays a batch of games side by side, each to its end.
 
@@ -48,6 +50,7 @@ def play_games(
         games: with consecutive indices.
         rules: seed, limits, random moves at the beginning.
         purpose: part of every seed.
+        progress: told of the batch's games at every step.
 
     Returns:
         One result a game, in their order.
@@ -55,7 +58,7 @@ def play_games(
     Raises:
         ValueError: games without consecutive indices, or more of them than environments.
     """
-    return GameBatch(arena, sides, players, games, rules, purpose).play()
+    return GameBatch(arena, sides, players, games, rules, purpose).play(progress)
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class GameBatch:
         drawn = stream.uniforms(0, num_agents * choices, rows=rules.random_opening_moves)
         return drawn.view(rules.random_opening_moves, -1, num_agents, choices)[:, pairs - low]
 
-    def play(self) -> list[PlayedGame]:
+    def play(self, progress: Progress = unwatched) -> list[PlayedGame]:
         """Plays all games to their ends, and returns them in their order."""
         rules, arena, count = self._rules, self._arena, len(self._games)
         spec = arena.spec
@@ -150,6 +153,7 @@ class GameBatch:
                     break
             self._update_traces(active, playing)
             ended = arena.step(playing, self._actions)
+            progress("games of this batch", len(self._ends) + len(ended), count)
             self._returns[playing] += np.concatenate([rows[playing] for rows in rewards], axis=1)
             for game in ended:
                 self._ends[game] = _GameEnd(length=time + 1, ending="finished")

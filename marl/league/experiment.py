@@ -142,7 +142,9 @@ class LeagueExperiment(TrainingTask):
         return metrics
 
     def measure_if_due(self) -> Metrics | None:
-        return self.players[self.main].measure_if_due()
+        main = self.players[self.main]
+        main.progress = self.progress
+        return main.measure_if_due()
 
     def reduce_statistics(self) -> dict[str, float]:
         """Returns statistics of episodes, and scores of games, since the last call; summed over ranks. Collective."""
@@ -162,9 +164,17 @@ class LeagueExperiment(TrainingTask):
             sides.zero_()
         return metrics
 
-    def evaluate(self) -> GameEvaluation:
-        """Plays greedy games of the main player against random opponents, on each side in turn. Collective."""
-        return evaluate_player(self.main, self.players[self.main], self.sides, self.config.teams, self.communicator)
+    def evaluate(self, *, final: bool = True) -> GameEvaluation:
+        """Plays games of the main player against random opponents, on each side in turn. Collective."""
+        return evaluate_player(
+            self.main,
+            self.players[self.main],
+            self.sides,
+            self.config.teams,
+            self.communicator,
+            final=final,
+            progress=self.progress,
+        )
 
     def replicas(self) -> Iterable[Tensor]:
         for player in self.players.values():
@@ -292,6 +302,7 @@ class LeagueExperiment(TrainingTask):
             teams=self.config.teams,
             seed=derive_int(self.config.experiment.seed, "measure", len(self.league.players) - 1),
             communicator=self.communicator,
+            progress=self.progress,
         )
 
     def _resize_results(self) -> None:

@@ -47,22 +47,21 @@ class MultiLogger(Logger):
 
 
 class OnlyNewer(Logger):
-    """Passes on rows in which one metric is greater than in all before; a row without it counts as newer.
+    """Passes on rows in which some metric is greater than in all before; a row without any of them counts as newer.
 
     Args:
         logger: takes these rows.
-        key: the metric's name.
+        keys: the metrics' names.
     """
 
-    def __init__(self, logger: Logger, key: str) -> None:
+    def __init__(self, logger: Logger, *keys: str) -> None:
         self._logger = logger
-        self._key = key
-        self._greatest = float("-inf")
+        self._greatest = dict.fromkeys(keys, float("-inf"))
 
     def write(self, row: Mapping[str, float]) -> None:
-        value = row.get(self._key)
-        if value is None or value > self._greatest:
-            self._greatest = self._greatest if value is None else value
+        found = {key: row[key] for key in self._greatest if key in row}
+        if not found or any(value > self._greatest[key] for key, value in found.items()):
+            self._greatest |= {key: max(value, self._greatest[key]) for key, value in found.items()}
             self._logger.write(row)
 
     def close(self) -> None:

@@ -56,16 +56,17 @@ class JournalLogger(Logger):
             raise InputError(f"cannot write {self.path}: {explain(error)}") from error
         self._size += len(line)
 
-    def truncate_after(self, updates: int) -> int:
+    def truncate_after(self, updates: int, *, repeated: str | None = None) -> int:
         """Cuts the file back to a checkpoint, so that a resumed run continues it without a gap or a repeat.
 
         Args:
             updates: the checkpoint's count of updates; the first row with more, and all behind it, are removed.
+            repeated: a metric that only rows of that count have that will be written once more, and are removed.
 
         Returns:
             How many rows stay.
         """
-        return self._cut(updates=updates)
+        return self._cut(updates=updates, repeated=repeated)
 
     def sync(self) -> None:
         """Waits until the disk has all rows; to be called before a checkpoint is written."""
@@ -85,7 +86,7 @@ class JournalLogger(Logger):
             finally:
                 os.close(descriptor)
 
-    def _cut(self, *, updates: int | None) -> int:
+    def _cut(self, *, updates: int | None, repeated: str | None = None) -> int:
         end = rows = 0
         with open(self.path, "rb") as file:
             for line in file:
@@ -93,6 +94,8 @@ class JournalLogger(Logger):
                 if row is None:
                     break
                 if updates is not None and row.get("updates", 0) > updates:
+                    break
+                if repeated in row and row.get("updates") == updates:
                     break
                 end += len(line)
                 rows += 1

@@ -21,6 +21,8 @@ _RETURN = "episode_return/"
 _EVALUATION = "evaluation/"
 _COUNTS = frozenset({"env_steps", "updates", "episodes", "wall_seconds", "env_steps_per_second", "memory_mb"})
 _MOST_METRICS = 16
+_WORK_SECONDS = 5.0
+"""Least time between plain lines about work that takes long."""
 
 
 class TerminalLogger(Logger):
@@ -58,6 +60,7 @@ class TerminalLogger(Logger):
         self._evaluated_at = 0.0
         self._next = -math.inf
         self._unseen = False
+        self._work = WorkLine(clock, seconds=live_seconds if _is_terminal(self._stream) else _WORK_SECONDS)
         self._live: Live | None = None
         is_live = _is_terminal(self._stream)
         self._seconds = live_seconds if is_live else plain_seconds
@@ -71,6 +74,7 @@ class TerminalLogger(Logger):
         now = self._clock()
         evaluated = any(key.startswith(_EVALUATION) for key in row)
         self._metrics.update(row)
+        self._work.text = ""
         if self._first is None:
             self._first = now, self._steps
         if evaluated:
@@ -79,6 +83,14 @@ class TerminalLogger(Logger):
         if now >= self._next or evaluated:
             self._next = now + self._seconds
             self._show()
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Shows how far an evaluation, or other work between updates, has got, once it takes long."""
+        if self._work.tell(what, done, total):
+            if self._live is not None:
+                self._live.update(self._view(), refresh=True)
+            else:
+                self._print(self._work.text)
 
     def close(self) -> None:
         """Shows the last row, if it was not shown, and leaves the terminal as it was."""
@@ -205,10 +217,39 @@ class TerminalLogger(Logger):
             body.add_row("return", text)
         if evaluation := self._evaluation():
             body.add_row("evaluation", Text(evaluation, style="bold magenta"))
+        if self._work.text:
+            body.add_row("now", Text(self._work.text))
         if losses := self._losses():
             body.add_row("update", Text("   ".join(_some(losses, _MOST_METRICS))))
         title = [Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")] if self._title else []
         return Group(*title, head, body)
+
+
+class WorkLine:
+    """A line about work that takes long: at most one in so many seconds, and none before.
+
+    Args:
+        clock: seconds that never go back.
+        seconds: between lines.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, seconds: float = _WORK_SECONDS) -> None:
+        self._clock, self._seconds = clock, seconds
+        self._what = ""
+        self._next = 0.0
+        self.text = ""
+        """The newest line; empty where none was due yet."""
+
+    def tell(self, what: str, done: int, total: int) -> bool:
+        """Takes what is done, how much of it, and of how much; returns whether a new line is due."""
+        now = self._clock()
+        if what != self._what:
+            self._what, self._next, self.text = what, now + self._seconds, ""
+        if now < self._next:
+            return False
+        self._next = now + self._seconds
+        self.text = f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}"
+        return True
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -22,6 +22,8 @@ if __name__ == "__main__":
 
 
 _ORPHAN_SECONDS = 10.0
+_NEWER = ("env_steps", "evaluation/final_env_steps")
+"""Metrics of which a continued run's row has more than the run had; the last row has the steps of the one before."""
 
 
 class Requests:
@@ -102,7 +104,7 @@ def main() -> int:
         )
         run.define_metric("env_steps")
         run.define_metric("*", step_metric="env_steps")
-        logged = float(run.summary.get("env_steps", -1)) if options["resume"] else -1.0
+        logged = {key: float(run.summary.get(key, -1)) if options["resume"] else -1.0 for key in _NEWER}
     except BaseException as error:
         # The key is not in these messages; only the first line is of use to a person.
         answer(failed=f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}")
@@ -113,9 +115,10 @@ def main() -> int:
         while True:
             request = requests.next()
             if "row" in request:
-                if request["row"].get("env_steps", logged + 1) > logged:
-                    logged = -1.0
-                    run.log(request["row"])
+                row = request["row"]
+                if "env_steps" not in row or any(row.get(key, -1) > before for key, before in logged.items()):
+                    logged = dict.fromkeys(logged, -1.0)
+                    run.log(row)
             elif "table" in request:
                 table = wandb.Table(columns=request["table"]["columns"], data=request["table"]["rows"])
                 run.log({request["table"]["name"]: table})

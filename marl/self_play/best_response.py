@@ -16,6 +16,7 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.games.sides import Sides
 from marl.policy import Policy
+from marl.progress import Progress, unwatched
 from marl.self_play.actor import make_self_play_actor
 from marl.self_play.opponents import LEARNER, Opponents, Policies
 from marl.specs import EnvironmentSpec
@@ -47,6 +48,7 @@ def learn_response(
     teams: Mapping[str, str] | None = None,
     communicator: Communicator | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = unwatched,
 ) -> tuple[EnvironmentSpec, Policies]:
     """Learns to play one side against policies that do not change.
 
@@ -57,6 +59,7 @@ def learn_response(
         teams: the team of each agent; see ``Sides``.
         communicator: the ranks; this process alone by default.
         should_stop: see ``Experiment.run``.
+        progress: told of environment steps at every update.
 
     Returns:
         The spec, and the learner's greedy policies, one a group.
@@ -84,7 +87,12 @@ def learn_response(
 
     experiment = Experiment(config, communicator, make)
     try:
-        experiment.run(should_stop=should_stop)
+        steps = experiment.counter
+
+        def tell() -> None:
+            progress(f"steps of the response on side {side + 1}", steps.env_steps, config.steps)
+
+        experiment.run(should_stop=should_stop, at_boundary=tell)
         return experiment.spec, experiment.greedy
     finally:
         experiment.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, Vect
 from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
 from marl.games.sides import Sides
+from marl.progress import Progress, unwatched
 from marl.self_play.opponents import Policies
 from marl.self_play.seats import SeatedPlayers
 from marl.specs import DiscreteActions, EnvironmentSpec, Sharing
@@ -33,6 +35,7 @@ def play_matches(
     template: Policies,
     device: torch.device | str = "cpu",
     max_steps: int = MAX_STEPS,
+    progress: Progress = unwatched,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Plays G games between players that do not learn, spread over environments and ranks. Collective.
 
@@ -53,6 +56,7 @@ def play_matches(
         device: where policies compute.
         max_steps: a game that has not ended by then is a draw, and so are the others that its environment was to
             play, since episodes begin anew by their own end only.
+        progress: told of this rank's games at every step.
 
     Returns:
         (G, S) float64, each side's undiscounted return, zeros where the step limit made it a draw; (G,) float64
@@ -79,7 +83,8 @@ def play_matches(
             first_env=first,
             device=device,
         )
-        _play_share(results, seating, envs, sides, seated, first, total, max_steps)
+        told = partial(progress, f"games to {purpose}")
+        _play_share(results, seating, envs, sides, seated, first, total, max_steps, told)
         close_all([envs], "the environments of games", quiet=first > 0)
     communicator.all_reduce(results)
     return results[:, :-2], results[:, -2], results[:, -1] > 0
@@ -94,6 +99,7 @@ def _play_share(
     first: int,
     total: int,
     max_steps: int,
+    progress: Callable[[int, int], object],
 ) -> None:
     """Plays the games of one rank's environments, the first of which is number ``first`` of ``total``.
 
@@ -103,12 +109,13 @@ def _play_share(
     tracker = EpisodeTracker(envs.spec, count)
     done = torch.zeros(count, dtype=torch.int64)
     seated.players = seating[first : first + count].clone()
-    missing = sum(len(range(first + env, games, total)) for env in range(count))
+    whole = missing = sum(len(range(first + env, games, total)) for env in range(count))
     timestep = envs.reset()
     steps = 0
     while missing:
         timestep = envs.step(seated.act(timestep, _legal_actions(timestep, envs.spec)))
         steps += 1
+        progress(whole - missing, whole)
         ended = tracker.track(timestep)
         if steps >= max_steps:
             for env in tracker.cut(max_steps).envs.tolist():

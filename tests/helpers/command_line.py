@@ -22,8 +22,10 @@ class Finished:
     stderr: str
 
 
-def rows_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def rows_of(run: Path, *, final: bool = False) -> list[dict[str, Any]]:
+    """The rows of training, or the final evaluation's instead."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if ("evaluation/final_env_steps" in row) == final]
 
 
 def quietly(*argv: object) -> None:

@@ -16,7 +16,15 @@ import torch
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator
 from marl.launchers.jobs.processes import identity, is_stopped
-from marl.launchers.supervision.diagnosis import SHUTDOWN_TIMEOUT, Observer, Verdict, dump_stacks, judge, read_frame
+from marl.launchers.supervision.diagnosis import (
+    SHUTDOWN_TIMEOUT,
+    Observer,
+    Verdict,
+    dump_stacks,
+    find_hang,
+    judge,
+    read_frame,
+)
 from marl.launchers.supervision.heartbeat import Beat, Heartbeat, read_beats
 from marl.launchers.supervision.watchdog import Watchdog, make_folder, watched_rank
 from marl.launchers.supervision.watched_communicator import WatchedCommunicator
@@ -315,3 +323,35 @@ def test_an_orphan_of_mpirun_ends_itself(tmp_path):
     while identity(pid) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_ranks_that_wait_for_one_that_gets_on_with_its_work_do_not_hang():
+    # Rank 0 has played its share of an evaluation, and rank 1 plays on.
+    beats = [beat(0), beat(1, entered=4, left=4)]
+    assert find_hang(beats, []) is None
+    assert find_hang(beats, [0]) is None
+    assert find_hang(beats, [0, 1]).late == (1,)
+    # Of two that the others wait for, it is the silent one that hangs.
+    three = [beat(0), beat(1, entered=4, left=4), beat(2, entered=4, left=4)]
+    assert find_hang(three, [0, 2]).late == (2,)
+    # All are in one collective, which the last has entered just now.
+    assert find_hang([beat(0), beat(1)], [0]) is None
+    assert find_hang([beat(0), beat(1)], [0, 1]).late == (0, 1)
+
+
+def test_signs_of_life_are_progress_without_collectives(tmp_path, monkeypatch):
+    clock = Clock()
+    heartbeat = Heartbeat(0)
+    heartbeat.open(tmp_path)
+    monkeypatch.setattr("marl.launchers.supervision.heartbeat.time.monotonic", clock)
+    observer = Observer(tmp_path, 10.0, clock)
+    for second in range(40):
+        clock.now = second
+        if second < 25:
+            heartbeat.beat()
+        assert (observer.poll() is None) == (second <= 34), second
+    signs = read_beats(tmp_path)[0].signs
+    heartbeat.beat()
+    heartbeat.beat()
+    assert read_beats(tmp_path)[0].signs == signs + 1
+    heartbeat.close()

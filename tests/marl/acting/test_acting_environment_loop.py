@@ -108,7 +108,7 @@ def test_means_are_over_all_ranks():
         """Another rank counted 6 episodes of length 1 with returns 0 and 2."""
 
         def all_reduce(self, tensor, operation="sum"):
-            tensor += torch.tensor([6.0, 0.0, 6.0, 0.0, 12.0], dtype=torch.float64)
+            tensor += torch.tensor([6.0, 0.0, 6.0, 0.0, 12.0, 0.0], dtype=torch.float64)
 
     running, statistics, _, _ = loop(Terminates)
     running.begin()

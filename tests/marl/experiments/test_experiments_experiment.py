@@ -97,7 +97,7 @@ def test_evaluation_changes_nothing_and_comes_at_its_times():
     without = run_experiment(config(), logger=plain)
     logger = Rows()
     result = run_experiment(config(evaluation_episodes=5, evaluate_every=2 * UPDATE), logger=logger)
-    assert [("evaluation/return_mean" in row) for row in logger.rows] == [False, True] * 3
+    assert [("evaluation/return_mean" in row) for row in logger.rows] == [*[False, True] * 3, True]
     assert equal(without.learner_state, result.learner_state)
     assert result.evaluation.summary()["evaluation/episodes"] == 5
     assert result.evaluation.summary().items() <= logger.rows[-1].items()
@@ -106,7 +106,7 @@ def test_evaluation_changes_nothing_and_comes_at_its_times():
 def test_measures_are_taken_at_their_times_and_at_the_end_and_change_nothing():
     taken = []
 
-    def measure(spec, policies):
+    def measure(spec, policies, progress):
         # They act as they learn, not greedily.
         assert all(policy.num_uniforms for policy in policies.values())
         assert sorted(policies) == [group.name for group in spec.groups]
@@ -169,7 +169,7 @@ def test_a_stop_comes_between_rows_and_the_rows_are_those_of_an_undisturbed_run(
     assert stopped.counter.updates == stop
     run_experiment(chosen, logger=logger, resume=load_checkpoint(tmp_path))
     assert without_clock(logger.rows) == without_clock(whole.rows)
-    assert [row["updates"] for row in whole.rows] == [3, 4, 6]
+    assert [row["updates"] for row in whole.rows] == [3, 4, 6, 6]
 
 
 def test_a_wish_to_stop_travels_with_the_gradients_from_any_rank():

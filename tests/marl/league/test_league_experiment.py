@@ -104,12 +104,17 @@ def test_a_run_leaves_snapshots_at_their_times_and_counts_games():
     assert result.counter.env_steps == 8 * UPDATE
     assert [s.env_steps for s in experiment.league.snapshots] == [0, 2 * UPDATE, 4 * UPDATE, 6 * UPDATE, 8 * UPDATE]
     assert len({s.digest for s in experiment.league.snapshots}) == 5
-    assert sum(row["main/games"] for row in logger.rows) == experiment.league.payoffs.games()[0].sum()
+    *rows, final = logger.rows
+    assert sum(row["main/games"] for row in rows) == experiment.league.payoffs.games()[0].sum()
     assert result.counter.episodes >= experiment.league.payoffs.games()[0].sum() > 0
     summary = result.evaluation.summary()
     assert summary["evaluation/episodes"] == 6
     assert 0 <= summary["evaluation/score"] <= 1
     assert {"evaluation/score/p_0", "evaluation/losses/p_1"} <= summary.keys()
+    assert summary.items() <= final.items()
+    rates = [summary[f"evaluation/random/{kind}_rate/p_0"] for kind in ("win", "draw", "loss")]
+    assert rates[0] + rates[1] / 2 == pytest.approx(summary["evaluation/score/p_0"])
+    assert sum(rates) == pytest.approx(1.0)
 
 
 def test_one_evaluated_game_has_no_score_from_the_other_side():
