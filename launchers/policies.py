@@ -10,7 +10,8 @@ import torch
 
 from marl.errors import InputError
 from marl.games.policy_players import blank_step
-from marl.launchers.run.trained_run import TrainedRun, load_run
+from marl.launchers.run.policy_sources import load_source
+from marl.launchers.run.trained_run import TrainedRun
 from marl.types import TimeStep
 
 
@@ -70,5 +71,5 @@ class LoadedPolicy:
 
 
 def load_policy(path: Path | str) -> LoadedPolicy:
-    """The policies of a run, ready to act; see LoadedPolicy and ``load_run``."""
-    return LoadedPolicy(load_run(path))
+    """The policies of a run, or of anything else that ``read_source`` reads, ready to act; see LoadedPolicy."""
+    return LoadedPolicy(load_source(path))

@@ -15,7 +15,7 @@ from marl.core import Communicator
 from marl.launchers.console import describe_evaluation, read_options, require_positive
 from marl.launchers.environment_variables import use_fair_threads
 from marl.launchers.mpi.ranks import run_on_ranks
-from marl.launchers.run.trained_run import load_run
+from marl.launchers.run.policy_sources import load_source
 from marl.loggers.journal import plain_number
 
 
@@ -24,7 +24,7 @@ class EvaluateOptions:
     """Options of ``marl evaluate``."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """A run directory, or one checkpoint in it."""
+    """A run directory, or one checkpoint in it; a league's snapshot LEAGUE@NAME, or its mixture LEAGUE@mixture."""
     episodes: int = 100
     """Episodes to play."""
     seed: int = 1
@@ -46,7 +46,7 @@ def evaluate(argv: list[str]) -> int:
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()
-        trained = load_run(options.run, env_kwargs=options.env_kwargs)
+        trained = load_source(options.run, env_kwargs=options.env_kwargs)
         result = play_episodes(
             trained.policies,
             trained.spec,

@@ -14,8 +14,8 @@ from marl.core import EnvironmentRequest
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
 from marl.files import reported_as_input_error
+from marl.launchers.run.policy_sources import load_source
 from marl.launchers.run.settings import environment_of, read_env_kwargs
-from marl.launchers.run.trained_run import load_run
 
 Picture = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     """
     if video.suffix not in (".gif", ".mp4"):
         raise InputError(f"{video} is neither a .gif nor an .mp4")
-    trained = load_run(run)
+    trained = load_source(run)
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))

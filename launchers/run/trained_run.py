@@ -16,6 +16,7 @@ from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.pettingzoo.rows import Seat
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
+from marl.games.sides import read_teams
 from marl.launchers.run.catalog import find_algorithm, from_saved
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.run.settings import Backend, Settings, environment_of, from_json, read_env_kwargs
@@ -42,6 +43,8 @@ class TrainedRun:
     """Readers and writers of each agent's values."""
     checkpoint: Path | None = None
     """The checkpoint that they come from."""
+    teams: Mapping[str, str] | None = None
+    """The team of each agent, where the run is a league that was told; see ``Sides``."""
 
     def actor(self, *, num_envs: int = 1, seed: int = 0, purpose: str = "play") -> PolicyActor:
         """Makes an actor for that many environments."""
@@ -125,4 +128,5 @@ def load_run(
         env_steps=checkpoint.step,
         seats=probe.seats if isinstance(probe, PettingZooVectorEnvironment) else (),
         checkpoint=checkpoint.path,
+        teams=read_teams(run.config.get("league", {}).get("teams")),
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from marl.files import write_atomically
 from marl.launchers.reports.wandb_upload import upload_rows
+from marl.launchers.run.policy_sources import MIXTURE
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.tournament.results import TournamentResults
 from marl.loggers.wandb import WandbLogger
@@ -108,7 +109,7 @@ def rating_rows(results: TournamentResults, players: Mapping[str, Mapping[str, A
     rows: dict[int, dict[str, float]] = {}
     for one in results.standings:
         about = players[one.player]
-        if about["env_steps"] is None:
+        if about["env_steps"] is None or str(about["source"]).endswith(f"@{MIXTURE}"):
             continue
         # Snapshots of one league and checkpoints of one run make one curve.
         path = Path(str(about["source"]).partition("@")[0])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Generic, Literal
+from typing import Any, Generic, Literal
 
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
@@ -14,7 +14,7 @@ from marl.errors import InputError
 from marl.games.sides import read_teams
 from marl.launchers.console import require_positive
 from marl.launchers.run.recipes import LEAGUE_RECIPES
-from marl.launchers.run.saved_league import SNAPSHOTS
+from marl.launchers.run.saved_league import META_STRATEGIES, SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Training, TrainOptions
@@ -22,16 +22,7 @@ from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
 from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
-from marl.league.roles import (
-    Exploiter,
-    MainPlayer,
-    Oracle,
-    SelfPlayer,
-    alpha_rank_mixture,
-    nash_mixture,
-    uniform_mixture,
-)
-from marl.ratings.replicator import replicator_mixture
+from marl.league.roles import Exploiter, MainPlayer, Oracle, SelfPlayer
 
 MatchmakingName = Literal[
     "latest",
@@ -46,12 +37,6 @@ MatchmakingName = Literal[
     "psro-replicator",
     "nfsp",
 ]
-_META_STRATEGIES: Final = {
-    "psro-nash": nash_mixture,
-    "psro-alpha-rank": alpha_rank_mixture,
-    "psro-uniform": uniform_mixture,
-    "psro-replicator": replicator_mixture,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +122,7 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         raise InputError(f"--exploiter-win-rate lies between 0 and 1, unlike {options.exploiter_win_rate}")
     if not 0.0 <= options.first_snapshot_fraction <= 1.0:
         raise InputError(f"--first-snapshot-fraction lies between 0 and 1, unlike {options.first_snapshot_fraction}")
-    psro = options.matchmaking in _META_STRATEGIES
+    psro = options.matchmaking in META_STRATEGIES
     if psro and (options.main_exploiters or options.league_exploiters):
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
     if options.measure_games is not None and options.measure_games < int(psro):
@@ -176,8 +161,8 @@ def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
 
 
 def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
-    if options.matchmaking in _META_STRATEGIES:
-        return {"main": Oracle(meta_strategy=_META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
+    if options.matchmaking in META_STRATEGIES:
+        return {"main": Oracle(meta_strategy=META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
     rule = _matchmaking(options)
     exploiters: dict[str, Role] = {}
     for kind, target, count in (
