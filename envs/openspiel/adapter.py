@@ -49,8 +49,8 @@ class OpenSpielGame(AECEnv):  # type: ignore[misc]  # PettingZoo is not typed he
 
     def __init__(self, name: str, parameters: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.metadata = {"name": name, "render_modes": [], "is_parallelizable": False}
-        self.render_mode = None
+        self.metadata = {"name": name, "render_modes": ["ansi"], "is_parallelizable": False}
+        self.render_mode = "ansi"
         self._name, self._parameters = name, dict(parameters or {})
         self.game = load(name, self._parameters)
         kind = self.game.get_type()
@@ -129,6 +129,18 @@ class OpenSpielGame(AECEnv):  # type: ignore[misc]  # PettingZoo is not typed he
         seen = np.asarray(tensor(self._number[agent]), np.float32).reshape(self._observation_space.shape)
         self._seen[agent] = seen
         return seen
+
+    def render(self) -> str:
+        """The game as text, as the player that is to move sees it; all of it where nothing is hidden, or at the end."""
+        state, kind = self.game_state, self.game.get_type()
+        player = self._number[self.agent_selection]
+        if not state.is_terminal() and kind.information != type(kind.information).PERFECT_INFORMATION:
+            if kind.provides_observation_string:
+                return str(state.observation_string(player))
+            if kind.provides_information_state_string:
+                return str(state.information_state_string(player))
+        # Of players that move at once, nobody's choice is in the state before all have chosen.
+        return str(state)
 
     def _go_on(self) -> None:
         """Plays on to where an agent has to choose, or to the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marl.core import EnvironmentRequest
+from marl.envs.imports import one_line
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
+from marl.envs.suites import OPENSPIEL, split_name
 from marl.errors import InputError
 from marl.files import reported_as_input_error
 from marl.launchers.run.policy_sources import load_source
@@ -32,9 +35,15 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     if video.suffix not in (".gif", ".mp4"):
         raise InputError(f"{video} is neither a .gif nor an .mp4")
     trained = load_source(run)
+    found = split_name(trained.env)
+    if found is not None and found[0] is OPENSPIEL:
+        raise InputError(f"{trained.env} draws no pictures; marl play {run} --human plays against it in the terminal")
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        # Pictures need no window, but pygame opens one all the same in some environments.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     envs = environment(
         EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
     )
@@ -42,14 +51,14 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
         raise InputError(f"{trained.env} draws no pictures")
     actor = trained.actor(seed=seed)
     timestep = envs.reset()
-    pictures = [_picture(envs.render(0), trained.env)]
+    pictures = [_picture(_draw(envs, trained.env), trained.env)]
     total = 0.0
     for _ in range(max_steps):
         timestep = envs.step(actor.select_actions(timestep))
         total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
         if timestep.final is not None:
             break
-        pictures.append(_picture(envs.render(0), trained.env))
+        pictures.append(_picture(_draw(envs, trained.env), trained.env))
     envs.close()
     with reported_as_input_error(f"write {video}"):
         _write(video, pictures, fps)
@@ -72,6 +81,17 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
+        ) from error
+
+
+def _draw(envs: PettingZooVectorEnvironment, name: str) -> Any:
+    """What ``render`` of the first copy returns; InputError where it fails, as pygame does without a screen."""
+    try:
+        return envs.render(0)
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot draw: {one_line(error)}; where there is no screen, SDL_VIDEODRIVER=dummy helps pygame, "
+            "xvfb-run others"
         ) from error
 
 
