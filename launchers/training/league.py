@@ -127,10 +127,12 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
     if options.measure_games is not None and options.measure_games < int(psro):
         raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
+    nfsp = options.matchmaking == "nfsp"
+    if nfsp and (options.main_exploiters or options.league_exploiters):
+        raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+    refuse_unread(options)
     experiment = make_experiment_config(algorithm, env, options)
-    if options.matchmaking == "nfsp":
-        if options.main_exploiters or options.league_exploiters:
-            raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+    if nfsp:
         experiment = replace(experiment, builder=NFSP(best_response=experiment.builder, config=options.nfsp))
     return LeagueConfig(
         experiment=experiment,
@@ -140,6 +142,27 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         measure_games=(100 if psro else 0) if options.measure_games is None else options.measure_games,
         directory=directory,
     )
+
+
+def refuse_unread(options: LeagueOptions[Any]) -> None:
+    """InputError where an option was given that this league does not read."""
+    chosen = options.matchmaking
+    psro, exploiters = chosen in META_STRATEGIES, options.main_exploiters + options.league_exploiters > 0
+    always_itself = chosen in ("latest", "nfsp") and not exploiters and not options.first_snapshot_fraction
+    unread = {
+        "window": (chosen != "window", "--matchmaking window"),
+        "play_against_latest_model_ratio": (chosen not in ("window", "quality"), "--matchmaking window or quality"),
+        "first_snapshot_fraction": (psro or exploiters, "leagues without exploiters, and not for psro"),
+        "swap_steps": (always_itself, f"opponents that change, and with {chosen} a player meets itself alone"),
+        "exploiter_win_rate": (not exploiters, "--main-exploiters and --league-exploiters"),
+        "exploiter_max_steps": (not exploiters, "--main-exploiters and --league-exploiters"),
+        "nfsp": (chosen != "nfsp", "--matchmaking nfsp"),
+    }
+    defaults = LeagueOptions[Any](algorithm=options.algorithm)
+    for name, (is_unread, purpose) in unread.items():
+        if is_unread and getattr(options, name) != getattr(defaults, name):
+            option = "nfsp.*" if name == "nfsp" else name.replace("_", "-")
+            raise InputError(f"--{option} is for {purpose}; leave it out")
 
 
 def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
@@ -154,7 +177,6 @@ def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
     if options.matchmaking == "quality":
         return QualityScores(latest_ratio=options.play_against_latest_model_ratio)
     return Window(
-        save_steps=options.save_steps,
         window=options.window,
         play_against_latest_model_ratio=options.play_against_latest_model_ratio,
     )
