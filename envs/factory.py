@@ -92,6 +92,8 @@ def make_constructor(name: str, env_kwargs: Mapping[str, Any] | None = None) -> 
             return recognize(source.make(**arguments))
         except ImportError as error:
             raise missing_package(name, error, source.install) from error
+        except InputError:
+            raise
         except (TypeError, ValueError, AssertionError, KeyError) as error:
             if not arguments:
                 raise

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from marl.envs.imports import import_module, nearest_environment, one_line
+from marl.envs.imports import import_module, nearest_environment
 from marl.envs.openspiel.games import import_openspiel
 from marl.envs.suites import OPENSPIEL, Suite, split_name
 from marl.errors import InputError, nearest
@@ -99,16 +99,11 @@ def _from_registry(name: str) -> Source:
 
 def _from_openspiel(name: str, game: str) -> Source:
     import_openspiel(name, game)
-    for package in OPENSPIEL.packages:
-        import_module(name, package, install=OPENSPIEL.install)
 
     def make(**parameters: Any) -> Any:
         from marl.envs.openspiel.adapter import make_game
 
-        try:
-            return make_game(game, parameters)
-        except RuntimeError as error:  # pyspiel.SpielError
-            raise ValueError(one_line(error)) from error
+        return make_game(game, parameters)
 
     return Source(make=make, install=OPENSPIEL.install)
 

@@ -47,8 +47,8 @@ PETTINGZOO: Final = Suite(
 )
 OPENSPIEL: Final = Suite(
     title="OpenSpiel",
-    packages=("pyspiel", "shimmy"),
-    install="open-spiel shimmy",
+    packages=("pyspiel",),
+    install="open-spiel",
     usage="openspiel/GAME",
     prefix="openspiel",
 )

@@ -13,7 +13,8 @@ from marl.acting.modes import Mode, modes_to_play
 from marl.envs.pettingzoo.rows import ApiError, Seat, check_row, read_observation
 from marl.errors import InputError
 from marl.games.policy_players import blank_step
-from marl.launchers.run.trained_run import TrainedRun, load_run
+from marl.launchers.run.policy_sources import load_source
+from marl.launchers.run.trained_run import TrainedRun
 from marl.types import Array, TimeStep
 
 
@@ -137,17 +138,17 @@ class LoadedPolicy:
 
 
 def load_policy(path: Path | str, *, evaluation_policy: Mode = "greedy", seed: int = 0) -> LoadedPolicy:
-    """The policies of a run, ready to act; see LoadedPolicy and ``load_run``.
+    """The policies of a run, or of anything else that ``read_source`` reads, ready to act; see LoadedPolicy.
 
     Args:
-        path: a run directory, or one of the checkpoints in it.
+        path: a run directory, one of the checkpoints in it, a league's snapshot or its mixture.
         evaluation_policy: greedy for the best actions, or sampled as they were trained to be drawn.
         seed: of samples.
 
     Raises:
-        InputError: as ``load_run``; or samples of policies that draw nothing.
+        InputError: as ``read_source``; or samples of policies that draw nothing.
     """
-    run = load_run(path)
+    run = load_source(path)
     (mode,) = modes_to_play(evaluation_policy, stochastic="sampled" in run.modes)
     return LoadedPolicy(run, mode=mode, seed=seed)
 

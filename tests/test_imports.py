@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "algorithms": {"marl", "algorithms"},
     "launchers": set(PACKAGES),
 }
-SUITES = {"pettingzoo", "gymnasium", "supersuit", "mpe2", "shimmy", "pyspiel", "lbforaging", "rware", "magent2"}
+SUITES = {"pettingzoo", "gymnasium", "supersuit", "mpe2", "pyspiel", "lbforaging", "rware", "magent2"}
 
 
 @cache

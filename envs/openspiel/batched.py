@@ -10,6 +10,7 @@ from torch import Tensor
 
 from marl.core import EnvironmentFactory, EnvironmentRequest, State, VectorEnvironment
 from marl.envs.openspiel.game_tree import CHANCE, TERMINAL, GameTree, read_tree
+from marl.envs.openspiel.games import load
 from marl.errors import InputError
 from marl.random_streams import Stream
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions, EnvironmentSpec, group_agents
@@ -241,13 +242,7 @@ def make_batched_game(
     Raises:
         InputError: the game is too large, or not of the kind that ``read_tree`` reads.
     """
-    import pyspiel
-
-    try:
-        game = pyspiel.load_game(name, dict(parameters or {}))
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"openspiel/{name} cannot be made with {parameters or {}}: {error}") from error
-    tree = read_tree(game)
+    tree = read_tree(load(name, parameters))
 
     def make(request: EnvironmentRequest) -> GameTreeEnvironment:
         return GameTreeEnvironment(tree, request, device=device)

@@ -51,6 +51,10 @@ class PettingZooArena(Arena):
         """The last observations in the games that ended at the last step, if they were of one call."""
         return self._environment.ended_step()
 
+    def text(self, env: int) -> str:
+        """What an environment whose render mode is ``ansi`` shows; nothing for others."""
+        return self._environment.text(env)
+
     def close(self) -> None:
         self._environment.close()
 
@@ -75,6 +79,11 @@ class _SeededEnvironment(PettingZooVectorEnvironment):
 
     def ended_step(self) -> FinalStep | None:
         return self._storage.timestep().final
+
+    def text(self, copy: int) -> str:
+        if getattr(self._environments[copy], "render_mode", None) != "ansi":
+            return ""
+        return str(self.render(copy))
 
     def _next_seed(self, copy: int) -> int:
         return self._seeds[copy] if copy < len(self._seeds) else 0

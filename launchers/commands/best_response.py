@@ -77,7 +77,7 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
     make = preprocessed(
         make_constructor(trained.env, read_env_kwargs(trained.settings.env_kwargs)), trained.settings.preprocessing
     )
-    sides = Sides(trained.spec)
+    sides = Sides(trained.spec, trained.teams)
     arena = PettingZooArena(make, min(_BOARDS, settings.games))
     try:
         games = _PairedGames(arena, trained.spec, sides, settings)
@@ -95,6 +95,7 @@ def exploit(trained: TrainedPolicies, steps: int, settings: ResponseSettings) ->
                 trained.policies,
                 side,
                 progress=print_progress(),
+                teams=trained.teams,
             )
             columns.append(games.returns(trained.policies, spec, response, side)[:, side])
         own = games.returns(trained.policies, trained.spec, None, None)

@@ -28,7 +28,7 @@ class EvaluateOptions:
     """Options of ``marl evaluate``."""
 
     run: Positional[Path]
-    """A run directory, or one checkpoint in it."""
+    """A run directory, or one checkpoint in it; a league's snapshot LEAGUE@NAME, or its mixture LEAGUE@mixture."""
     episodes: int = 100
     """Episodes to play in each mode, and as many against random moves where sides oppose each other."""
     evaluation_policy: EvaluationPolicy = "both"
@@ -53,13 +53,13 @@ def evaluate(argv: list[str]) -> int:
     from marl.acting.full_evaluation import evaluate_modes
     from marl.acting.modes import modes_to_play
     from marl.launchers.mpi.ranks import run_on_ranks
-    from marl.launchers.run.trained_run import load_run
+    from marl.launchers.run.policy_sources import load_source
     from marl.loggers.journal import plain_number
     from marl.progress import unwatched
 
     def run(communicator: Communicator) -> int:
         use_fair_threads()
-        trained = load_run(options.run, env_kwargs=options.env_kwargs)
+        trained = load_source(options.run, env_kwargs=options.env_kwargs)
         modes = modes_to_play(options.evaluation_policy, stochastic="sampled" in trained.modes)
         result = evaluate_modes(
             {mode: trained.modes[mode] for mode in modes},

@@ -16,7 +16,7 @@ class PlayOptions:
     """Options of ``marl play``."""
 
     run: Positional[Path]
-    """A run directory, or one checkpoint in it; to play against, also a league's snapshot, LEAGUE@NAME."""
+    """A run directory, or one checkpoint in it; a league's snapshot LEAGUE@NAME, or its mixture LEAGUE@mixture."""
     human: bool = False
     """Play a board game against the run, in the terminal, instead of recording an episode."""
     seat: str | None = None

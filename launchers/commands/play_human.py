@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -71,7 +72,7 @@ def play_in_terminal(
             raise InputError(f"{trained.env} is no board game for two: those can be played in the terminal")
         if seat is not None and seat not in spec.agents:
             raise InputError(f"there is no seat {seat!r}{nearest(seat, spec.agents)}")
-        person = _Person(reads, writes)
+        person = _Person(reads, writes, partial(arena.text, 0))
         players: dict[str, Player] = {PERSON: person, MACHINE: PolicyPlayer(trained.spec, trained.policies)}
         mine = 0 if seat is None else [agents[0] for agents in sides.agents].index(seat)
         rules = GameRules(seed=seed, max_steps=max_steps, move_seconds=0.0)
@@ -109,8 +110,8 @@ def _verdict(result: PlayedGame) -> str:
 class _Person(Player):
     """A player that shows the board and reads moves."""
 
-    def __init__(self, reads: IO[str], writes: IO[str]) -> None:
-        self._reads, self._writes = reads, writes
+    def __init__(self, reads: IO[str], writes: IO[str], text: Callable[[], str]) -> None:
+        self._reads, self._writes, self._text = reads, writes, text
         self._spec: EnvironmentSpec | None = None
 
     def begin(self, spec: EnvironmentSpec, num_games: int, owned: Bools, seeds: Sequence[int]) -> None:
@@ -134,7 +135,7 @@ class _Person(Player):
         legal = list(range(group.action.num_actions))
         if step.action_masks is not None:
             legal = torch.nonzero(step.action_masks[0, column]).flatten().tolist()
-        board = draw_board(step.observations[0, column].numpy(), group.action.num_actions, legal)
+        board = draw_board(step.observations[0, column].numpy(), group.action.num_actions, legal) or self._text()
         if board:
             print(board, file=self._writes)
         request.actions[index][0, column] = self._move(legal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 
 from marl.acting.modes import Mode, modes_to_play
 from marl.core import EnvironmentRequest
+from marl.envs.imports import one_line
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
+from marl.envs.suites import OPENSPIEL, split_name
 from marl.errors import InputError
 from marl.files import reported_as_input_error
 from marl.launchers.reports.drawing import is_drawn
+from marl.launchers.run.policy_sources import load_source
 from marl.launchers.run.settings import environment_of, read_env_kwargs
-from marl.launchers.run.trained_run import load_run
 
 Picture = NDArray[np.uint8]
 
@@ -34,11 +37,17 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode:
     """
     if video.suffix not in (".gif", ".mp4"):
         raise InputError(f"{video} is neither a .gif nor an .mp4")
-    trained = load_run(run)
+    trained = load_source(run)
     modes_to_play(mode, stochastic="sampled" in trained.modes)
+    found = split_name(trained.env)
+    if found is not None and found[0] is OPENSPIEL:
+        raise InputError(f"{trained.env} draws no pictures; marl play {run} --human plays against it in the terminal")
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        # Pictures need no window, but pygame opens one all the same in some environments.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     envs = environment(
         EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
     )
@@ -48,7 +57,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode:
     pictures: list[Picture] = []
 
     def look(copy: int) -> None:
-        pictures.append(_picture(envs.render(copy), trained.env))
+        pictures.append(_picture(_draw(envs, trained.env, copy), trained.env))
 
     with contextlib.closing(envs):
         timestep = envs.reset()
@@ -85,6 +94,17 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
+        ) from error
+
+
+def _draw(envs: PettingZooVectorEnvironment, name: str, copy: int) -> Any:
+    """What ``render`` of a copy returns; InputError where it fails, as pygame does without a screen."""
+    try:
+        return envs.render(copy)
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot draw: {one_line(error)}; where there is no screen, SDL_VIDEODRIVER=dummy helps pygame, "
+            "xvfb-run others"
         ) from error
 
 

@@ -25,6 +25,7 @@ from marl.launchers.run.run_directory import RunDirectory, new_run_path
 from marl.launchers.stopping import STOPPED
 from marl.launchers.tournament.checks import check_options
 from marl.launchers.tournament.contestants import Entry
+from marl.launchers.tournament.cooperation import is_cooperative
 from marl.launchers.tournament.games_file import GamesFile
 from marl.launchers.tournament.options import TournamentOptions
 from marl.launchers.tournament.results import results_json, tally
@@ -102,7 +103,15 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
     from marl.launchers.tournament.report import log_to_wandb, table_text, write_csv
 
     options = runner.options
-    results = tally(games, runner.names, runner.sides.names, runner.scoring, anchor=options.anchor, seed=options.seed)
+    results = tally(
+        games,
+        runner.names,
+        runner.sides.names,
+        runner.scoring,
+        anchor=options.anchor,
+        cooperative=options.scoring == "auto" and is_cooperative(games),
+        seed=options.seed,
+    )
     tests = runner.tests({game.index: game for game in games})
     steps = {one.entry.name: one.env_steps for one in runner.contestants}
     summary = {
@@ -126,6 +135,8 @@ def _conclude(path: Path, runner: TournamentRunner, games: list[PlayedGame], sec
     for test in tests.values():
         decision = test["decision"] or "undecided"
         print(f"SPRT {' - '.join(test['players'])}: {decision} after {test['used']} pairs (LLR {test['llr']:.2f})")
+    if tests and results.cooperative:
+        print("SPRT compares who wins within a game, which nobody does in a cooperative one")
     if results.distinct_games < results.games / 2 and options.action_selection == "greedy":
         print(
             f"only {results.distinct_games} of {results.games} games differ, so the intervals promise too much; "

@@ -128,7 +128,7 @@ class Contestant:
         return {
             "kind": self.entry.kind,
             "source": self.entry.source,
-            "checkpoint": "" if self.run is None else str(self._named(self.run.file)),
+            "checkpoint": "" if self.run is None or self.run.file is None else str(self._named(self.run.file)),
             "digest": "" if self.run is None else self.run.digest,
         }
 

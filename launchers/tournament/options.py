@@ -47,7 +47,8 @@ class TournamentOptions:
     """The team of every agent; those of one play together. By default agents whose names differ in a
     trailing number only, else those of equal spaces, else every agent is alone."""
     scoring: Literal["auto", "game", "duplicate"] = "auto"
-    """Compare returns within a game, or in the same seat of the same deal; auto: the first where sides are alike."""
+    """Compare returns within a game, or in the same seat of the same deal; auto: the first where sides are alike. In
+    games whose sides win and lose together auto ranks by mean return instead of Elo."""
     anchor: str | None = None
     """The player whose Elo is 0; the mean if not given."""
     boards: int = 64

@@ -43,6 +43,8 @@ def write_html(path: Path, results: TournamentResults, summary: Mapping[str, Any
         _heat_map(results, results.win_rates, "{:.0f}"),
         "<h2>Probability that the row is stronger than the column, in per cent</h2>",
         _heat_map(results, results.superiority, "{:.1f}"),
+        "<h2>Mean return of the row's side where the column sits on another</h2>",
+        _returns(results),
         "<h2>Seats</h2>",
         _seats(results),
         "<h2>Forfeits and step limits</h2>",
@@ -58,6 +60,8 @@ def _headline(results: TournamentResults, summary: Mapping[str, Any]) -> str:
     text = (
         f"{results.games} games ({results.distinct_games} of them different), {summary['action_selection']} policies. "
     )
+    if results.cooperative:
+        return text + "The sides win and lose together: players are ranked by mean return, and Elo says nothing."
     if results.seat_advantage is not None and results.seat_interval is not None:
         low, high = results.seat_interval
         text += f"The first seat is worth {results.seat_advantage:.0f} Elo (95 %: {low:.0f} to {high:.0f}). "
@@ -99,6 +103,13 @@ def _leaderboard(results: TournamentResults) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f"<th{' class=left' if index == 0 else ''}>{text}</th>" for index, text in enumerate(heads))
     return f"<div class=wide><table><tr>{head}</tr>\n" + "\n".join(rows) + "</table></div>"
+
+
+def _returns(results: TournamentResults) -> str:
+    names = [one.player for one in results.standings]
+    rows = in_leaderboard_order(results, results.mean_returns).tolist()
+    cells = [["" if math.isnan(value) else f"{value:.3f}" for value in row] for row in rows]
+    return _table(["", *names], [[name, *row] for name, row in zip(names, cells, strict=True)])
 
 
 def _bar(one: Standing, low: float, span: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from marl.files import write_atomically
 from marl.launchers.reports.wandb_upload import upload_rows
+from marl.launchers.run.policy_sources import MIXTURE
 from marl.launchers.run.run_directory import RunDirectory
 from marl.launchers.tournament.results import TournamentResults
 from marl.loggers.wandb import WandbLogger
@@ -22,6 +23,8 @@ from marl.types import Floats
 def table_text(results: TournamentResults) -> str:
     """The leaderboard in plain text."""
     width = max(6, *(len(standing.player) for standing in results.standings))
+    if results.cooperative:
+        return _cooperative_text(results, width)
     lines = [f"{'':>3}  {'player':<{width}}  {'Elo':>7}  {'95 %':^17}  {'score':>6}  {'games':>6}  {'forfeits':>8}"]
     for place, one in enumerate(results.standings, 1):
         low, high = one.interval
@@ -31,6 +34,30 @@ def table_text(results: TournamentResults) -> str:
         )
     if results.step_limits:
         lines.append(f"{results.step_limits} games reached the step limit and count as draws")
+    return "\n".join(lines)
+
+
+def _cooperative_text(results: TournamentResults, width: int) -> str:
+    """The leaderboard by mean return, and the returns of each two players together."""
+    lines = [f"{'':>3}  {'player':<{width}}  {'return':>9}  {'95 %':^21}  {'games':>6}  {'forfeits':>8}"]
+    for place, one in enumerate(results.standings, 1):
+        low, high = one.return_interval
+        lines.append(
+            f"{place:>3}  {one.player:<{width}}  {one.mean_return:>9.3f}  [{low:>9.3f},{high:>9.3f}]  "
+            f"{one.games:>6}  {sum(one.forfeits.values()):>8}"
+        )
+    lines += [
+        "the sides win and lose together, so players are ranked by mean return, and Elo says nothing;",
+        "marl evaluate RUN plays one in all seats",
+        "return of the row's side, together with the column's player:",
+        f"{'':<{width}}  " + "  ".join(f"{one.player[:9]:>9}" for one in results.standings),
+    ]
+    table = in_leaderboard_order(results, results.mean_returns)
+    for one, row in zip(results.standings, table.tolist(), strict=True):
+        cells = ("-" if math.isnan(value) else f"{value:.3f}" for value in row)
+        lines.append(f"{one.player:<{width}}  " + "  ".join(f"{cell:>9}" for cell in cells))
+    if results.step_limits:
+        lines.append(f"{results.step_limits} games reached the step limit")
     return "\n".join(lines)
 
 
@@ -108,7 +135,7 @@ def rating_rows(results: TournamentResults, players: Mapping[str, Mapping[str, A
     rows: dict[int, dict[str, float]] = {}
     for one in results.standings:
         about = players[one.player]
-        if about["env_steps"] is None:
+        if about["env_steps"] is None or str(about["source"]).endswith(f"@{MIXTURE}"):
             continue
         # Snapshots of one league and checkpoints of one run make one curve.
         path = Path(str(about["source"]).partition("@")[0])

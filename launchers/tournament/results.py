@@ -13,6 +13,7 @@ import numpy as np
 from marl.errors import InputError
 from marl.games.game import PlayedGame
 from marl.games.pairings import Matchup
+from marl.launchers.tournament.cooperation import cross_play
 from marl.ratings.alpha_rank import alpha_rank
 from marl.ratings.bootstrap import bootstrap_elo
 from marl.ratings.elo import EloConfig, elo_ratings
@@ -105,6 +106,8 @@ class Standing:
     """Share of the points, a draw counting half."""
     mean_return: float
     """Of its side, a game."""
+    return_interval: tuple[float, float]
+    """95 %, normal approximation."""
     seats: dict[str, int]
     """Games by side."""
     seat_scores: dict[str, float | None]
@@ -127,7 +130,9 @@ class TournamentResults:
     """Standings, payoff tables and totals of a tournament."""
 
     standings: tuple[Standing, ...]
-    """Best first; equals in order of entry."""
+    """Best first, by Elo, or by mean return where the game is cooperative; equals in order of entry."""
+    cooperative: bool
+    """Whether the sides win and lose together, so that Elo says nothing."""
     players: tuple[str, ...]
     """In order of entry: the rows of the tables."""
     win_rates: Floats
@@ -136,6 +141,8 @@ class TournamentResults:
     """(P, P) comparisons."""
     superiority: Floats
     """(P, P) probability that the row's player is stronger."""
+    mean_returns: Floats
+    """(P, P) mean return of the row's side where the column's player sits on another; NaN where they never met."""
     seat_advantage: float | None
     """Elo that the first side is worth; None where sides are not compared with each other."""
     seat_interval: tuple[float, float] | None
@@ -154,6 +161,7 @@ def tally(
     scoring: Scoring,
     *,
     anchor: str | None = None,
+    cooperative: bool = False,
     seed: int = 0,
     resamples: int = 1000,
 ) -> TournamentResults:
@@ -165,6 +173,7 @@ def tally(
         sides: names of the game's sides.
         scoring: see ``comparisons``.
         anchor: the player whose Elo is 0; None makes the mean 0.
+        cooperative: rank by mean return; see ``is_cooperative``.
         seed: of the bootstrap.
         resamples: of the bootstrap.
     """
@@ -209,13 +218,15 @@ def tally(
                 **_game_statistics([game for game in ordered if name in game.players], name, sides),
             )
         )
-    standings.sort(key=lambda standing: -round(standing.elo, 6))
+    standings.sort(key=lambda standing: -round(standing.mean_return if cooperative else standing.elo, 6))
     return TournamentResults(
         standings=tuple(standings),
+        cooperative=cooperative,
         players=tuple(players),
         win_rates=np.where(met > 0, table.win_rates(), np.nan),
         comparisons=met,
         superiority=elo.superiority if seated else resampled.superiority,
+        mean_returns=cross_play(ordered, players),
         seat_advantage=elo.seat_advantage if seated else None,
         seat_interval=elo.seat_interval if seated else None,
         draw_parameter=elo.draw_parameter,
@@ -229,9 +240,13 @@ def tally(
 def _game_statistics(games: Sequence[PlayedGame], player: str, sides: Sequence[str]) -> dict[str, Any]:
     """The fields of a player's standing that its games give, without comparisons."""
     seats = {side: [game for game in games if game.players[s] == player] for s, side in enumerate(sides)}
+    returns = [game.returns[game.players.index(player)] for game in games]
+    mean = _mean(returns) or 0.0
+    width = 1.96 * float(np.std(returns, ddof=1)) / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
     return {
         "games": len(games),
-        "mean_return": _mean([game.returns[game.players.index(player)] for game in games]) or 0.0,
+        "mean_return": mean,
+        "return_interval": (mean - width, mean + width),
         "seats": {side: len(there) for side, there in seats.items()},
         "seat_scores": {
             side: _mean([_points(game, game.players.index(player)) for game in there]) for side, there in seats.items()
@@ -269,12 +284,14 @@ def _skills(games: Sequence[PlayedGame], players: Sequence[str]) -> dict[str, di
 def results_json(results: TournamentResults) -> dict[str, Any]:
     """The results as ``results.json`` holds them: ``ratings`` best first, ``payoff`` and the rest."""
     return {
+        "ranked_by": "mean_return" if results.cooperative else "elo",
         "ratings": [asdict(standing) for standing in results.standings],
         "payoff": {
             "players": list(results.players),
             "win_rates": _rows(results.win_rates),
             "comparisons": _rows(results.comparisons),
             "superiority": _rows(results.superiority),
+            "mean_returns": _rows(results.mean_returns),
         },
         "seat_advantage": results.seat_advantage,
         "seat_interval": results.seat_interval,

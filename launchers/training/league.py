@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, Generic, Literal
+from typing import Any, Generic, Literal
 
 from marl.algorithms.nfsp import NFSP, NFSPConfig
 from marl.core import Communicator
@@ -15,7 +15,7 @@ from marl.games.sides import read_teams
 from marl.launchers.command_line.options import TeamsText
 from marl.launchers.console import require_not_negative, require_positive
 from marl.launchers.run.recipes import LEAGUE_RECIPES
-from marl.launchers.run.saved_league import SNAPSHOTS
+from marl.launchers.run.saved_league import META_STRATEGIES, SNAPSHOTS
 from marl.launchers.run.settings import ConfigT, make_experiment_config
 from marl.launchers.training.command import run_command
 from marl.launchers.training.options import Command, Training, TrainOptions, image_reading
@@ -23,16 +23,7 @@ from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.league import Role
 from marl.league.matchmaking import PFSP, Latest, Matchmaking, QualityScores, UniformPast, Window
-from marl.league.roles import (
-    Exploiter,
-    MainPlayer,
-    Oracle,
-    SelfPlayer,
-    alpha_rank_mixture,
-    nash_mixture,
-    uniform_mixture,
-)
-from marl.ratings.replicator import replicator_mixture
+from marl.league.roles import Exploiter, MainPlayer, Oracle, SelfPlayer
 
 MatchmakingName = Literal[
     "latest",
@@ -47,12 +38,6 @@ MatchmakingName = Literal[
     "psro-replicator",
     "nfsp",
 ]
-_META_STRATEGIES: Final = {
-    "psro-nash": nash_mixture,
-    "psro-alpha-rank": alpha_rank_mixture,
-    "psro-uniform": uniform_mixture,
-    "psro-replicator": replicator_mixture,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +124,17 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
     if not 0.0 <= options.play_against_latest_model_ratio <= 1.0:
         ratio = options.play_against_latest_model_ratio
         raise InputError(f"--play-against-latest-model-ratio lies between 0 and 1, unlike {ratio}")
-    psro = options.matchmaking in _META_STRATEGIES
+    psro = options.matchmaking in META_STRATEGIES
     if psro and (options.main_exploiters or options.league_exploiters):
         raise InputError("psro is a league of one player; leave out exploiters, or choose another --matchmaking")
     if options.measure_games is not None and options.measure_games < int(psro):
         raise InputError(f"--measure-games must be at least {int(psro)}, got {options.measure_games}")
+    nfsp = options.matchmaking == "nfsp"
+    if nfsp and (options.main_exploiters or options.league_exploiters):
+        raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+    refuse_unread(options)
     experiment = make_experiment_config(algorithm, env, options)
-    if options.matchmaking == "nfsp":
-        if options.main_exploiters or options.league_exploiters:
-            raise InputError("nfsp is a league of one player; leave out exploiters, or choose another --matchmaking")
+    if nfsp:
         experiment = replace(experiment, builder=NFSP(best_response=experiment.builder, config=options.nfsp))
     return LeagueConfig(
         experiment=experiment,
@@ -157,6 +144,27 @@ def _config(algorithm: str, env: str, options: LeagueOptions[Any], directory: Pa
         measure_games=(100 if psro else 0) if options.measure_games is None else options.measure_games,
         directory=directory,
     )
+
+
+def refuse_unread(options: LeagueOptions[Any]) -> None:
+    """InputError where an option was given that this league does not read."""
+    chosen = options.matchmaking
+    psro, exploiters = chosen in META_STRATEGIES, options.main_exploiters + options.league_exploiters > 0
+    always_itself = chosen in ("latest", "nfsp") and not exploiters and not options.first_snapshot_fraction
+    unread = {
+        "window": (chosen != "window", "--matchmaking window"),
+        "play_against_latest_model_ratio": (chosen not in ("window", "quality"), "--matchmaking window or quality"),
+        "first_snapshot_fraction": (psro or exploiters, "leagues without exploiters, and not for psro"),
+        "swap_steps": (always_itself, f"opponents that change, and with {chosen} a player meets itself alone"),
+        "exploiter_win_rate": (not exploiters, "--main-exploiters and --league-exploiters"),
+        "exploiter_max_steps": (not exploiters, "--main-exploiters and --league-exploiters"),
+        "nfsp": (chosen != "nfsp", "--matchmaking nfsp"),
+    }
+    defaults = LeagueOptions[Any](algorithm=options.algorithm)
+    for name, (is_unread, purpose) in unread.items():
+        if is_unread and getattr(options, name) != getattr(defaults, name):
+            option = "nfsp.*" if name == "nfsp" else name.replace("_", "-")
+            raise InputError(f"--{option} is for {purpose}; leave it out")
 
 
 def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
@@ -171,15 +179,14 @@ def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:
     if options.matchmaking == "quality":
         return QualityScores(latest_ratio=options.play_against_latest_model_ratio)
     return Window(
-        save_steps=options.save_steps,
         window=options.window,
         play_against_latest_model_ratio=options.play_against_latest_model_ratio,
     )
 
 
 def _learners(options: LeagueOptions[Any]) -> dict[str, Role]:
-    if options.matchmaking in _META_STRATEGIES:
-        return {"main": Oracle(meta_strategy=_META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
+    if options.matchmaking in META_STRATEGIES:
+        return {"main": Oracle(meta_strategy=META_STRATEGIES[options.matchmaking], save_steps=options.save_steps)}
     rule = _matchmaking(options)
     exploiters: dict[str, Role] = {}
     for kind, target, count in (

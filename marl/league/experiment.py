@@ -241,6 +241,12 @@ class LeagueExperiment(TrainingTask):
             )
         if self.config.measure_games and len(self.sides) != 2:
             raise InputError(f"games are measured between two sides, and this game has {len(self.sides)}")
+        for name, role in self.config.learners.items():
+            if role.reads_measured_games and not self.config.measure_games:
+                raise InputError(
+                    f"{name} meets a mixture that follows from games between snapshots, so measure_games must be at "
+                    "least 1"
+                )
         if builder.team_reward:
             raise InputError(
                 "a team reward adds up what opponents receive; self-play needs each agent's own: drop "

@@ -46,6 +46,11 @@ class Role(ABC):
         return False
 
     @property
+    def reads_measured_games(self) -> bool:
+        """True if opponents follow from games between snapshots, so that the league must measure some."""
+        return False
+
+    @property
     def rules(self) -> tuple[Matchmaking, ...]:
         """Matchmaking rules that the role uses and that may have state."""
         return ()

@@ -71,18 +71,14 @@ class UniformPast(Matchmaking):
 class Window(Matchmaking):
     """The latest model now and then, else one of the last snapshots; the names are those of ML-Agents."""
 
-    save_steps: int = 20_000
-    """Environment steps between snapshots."""
-    swap_steps: int = 2_000
-    """Environment steps between changes of opponent."""
     window: int = 10
     """Number of snapshots before the latest model among which opponents are drawn."""
     play_against_latest_model_ratio: float = 0.5
     """Probability of the latest model."""
 
     def __post_init__(self) -> None:
-        if min(self.save_steps, self.swap_steps, self.window) < 1:
-            raise InputError("save_steps, swap_steps and window are at least 1")
+        if self.window < 1:
+            raise InputError(f"window is at least 1, not {self.window}")
         if not 0.0 <= self.play_against_latest_model_ratio <= 1.0:
             raise InputError("play_against_latest_model_ratio lies between 0 and 1")
 

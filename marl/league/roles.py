@@ -161,5 +161,9 @@ class Oracle(PeriodicSnapshots):
         return probabilities
 
     @property
+    def reads_measured_games(self) -> bool:
+        return True
+
+    @property
     def restarts(self) -> bool:
         return True

@@ -100,15 +100,17 @@ def learn_response(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gains:
-    """Gains of responses over the policies themselves, with 95 % intervals over the games."""
+    """Gains of responses over the policies themselves, with 95 % intervals over the games; none is negative."""
 
     gains: Floats
-    """(S,) of each side: the return of its response less that of the policies, everybody else being the policies."""
+    """(S,) of each side: the return of its response less that of the policies, everybody else being the policies. It
+    is 0 where the response is worse than the policies, since those are a response too."""
     intervals: Floats
     """(S, 2)."""
     nash_conv: float
     """The sum of the gains."""
     nash_conv_interval: tuple[float, float]
+    """Of the sum; sides without a gain count from 0 to the upper end of their own interval."""
 
 
 def measure_gains(own: Floats, responses: Floats) -> Gains:
@@ -124,11 +126,21 @@ def measure_gains(own: Floats, responses: Floats) -> Gains:
     if own.shape != responses.shape or len(own) < 2:
         raise ValueError("own and responses are returns of the same two deals or more")
     differences = responses - own
-    # The sum over sides is one more column, with an interval of its own.
-    differences = np.column_stack((differences, differences.sum(1)))
-    middle, width = differences.mean(0), 1.96 * differences.std(0, ddof=1) / np.sqrt(len(own))
-    intervals = np.stack((middle - width, middle + width), axis=1)
-    low, high = intervals[-1].tolist()
+    middle, width = differences.mean(0), _half_width(differences)
+    intervals: Floats = np.maximum(np.stack((middle - width, middle + width), axis=1), 0.0)
+    gaining = middle > 0.0
+    total, spread = float(middle[gaining].sum()), float(_half_width(differences[:, gaining].sum(1)))
+    # What a side without a gain may gain after all, it may in any deal: the worst case is added.
+    beyond = float(intervals[~gaining, 1].sum())
     return Gains(
-        gains=middle[:-1], intervals=intervals[:-1], nash_conv=float(middle[-1]), nash_conv_interval=(low, high)
+        gains=np.maximum(middle, 0.0),
+        intervals=intervals,
+        nash_conv=total,
+        nash_conv_interval=(max(0.0, total - spread), total + spread + beyond),
     )
+
+
+def _half_width(values: Floats) -> Floats:
+    """Half the 95 % interval of the mean of G rows, (G, ...) to (...)."""
+    width: Floats = np.asarray(1.96 * values.std(0, ddof=1) / np.sqrt(len(values)))
+    return width

@@ -94,11 +94,11 @@ class SeatedPlayers(Saveable):
                 state = self._states[name][rows] if recurrent else None
                 count = policy.num_uniforms
                 uniforms = noise[name][rows][..., :count] if count else None
-                decision = policy.act(_rows(step, rows), timestep.first[rows], state, uniforms)
+                decision = policy.act(rows_of(step, rows), timestep.first[rows], state, uniforms)
                 own = seats[rows]
-                merged[name][rows] = _where(own, decision.actions, merged[name][rows])
+                merged[name][rows] = only_where(own, decision.actions, merged[name][rows])
                 if recurrent and decision.state is not None:
-                    self._states[name][rows] = _where(own, decision.state, self._states[name][rows])
+                    self._states[name][rows] = only_where(own, decision.state, self._states[name][rows])
         return merged
 
     def state_dict(self) -> State:
@@ -117,7 +117,8 @@ class SeatedPlayers(Saveable):
             self._states[name] = state[f"state/{name}"].clone()
 
 
-def _rows(step: GroupStep, rows: Tensor) -> GroupStep:
+def rows_of(step: GroupStep, rows: Tensor) -> GroupStep:
+    """A group's step in the environments of these numbers, (n,) int64."""
     return GroupStep(
         observations=step.observations[rows],
         action_masks=None if step.action_masks is None else step.action_masks[rows],
@@ -128,6 +129,6 @@ def _rows(step: GroupStep, rows: Tensor) -> GroupStep:
     )
 
 
-def _where(seats: Tensor, theirs: Tensor, others: Tensor) -> Tensor:
+def only_where(seats: Tensor, theirs: Tensor, others: Tensor) -> Tensor:
     """``theirs`` where (n, A) seats are, for tensors (n, A, ...)."""
     return torch.where(seats.view(*seats.shape, *[1] * (theirs.dim() - 2)), theirs, others)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from marl.acting.episodes import EpisodeTracker
 from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory
@@ -12,7 +13,6 @@ from marl.errors import InputError
 from marl.testing.environment_checks import check_environment
 
 pyspiel = pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
-pytest.importorskip("shimmy", reason="shimmy is not installed (extra: games)")
 
 GAMES = [("kuhn_poker", {}), ("kuhn_poker", {"players": 3}), ("leduc_poker", {}), ("liars_dice", {"dice_sides": 2})]
 
@@ -103,6 +103,39 @@ def numbering(game):
     return _NUMBERS[str(game)]
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [*GAMES, *((name, {}) for name in ("tiny_hanabi", "lewis_signaling", "first_sealed_auction", "sheriff"))],
+    ids=str,
+)
+def test_a_table_pays_what_openspiel_says_of_how_the_game_ended(name, parameters):
+    """Zero-sum, common and general rewards, of two players and more, with deals first."""
+    envs = 32
+    table, tree = make(name, envs, with_state=False, **parameters), read_tree(pyspiel.load_game(name, parameters))
+    tracker, act = EpisodeTracker(table.spec, envs), RandomActions(table.spec, num_envs=envs)
+    histories = {number: history for history, number in numbering(pyspiel.load_game(name, parameters)).items()}
+    timestep, ended = table.reset(), 0
+    while ended < 100:
+        before, actions = table.env_state_dict()["node"], act(timestep)
+        (chosen,) = actions.values()
+        timestep = table.step(actions)
+        over = tracker.track(timestep)
+        for env in [] if over is None else over.envs.tolist():
+            node = int(before[env])
+            node = int(tree.children[node, chosen[env, tree.mover[node]]])
+            ends = [node] if int(tree.mover[node]) == TERMINAL else tree.outcomes[tree.chance[node]].tolist()
+            received = over.returns[over.envs.tolist().index(env)].numpy()
+            assert any(np.allclose(received, returns_after(name, parameters, histories[end])) for end in ends)
+            ended += 1
+
+
+def returns_after(name, parameters, history):
+    state = pyspiel.load_game(name, parameters).new_initial_state()
+    for action in history:
+        state.apply_action(action)
+    return state.returns()
+
+
 def test_cards_are_dealt_evenly_and_independently_of_one_another():
     envs = 6000
     environment = make("kuhn_poker", envs)
@@ -162,7 +195,7 @@ def test_what_was_saved_of_another_game_is_refused():
     [
         ("matrix_rps", {}, "matrix_rps has no batched version: there are those of games with turns"),
         ("tic_tac_toe", {}, "tic_tac_toe has no batched version"),
-        ("kuhn_poker", {"cards": 9}, "kuhn_poker cannot be made with"),
+        ("kuhn_poker", {"cards": 9}, "kuhn_poker takes no argument cards"),
         ("khun_poker", {}, "did you mean 'openspiel/kuhn_poker'"),
     ],
 )

@@ -125,7 +125,6 @@ def test_pistonball_is_seen_grey_small_and_stacked():
 @pytest.mark.parametrize(("game", "longest"), [("kuhn_poker", 3), ("leduc_poker", 6)])
 def test_games_of_openspiel_are_played_to_their_end(game, longest):
     pytest.importorskip("pyspiel", reason="OpenSpiel is not installed")
-    pytest.importorskip("shimmy", reason="shimmy is not installed")
     environment = make_constructor(f"openspiel/{game}")()
     lengths = set()
     for seed in range(60):

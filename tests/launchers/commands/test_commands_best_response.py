@@ -29,6 +29,23 @@ def test_gains_are_those_over_what_the_policies_win_themselves_in_the_same_deals
         measure_gains(own[:1], responses[:1])
 
 
+def test_a_response_that_is_worse_than_the_policies_gains_nothing():
+    """The policies are a response to themselves: no gain is negative, and none makes another side's gain smaller."""
+    worse = np.array([-1.0, -3.0, -2.0, -2.0])
+    better = np.array([1.0, 3.0, 1.0, 3.0])
+    found = measure_gains(np.zeros((4, 2)), np.stack((worse, better), axis=1))
+    np.testing.assert_array_equal(found.gains, [0.0, 2.0])
+    assert found.nash_conv == 2.0
+    half = 1.96 * np.std(better, ddof=1) / 2
+    np.testing.assert_allclose(found.intervals, [[0.0, 0.0], [2.0 - half, 2.0 + half]])
+    np.testing.assert_allclose(found.nash_conv_interval, (2.0 - half, 2.0 + half))
+    # One that may gain after all: the upper end of the sum leaves room for that.
+    doubtful = np.array([-3.0, 2.0, -2.0, 2.0])
+    unsure = measure_gains(np.zeros((4, 2)), np.stack((doubtful, better), axis=1))
+    room = -0.25 + 1.96 * np.std(doubtful, ddof=1) / 2
+    np.testing.assert_allclose(unsure.nash_conv_interval, (2.0 - half, 2.0 + half + room))
+
+
 def test_the_learner_sits_on_its_side_in_every_episode():
     drawn = FixedOpponents({}, 1, 3).draw(torch.arange(4), torch.arange(4))
     assert drawn.tolist() == [[0, LEARNER, 0]] * 4

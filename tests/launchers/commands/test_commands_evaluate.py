@@ -133,6 +133,25 @@ def test_play_records_turns(marl, tictactoe_run, tmp_path):
     assert (done.code, "takes no argument render_mode" in done.stderr) == (2, True)
 
 
+def test_a_game_is_drawn_without_a_screen_and_one_line_says_why_it_cannot(
+    marl, refused, spread_run, tmp_path, monkeypatch
+):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    argv = ("play", spread_run, "--max-steps", 2, "--video")
+    assert marl(*argv, tmp_path / "game.gif").code == 0
+    from mpe2._mpe_utils.simple_env import SimpleEnv
+
+    def render(self):
+        raise OSError("x11 not\navailable")
+
+    monkeypatch.setattr(SimpleEnv, "render", render)
+    said = refused(*argv, tmp_path / "other.gif")
+    assert "OSError: x11 not available" in said
+    assert "SDL_VIDEODRIVER=dummy" in said
+    assert not (tmp_path / "other.gif").exists()
+
+
 def test_play_refuses_what_it_cannot_write(refused, spread_run, tmp_path):
     assert "neither a .gif nor an .mp4" in refused("play", spread_run, "--video", tmp_path / "a.avi")
     (tmp_path / "file").touch()

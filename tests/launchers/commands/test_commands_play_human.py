@@ -106,3 +106,29 @@ def test_the_command_reads_standard_input(marl, monkeypatch, tictactoe_run):
     assert (done.code, done.stdout.count("Your move")) == (0, 2)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert marl("play", tictactoe_run, "--human").code == 0
+
+
+@pytest.mark.parametrize(
+    ("game", "lines", "shows"),
+    [
+        ("kuhn_poker", ["x", "5", "0", "0"], "Your move (0, 1): "),
+        ("tic_tac_toe", list(range(9)) * 5, "...\n...\n..."),
+        ("goofspiel(num_cards=3)", [0, 1, 2] * 3, "Point card sequence: "),
+        ("matrix_rps", [2], "Your move (0 to 2): "),
+    ],
+)
+def test_games_of_openspiel_are_shown_as_openspiel_writes_them(tmp_path, game, lines, shows):
+    pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
+    run = tmp_path / "run"
+    quietly("train", "mappo", f"openspiel/{game}", "--recipe", "none", *SHORT, "--out", run)
+    played, said = talk(run, *lines)
+    assert [one.ending for one in played] == ["finished"]
+    assert shows in said
+    assert any(verdict in said for verdict in ("You win.", "You lose.", "A draw."))
+
+
+def test_a_recording_of_openspiel_is_refused_with_the_way_out(refused, tmp_path):
+    pytest.importorskip("pyspiel", reason="OpenSpiel is not installed (extra: games)")
+    run = tmp_path / "run"
+    quietly("train", "mappo", "openspiel/kuhn_poker", "--recipe", "none", *SHORT, "--out", run)
+    assert f"marl play {run} --human" in refused("play", run)

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,10 +13,12 @@ from command_line import rows_of
 from saved_runs import timeless
 from tictactoe import lost_boards
 
+from marl.algorithms.nfsp import NFSPConfig
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.errors import InputError
 from marl.launchers.run.saved_league import load_league
 from marl.launchers.run.trained_run import load_run
+from marl.launchers.training.league import LeagueOptions, MatchmakingName, refuse_unread
 
 TICTACTOE = "classic/tictactoe-v3"
 RPS = "envs.matrix_games:rock_paper_scissors"
@@ -62,7 +67,8 @@ def test_a_resumed_league_says_that_replay_starts_empty_unless_it_was_saved(marl
     argv = ["league", "iql", RPS, "--matchmaking", matchmaking, "--num-envs", 4, "--evaluation-episodes", 0]
     settings = {"replay.capacity": 400, "replay.min-size": 40, "replay.batch-size": 16, "hidden-sizes": 8}
     argv += [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
-    argv += ["--nfsp.hidden-sizes", 8, "--nfsp.reservoir", 400, "--out", tmp_path, *["--checkpoint-replay"] * saved]
+    argv += ["--nfsp.hidden-sizes", 8, "--nfsp.reservoir", 400] * (matchmaking == "nfsp")
+    argv += ["--out", tmp_path, *["--checkpoint-replay"] * saved]
     assert marl(*argv, "--steps", 200).code == 0
     done = marl(*argv, "--steps", 400, "--resume")
     assert done.code == 0, done
@@ -111,6 +117,39 @@ def test_ranks_of_a_league_need_no_more_than_the_option(marl, tmp_path):
 def test_what_makes_no_league_is_refused_in_one_line(refused, tmp_path, argv, says):
     assert says in refused("league", *argv, *(() if argv[0] in ("qmix", "vdn") else SMALL), "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+ALL = get_args(MatchmakingName)
+READ = {
+    ("--window", 3): {"window"},
+    ("--play-against-latest-model-ratio", 0.3): {"window", "quality"},
+    ("--first-snapshot-fraction", 0.3): {name for name in ALL if not name.startswith("psro")},
+    ("--swap-steps", 100): set(ALL) - {"latest", "nfsp"},
+    ("--exploiter-win-rate", 0.6): set(),
+    ("--exploiter-max-steps", 500): set(),
+    ("--nfsp.batch-size", 8): {"nfsp"},
+    ("--measure-games", 2): set(ALL),
+    ("--save-steps", 50): set(ALL),
+}
+
+
+@pytest.mark.parametrize("matchmaking", ALL)
+def test_options_that_the_chosen_matchmaking_does_not_read_are_refused(matchmaking):
+    for (option, value), read in READ.items():
+        name, _, part = option.removeprefix("--").replace("-", "_").partition(".")
+        given = {name: replace(NFSPConfig(), **{part: value}) if part else value, "matchmaking": matchmaking}
+        options = LeagueOptions(algorithm=None, **given)
+        refusal = nullcontext() if matchmaking in read else pytest.raises(InputError, match="is for")
+        with refusal:
+            refuse_unread(options)
+
+
+def test_options_of_exploiters_are_read_where_there_are_some_and_that_of_the_first_snapshot_is_not(refused, tmp_path):
+    argv = ("league", "ippo", TICTACTOE, *SMALL, "--out", tmp_path / "run", "--main-exploiters", 1)
+    assert "leagues without exploiters" in refused(*argv, "--first-snapshot-fraction", 0.2)
+    refuse_unread(
+        LeagueOptions(algorithm=None, main_exploiters=1, exploiter_win_rate=0.6, exploiter_max_steps=500, swap_steps=9)
+    )
 
 
 def test_a_run_of_train_is_no_league(tictactoe_run):

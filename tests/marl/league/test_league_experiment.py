@@ -20,7 +20,7 @@ from marl.experiments.resource_usage import MACHINE
 from marl.league.config import LeagueConfig
 from marl.league.experiment import LeagueExperiment
 from marl.league.matchmaking import PFSP, Matchmaking, QualityScores, Window
-from marl.league.roles import Exploiter, MainPlayer, SelfPlayer
+from marl.league.roles import Exploiter, MainPlayer, Oracle, SelfPlayer
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions
 from marl.testing.fake_environment import FakeVectorEnvironment
@@ -141,6 +141,12 @@ def test_measured_games_fill_the_table_between_snapshots():
     assert torch.equal(between, expected)
     with pytest.raises(InputError, match="two sides"):
         LeagueExperiment(dataclasses.replace(config(THREESOME), measure_games=2))
+
+
+def test_psro_without_measured_games_is_refused():
+    """It would meet all its snapshots alike, whatever its meta-strategy."""
+    with pytest.raises(InputError, match="measure_games"):
+        LeagueExperiment(config(learners={"main": Oracle(save_steps=UPDATE)}))
 
 
 LEAGUE = {
