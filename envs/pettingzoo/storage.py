@@ -53,7 +53,7 @@ class GroupArrays:
         A value is bootstrapped over these actions, so all of them must not be called legal for want of a mask.
         """
         assert self.masks is not None
-        kept = self.masks[copy, row].copy()
+        kept: Array = self.masks[copy, row].copy()
         if mask is not None and np.shape(mask) == kept.shape:
             for part in self.mask_parts:
                 if np.any(mask[part]):

@@ -116,7 +116,7 @@ class _Rules:
         self.agents: list[str] = []
         box = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.choice = box if continuous else spaces.Discrete(ALTERNATIVES)
-        seen = spaces.Box(0.0, 1.0, (len(self.family) * _NUMBERS,), np.float32)
+        seen = spaces.Box(0.0, 1.0, (self.width,), np.float32)
         self.space = seen
         if not continuous:
             mask = spaces.Box(0, 1, (ALTERNATIVES,), np.int8)
@@ -145,17 +145,23 @@ class _Rules:
     def code(self, agent: int) -> int:
         return self.game.seen[agent][min(self.taken[agent], self.game.lives[agent])]
 
-    def observe(self, agent: str) -> Any:
-        seen = np.zeros(len(self.family) * _NUMBERS, np.float32)
+    @property
+    def width(self) -> int:
+        return len(self.family) * _NUMBERS
+
+    def look(self, agent: str) -> Any:
+        seen = np.zeros(self.width, np.float32)
         seen[self.number * _NUMBERS + self.code(AGENTS.index(agent))] = 1.0
+        return seen
+
+    def observe(self, agent: str) -> Any:
         if not self.masked:
-            return seen
-        return {"observation": seen, "action_mask": np.array(self.game.legal, np.int8)}
+            return self.look(agent)
+        return {"observation": self.look(agent), "action_mask": np.array(self.game.legal, np.int8)}
 
     def state(self) -> Any:
         """What agent_1 sees, who is never gone before the end."""
-        seen = self.observe("agent_1")
-        return seen["observation"] if self.masked else seen
+        return self.look(AGENTS[1])
 
     def play(self, agent: str, action: Any) -> None:
         assert not self.masked or self.game.legal[action], f"{agent} moved illegally"
@@ -218,9 +224,9 @@ class TurnEndings(_Rules, AECEnv):
         self._accumulate_rewards()
         self.terminations[agent] = self.ends(agent, "terminated")
         self.truncations[agent] = self.ends(agent, "truncated")
-        others = [other for other in self.agents if other != agent and not self._over(other)]
+        others = [other for other in self.agents if other != agent and not self.is_over(other)]
         self.agent_selection = others[0] if others else agent
         self._deads_step_first()
 
-    def _over(self, agent: str) -> bool:
+    def is_over(self, agent: str) -> bool:
         return self.terminations[agent] or self.truncations[agent]

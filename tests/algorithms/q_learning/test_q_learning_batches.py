@@ -5,8 +5,8 @@ import torch
 
 from marl.algorithms.q_learning.batches import read_batch
 from marl.algorithms.q_learning.config import QLearningConfig
-from marl.algorithms.q_learning.mixers import SumMixer
-from marl.algorithms.q_learning.networks import QNetwork, QNetworks
+from marl.algorithms.q_learning.mixers import DuplexDuelingMixer, MonotonicMixer, SumMixer
+from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
 
@@ -114,6 +114,31 @@ def test_a_step_of_a_sequence_leads_to_the_next_one(double):
     assert group.greedy_next.active[:, 0, 0].tolist() == [True, True, False]
     assert batch.ended is not None
     assert batch.ended.T.tolist() == [[False, False, True], [False, True, True]]
+
+
+@pytest.mark.parametrize("kind", [SumMixer, MonotonicMixer, DuplexDuelingMixer])
+def test_no_mixer_reads_what_those_do_who_do_not_act(kind):
+    torch.manual_seed(0)
+    state = ArraySpec(shape=(4,))
+    made = {
+        SumMixer: SumMixer,
+        MonotonicMixer: lambda: MonotonicMixer(2, state),
+        DuplexDuelingMixer: lambda: DuplexDuelingMixer(2, 6, state),
+    }[kind]()
+    learning = QNetworks({}, made)
+    values = torch.randn(5, 2, 3)
+    taken = ActionValues(values, None, torch.zeros(5, 2, dtype=torch.int64), torch.tensor([[True, False]]).expand(5, 2))
+    seen = torch.randn(5, 4)
+    expected = learning.mix([taken], seen)
+    for action in (1, 2):
+        other = taken._replace(actions=torch.tensor([[0, action]]).expand(5, 2))
+        assert torch.equal(learning.mix([other], seen), expected)
+
+
+def test_places_of_agents_that_do_not_act_are_worth_the_mean_of_their_actions():
+    values = torch.tensor([[[1.0, 2.0, 6.0], [1.0, 2.0, 6.0]]])
+    taken = ActionValues(values, None, torch.tensor([[2, 2]]), torch.tensor([[True, False]]))
+    assert taken.of_places().tolist() == [[6.0, 3.0]]
 
 
 def test_a_mixer_leaves_those_out_who_do_not_act():

@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from scripted_steps import GAMMA, GROUPS, Script, everything, transitions
 
 from marl.adders.transitions import TransitionAdder
@@ -81,6 +82,29 @@ def test_truncated_episode_is_bootstrapped_with_its_own_last_observation():
     np.testing.assert_array_equal(fields["left/observations"][3, 0], (0, 1, 0, 0))
     np.testing.assert_allclose(fields["left/discounts"], GAMMA)
     assert fields["left/next_active"].all()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_an_agent_is_given_before_its_first_action_counts_for_its_team(n):
+    # Agent left_1 joins at step 1, and is paid 5 and then 7; left_0 is paid 1 each time.
+    replay = transitions(1, n_step=n)
+    adder = TransitionAdder(replay, discount=GAMMA)
+    script = Script(0, 1, 4, mishaps=0.0)
+
+    def timestep(k):
+        step = script.timestep(k)
+        left = step.groups["left"]
+        left.active[0, 1] = k > 0
+        left.rewards[0] = torch.tensor([1.0, (0.0, 5.0, 7.0, 0.0)[k]])
+        return step
+
+    adder.add_first(timestep(0))
+    for k in range(3):
+        adder.add(script.actions(k), {}, timestep(k + 1))
+    rewards = everything(replay)[0]["left/rewards"]
+    expected = [(1.0, 5.0), (1.0, 7.0)] if n == 1 else [(1 + GAMMA, 5 + GAMMA * 7), (1 + GAMMA, 7.0)]
+    np.testing.assert_allclose(rewards[:2], expected, rtol=1e-6)
+    assert everything(replay)[0]["left/discounts"][0].tolist() == pytest.approx([GAMMA**n, 0.0])
 
 
 def test_a_second_first_time_step_drops_windows_that_are_being_filled():

@@ -52,10 +52,16 @@ class Notebook(Adder):
     """What an adder was told."""
 
     def __init__(self):
-        self.active, self.actions, self.raw = [], [], []
+        self.active, self.actions, self.outcomes = [], [], []
 
     def add_first(self, timestep):
         self.active.append({name: step.active.clone() for name, step in timestep.groups.items()})
+        self.outcomes.append(
+            {
+                name: [tensor.clone() for tensor in (step.rewards, step.terminated, step.truncated)]
+                for name, step in timestep.groups.items()
+            }
+        )
 
     def add(self, actions, extras, timestep):
         self.actions.append({name: tensor.clone() for name, tensor in actions.items()})
@@ -126,6 +132,26 @@ def test_opponents_act_in_their_seats_for_whole_episodes_and_only_the_learners_s
         players = actor._players.players.clone()
     episodes = torch.cat([numbers for _, numbers in opponents.drawn])
     assert int(episodes.max()) > 3
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_rewards_and_endings_in_seats_that_are_hidden_are_hidden_too(name):
+    environment, actor, adder, _, sides = seated(GAMES[name])
+    timestep = environment.reset()
+    actor.observe_first(timestep)
+    endings = 0
+    for _ in range(40):
+        # Of the step that led here, in the seats of the episode in which it was taken.
+        players = actor._players.players.clone()
+        timestep = environment.step(actor.select_actions(timestep))
+        actor.observe({}, timestep)
+        for group, seen in adder.outcomes[-1].items():
+            own = players[:, sides.of_group[group]] == LEARNER
+            step = timestep.groups[group]
+            for hidden, shown in zip(seen, (step.rewards, step.terminated, step.truncated), strict=True):
+                assert torch.equal(hidden, torch.where(own, shown, torch.zeros_like(shown)))
+            endings += int(seen[2].sum())
+    assert endings > 0
 
 
 def test_a_players_seats_go_through_one_forward_pass():
