@@ -90,8 +90,8 @@ def warn(line: str) -> None:
 
 
 def print_progress() -> Progress:
-    """Returns a progress that is printed to standard error every few seconds, where work takes so long."""
-    line = WorkLine()
+    """Returns a progress that is printed to standard error every few seconds; every minute where that is a file."""
+    line = WorkLine(seconds=5.0 if sys.stderr.isatty() else 60.0)
 
     def tell(what: str, done: int, total: int) -> None:
         if line.tell(what, done, total):

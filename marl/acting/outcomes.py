@@ -15,7 +15,7 @@ _TOLERANCE: Final = 1e-6
 
 
 def are_opposed(returns: Tensor) -> bool | None:
-    """Whether what one side gains, the others lose, as far as these episodes show.
+    """Returns whether what one side gains, the others lose, as far as these episodes show.
 
     Args:
         returns: (N, S) of the sides.

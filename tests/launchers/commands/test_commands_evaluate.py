@@ -23,7 +23,8 @@ def test_evaluate_tells_one_line_or_one_object(marl, spread_run):
 
 def test_one_episode_has_no_interval(marl, spread_run):
     assert re.fullmatch(
-        r"return -\d+\.\d\d over 1 greedy episode", marl("evaluate", spread_run, "--episodes", 1).stdout.strip()
+        r"return -\d+\.\d\d over 1 greedy episode; sampled -\d+\.\d\d",
+        marl("evaluate", spread_run, "--episodes", 1).stdout.strip(),
     )
     told = json.loads(marl("evaluate", spread_run, "--episodes", 1, "--json").stdout)
     assert told["evaluation/return_ci95"] is None
@@ -50,7 +51,8 @@ def test_evaluate_takes_other_arguments_of_the_environment(marl, refused, spread
 
 def test_evaluation_cuts_episodes_at_the_limit_and_says_so(marl, spread_run):
     line = marl("evaluate", spread_run, "--episodes", 2, "--max-steps", 4).stdout
-    assert line.strip().endswith("over 2 greedy episodes, 2 of them cut at the step limit")
+    assert "over 2 greedy episodes, 2 of them cut at the step limit; sampled" in line
+    assert line.splitlines()[0].endswith(", 2 cut at the step limit")
     told = json.loads(marl("evaluate", spread_run, "--episodes", 2, "--max-steps", 4, "--json").stdout)
     assert (told["evaluation/step_limits"], told["evaluation/episode_length"]) == (2, 4)
 

@@ -43,3 +43,17 @@ def test_a_tracker_is_told_once_of_what_is_done_twice():
         logger.write({"env_steps": steps})
     logger.close()
     assert told == [16, 32, 48, 64, math.inf]
+
+
+def test_the_last_row_is_newer_by_what_it_alone_has():
+    told = []
+
+    class Tracker(ListLogger):
+        def write(self, row):
+            told.append(row)
+
+    logger = OnlyNewer(Tracker(), "env_steps", "final")
+    rows = [{"env_steps": 16}, {"env_steps": 16, "final": 16}, {"env_steps": 32}, {"env_steps": 32, "final": 32}]
+    for row in (*rows, rows[1], rows[3], rows[2]):
+        logger.write(row)
+    assert told == rows

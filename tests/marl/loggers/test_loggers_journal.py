@@ -2,6 +2,7 @@ import errno
 import json
 import math
 import os
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -134,3 +135,12 @@ def test_a_journal_in_no_folder_is_refused(tmp_path):
         JournalLogger(tmp_path / "nowhere" / "m")
     with pytest.raises(InputError, match="cannot read"):
         list(read_journal(tmp_path / "nowhere"))
+
+
+def test_a_row_that_will_be_written_once_more_is_cut(tmp_path):
+    with closing(JournalLogger(tmp_path / "metrics.jsonl")) as journal:
+        for row in ({"updates": 1, "final": 1}, {"updates": 2}, {"updates": 3}, {"updates": 3, "final": 3}):
+            journal.write(row)
+        assert journal.truncate_after(3) == 4
+        assert journal.truncate_after(3, repeated="final") == 3
+    assert [*read_journal(tmp_path / "metrics.jsonl")][-1] == {"updates": 3}

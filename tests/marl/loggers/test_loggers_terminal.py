@@ -164,3 +164,27 @@ def test_the_live_view_fits_a_narrow_terminal(live, monkeypatch):
     logger = TerminalLogger(100_000, title="a very long title that has no room", stream=stream)
     logger.write(METRICS)
     logger.close()
+
+
+def told(logger, clock):
+    logger.write({**METRICS, "env_steps": 100_000})
+    for second in range(13):
+        clock.now = float(second)
+        logger.tell("greedy evaluation", second, 100)
+    logger.tell("sampled evaluation", 0, 100)
+    logger.close()
+
+
+def test_long_work_between_rows_is_told_every_few_seconds(plain):
+    stream, clock = io.StringIO(), Clock()
+    told(TerminalLogger(100_000, stream=stream, clock=clock), clock)
+    assert stream.getvalue().splitlines()[1:] == ["greedy evaluation: 5 of 100", "greedy evaluation: 10 of 100"]
+
+
+def test_long_work_is_part_of_the_live_view(live):
+    stream, clock = io.StringIO(), Clock()
+    logger = TerminalLogger(100_000, stream=stream, clock=clock)
+    told(logger, clock)
+    assert "greedy evaluation: 12 of 100" in stream.getvalue()
+    logger.write(METRICS)
+    assert not logger._work.text

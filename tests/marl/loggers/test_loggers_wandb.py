@@ -136,6 +136,15 @@ def test_a_resumed_online_run_is_continued_without_a_repeat(fake, tmp_path):
     assert [call[1]["updates"] for call in calls(tmp_path) if call[0] == "log"] == [4, 5]
 
 
+def test_a_run_that_was_ended_before_its_final_evaluation_gets_it_when_it_is_resumed(fake, tmp_path):
+    logger = fake("resumed", run_id="abc", resume=True, warn=pytest.fail)
+    final = {**row(3), "evaluation/final_env_steps": 300}
+    for each in (row(2), row(3), final):
+        logger.write(each)
+    logger.close()
+    assert [call[1] for call in calls(tmp_path) if call[0] == "log"] == [final]
+
+
 def test_what_wandb_prints_is_no_answer(fake):
     logger = fake("chatty", warn=pytest.fail)
     logger.write(row(1))
