@@ -12,20 +12,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from marl.launchers.command_line.kinds import (
-    SECTION,
-    Choice,
-    ChoiceOrPairs,
-    Count,
-    File,
-    Kind,
-    Maybe,
-    Number,
-    Pairs,
-    Several,
-    Switch,
-    Text,
-)
+from marl.launchers.command_line.kinds import SECTION, Choice, Count, File, Kind, Maybe, Number, Switch, Text
+from marl.launchers.command_line.lists_and_maps import ChoiceOrPairs, Pairs, Several
 
 ValueT = TypeVar("ValueT")
 _POSITIONAL: Final = "positional"
@@ -93,7 +81,7 @@ def find_options(kind: Any, default: Any = None) -> tuple[Option, ...]:
 
 def _walk(kind: type, default: Any, outer: OptionPath) -> Iterator[Option]:
     hints = get_type_hints(kind, include_extras=True)
-    for entry in fields(kind):  # type: ignore[arg-type]
+    for entry in fields(kind):
         hint, positional = hints[entry.name], False
         if get_origin(hint) is Annotated and _POSITIONAL in hint.__metadata__:
             hint, positional = get_args(hint)[0], True

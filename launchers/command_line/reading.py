@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, Final, get_origin, get_type_hints
 
 from marl.errors import InputError, closest
-from marl.launchers.command_line.kinds import Several, Switch, ValueRefused
+from marl.launchers.command_line.kinds import Switch, ValueRefused
+from marl.launchers.command_line.lists_and_maps import Several
 from marl.launchers.command_line.options import Option, OptionPath, default_of, option_name, section_type
 
 _OPTION_LIKE: Final = re.compile(r"[-–—]+(?!inf\b|nan\b)[A-Za-z]")
@@ -183,7 +184,7 @@ def build_options(kind: Any, values: Mapping[OptionPath, Any], default: Any = No
 def _build(kind: type, values: Mapping[OptionPath, Any], default: Any, outer: OptionPath) -> Any:
     hints = get_type_hints(kind)
     changes: dict[str, Any] = {}
-    for entry in fields(kind):  # type: ignore[arg-type]
+    for entry in fields(kind):
         path = (*outer, entry.name)
         before = getattr(default, entry.name) if default is not None else default_of(entry)
         section = section_type(hints[entry.name], before)

@@ -61,7 +61,7 @@ def test_a_map_names_the_groups():
 
 
 def test_a_map_must_name_every_agent_and_no_other():
-    with pytest.raises(SpecError, match="does not say to which group b belongs"):
+    with pytest.raises(SpecError, match="sharing leaves out b; every agent has a group"):
         group_agents([agent("a"), agent("b")], {"a": "x"})
     with pytest.raises(SpecError, match="names c, but the agents are a"):
         group_agents([agent("a")], {"a": "x", "c": "x"})

@@ -8,20 +8,8 @@ import pytest
 from commands import all_commands
 
 from marl.errors import InputError
-from marl.launchers.command_line.kinds import (
-    SECTION,
-    Choice,
-    ChoiceOrPairs,
-    Count,
-    File,
-    Kind,
-    Maybe,
-    Number,
-    Pairs,
-    Several,
-    Switch,
-    Text,
-)
+from marl.launchers.command_line.kinds import SECTION, Choice, Count, File, Kind, Maybe, Number, Switch, Text
+from marl.launchers.command_line.lists_and_maps import ChoiceOrPairs, Pairs, Several
 from marl.launchers.command_line.options import ObjectText, Option, Positional, find_options
 from marl.launchers.command_line.reading import build_options, read_values
 from marl.launchers.console import read_options

@@ -10,7 +10,8 @@ from commands import all_commands
 from marl.distributed.communicators import SerialCommunicator
 from marl.errors import InputError
 from marl.experiments.experiment import Experiment
-from marl.launchers.command_line.kinds import Count, Kind, Maybe, Number, Several
+from marl.launchers.command_line.kinds import Count, Kind, Maybe, Number
+from marl.launchers.command_line.lists_and_maps import Several
 from marl.launchers.command_line.options import find_options
 from marl.launchers.command_line.reading import build_options
 from marl.launchers.run.settings import make_experiment_config

@@ -96,8 +96,11 @@ def replay(**settings):
             "begins at 301 items, but replay holds 256",
         ),
         (("isac", SPREAD, *replay(capacity=100)), "capacity 100 is below one item for each of 128 environment copies"),
-        (("maddpg", SPREAD, *replay(samples_per_insert=0)), "samples per insert must be a number above 0, not 0"),
-        (("qplex", SPREAD, *replay(samples_per_insert="nan")), "samples per insert must be a number above 0, not nan"),
+        (
+            ("maddpg", SPREAD, *replay(samples_per_insert=0)),
+            "--algorithm.replay.samples-per-insert must be a number above 0, not 0",
+        ),
+        (("qplex", SPREAD, *replay(samples_per_insert="nan")), "--algorithm.replay.samples-per-insert takes a number"),
         (("qmix", SPREAD, *replay(tolerance=1)), "cannot hold 8.0 samples per insert with batches of 256"),
         (("qmix", SPREAD, "--algorithm.no-team-reward"), "individual rewards, as in a competitive game; .* use iql"),
         (("vdn", "envs.matrix_games:rock_paper_scissors", *TINY, "--steps", 80), "rewards add up to 0 .* use iql"),
