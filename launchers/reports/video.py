@@ -37,7 +37,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     trained = load_source(run)
     found = split_name(trained.env)
     if found is not None and found[0] is OPENSPIEL:
-        raise InputError(f"{trained.env} draws no pictures; marl play {run} --human plays against it in the terminal")
+        raise InputError(f"{trained.env} draws no pictures; games of two are played by marl play {run} --human")
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
