@@ -85,7 +85,7 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
 
 
 def _draw(envs: PettingZooVectorEnvironment, name: str) -> Any:
-    """What ``render`` of the first copy returns; InputError where it fails, as pygame does without a screen."""
+    """The result of the first copy's ``render``; InputError where it fails, as pygame does without a screen."""
     try:
         return envs.render(0)
     except Exception as error:
