@@ -142,6 +142,9 @@ class OpenSpielGame(AECEnv):  # type: ignore[misc]  # PettingZoo is not typed he
         # Of players that move at once, nobody's choice is in the state before all have chosen.
         return str(state)
 
+    def close(self) -> None:
+        """Does nothing: there is no window."""
+
     def _go_on(self) -> None:
         """Plays on to where an agent has to choose, or to the end."""
         state = self.game_state

@@ -52,7 +52,7 @@ class PettingZooArena(Arena):
         return self._environment.ended_step()
 
     def text(self, env: int) -> str:
-        """What an environment whose render mode is ``ansi`` shows; nothing for others."""
+        """The text of an environment whose render mode is ``ansi``; empty for others."""
         return self._environment.text(env)
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode:
     modes_to_play(mode, stochastic="sampled" in trained.modes)
     found = split_name(trained.env)
     if found is not None and found[0] is OPENSPIEL:
-        raise InputError(f"{trained.env} draws no pictures; marl play {run} --human plays against it in the terminal")
+        raise InputError(f"{trained.env} draws no pictures; games of two are played by marl play {run} --human")
     kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
     # The run's own environment, but drawing.
     environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
@@ -98,7 +98,7 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
 
 
 def _draw(envs: PettingZooVectorEnvironment, name: str, copy: int) -> Any:
-    """What ``render`` of a copy returns; InputError where it fails, as pygame does without a screen."""
+    """The result of a copy's ``render``; InputError where it fails, as pygame does without a screen."""
     try:
         return envs.render(copy)
     except Exception as error:

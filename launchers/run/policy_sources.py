@@ -135,7 +135,7 @@ def mix_sources(sources: Sequence[str], leagues: dict[Path, SavedLeague]) -> tup
 
 
 def _is_of_league(source: str) -> bool:
-    """Whether it names a snapshot or the mixture of a league."""
+    """Returns whether it names a snapshot or the mixture of a league."""
     path = Path(source)
     return path.suffix == ".safetensors" or (not path.exists() and "@" in source)
 
