@@ -56,8 +56,8 @@ def require_update_memory(
 
     def message(needs: str, share: float) -> str:
         return (
-            f"a rollout of {config.rollout_length} steps in {context.total_envs} environments with {agents} agents that "
-            f"see {shapes} {needs}; lower --num-envs below {max(2, int(context.total_envs * share) + 1)} or "
+            f"a rollout of {config.rollout_length} steps in {context.total_envs} environments with {agents} agents "
+            f"that see {shapes} {needs}; lower --num-envs below {max(2, int(context.total_envs * share) + 1)} or "
             f"--algorithm.rollout-length{', ' + SMALLER_IMAGES if images else ''}"
         )
 

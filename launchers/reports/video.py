@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from marl.core import EnvironmentRequest
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.errors import InputError
 from marl.files import reported_as_input_error
+from marl.launchers.reports.pictures import Picture, draw, frames
 from marl.launchers.run.settings import environment_of, read_env_kwargs
-from marl.launchers.run.trained_run import load_run
-
-Picture = NDArray[np.uint8]
+from marl.launchers.run.trained_run import TrainedRun, load_run
 
 
 def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tuple[int, float]:
@@ -32,28 +29,38 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int) -> tu
     if video.suffix not in (".gif", ".mp4"):
         raise InputError(f"{video} is neither a .gif nor an .mp4")
     trained = load_run(run)
-    kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
-    # The run's own environment, but drawing.
-    environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
-    envs = environment(
-        EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
-    )
-    if not isinstance(envs, PettingZooVectorEnvironment):
-        raise InputError(f"{trained.env} draws no pictures")
+    envs = _drawing(trained, seed)
     actor = trained.actor(seed=seed)
     timestep = envs.reset()
-    pictures = [_picture(envs.render(0), trained.env)]
+    pictures = [draw(envs, trained.env)]
     total = 0.0
     for _ in range(max_steps):
         timestep = envs.step(actor.select_actions(timestep))
         total += sum(float(step.rewards.sum()) for step in timestep.groups.values())
         if timestep.final is not None:
             break
-        pictures.append(_picture(envs.render(0), trained.env))
+        pictures.append(draw(envs, trained.env))
     envs.close()
     with reported_as_input_error(f"write {video}"):
-        _write(video, pictures, fps)
+        _write(video, frames(pictures, even=video.suffix == ".mp4"), fps)
     return len(pictures), total
+
+
+def _drawing(trained: TrainedRun, seed: int) -> PettingZooVectorEnvironment:
+    """One copy of the run's own environment, asked for pictures where it can be asked."""
+    request = EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
+    asked = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
+    try:
+        drawing = replace(trained.settings, env_kwargs=json.dumps(asked))
+        envs = environment_of(trained.env, drawing)(request)
+    except InputError as error:
+        if "render_mode" not in str(error):
+            raise
+        # Its callable does not take that; it may draw all the same.
+        envs = environment_of(trained.env, trained.settings)(request)
+    if not isinstance(envs, PettingZooVectorEnvironment):
+        raise InputError(f"{trained.env} draws no pictures")
+    return envs
 
 
 def _write(video: Path, pictures: list[Picture], fps: int) -> None:
@@ -67,16 +74,9 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
     try:
         import imageio.v3 as imageio
 
-        imageio.imwrite(video, np.stack(pictures), fps=fps)
+        imageio.imwrite(video, np.stack(pictures), fps=fps, macro_block_size=2)
     except (ImportError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
         ) from error
-
-
-def _picture(rendered: Any, name: str) -> Picture:
-    """The result of ``render`` as a picture; InputError where it is none."""
-    if rendered is None or np.ndim(rendered) != 3:
-        raise InputError(f"{name} draws no pictures: its render() returned {type(rendered).__name__}")
-    return np.asarray(rendered, dtype=np.uint8)

@@ -70,8 +70,8 @@ class Replay(Saveable):
         require_memory(
             self.rows * num_envs * self.layout.record_bytes,
             lambda needs, share: (
-                f"replay of {capacity:,} items {needs} ({self.layout.record_bytes:,} bytes an item); lower the capacity "
-                f"below {int(capacity * share):,}{', ' + SMALLER_IMAGES if images else ''}"
+                f"replay of {capacity:,} items {needs} ({self.layout.record_bytes:,} bytes an item); lower the "
+                f"capacity below {int(capacity * share):,}{', ' + SMALLER_IMAGES if images else ''}"
             ),
             communicator,
         )
