@@ -52,7 +52,7 @@ def test_frames_have_one_size_and_for_encoders_even_sides():
     [
         (None, "returned nothing"),
         ("a board", "returned a str"),
-        ([], "returned a list"),
+        ([], "array of shape"),
         (np.zeros(3), r"shape \(3,\)"),
     ],
 )
