@@ -116,7 +116,7 @@ def _dict_writer(space: spaces.Dict, start: int) -> _Write:
     return write
 
 
-def _tuple_writer(space: spaces.Tuple, start: int) -> _Write:
+def _tuple_writer(space: spaces.Tuple[Any], start: int) -> _Write:
     parts = []
     for part in space.spaces:
         parts.append(_writer(part, start))
@@ -134,7 +134,7 @@ def _tuple_writer(space: spaces.Tuple, start: int) -> _Write:
     return write
 
 
-def _one_of_writer(space: spaces.OneOf, start: int) -> _Write:
+def _one_of_writer(space: spaces.OneOf[Any], start: int) -> _Write:
     """The index of the alternative, then its value, filled up with its own first number as gymnasium does."""
     alternatives = [(_writer(part, start + 1), start + 1 + int(spaces.flatdim(part))) for part in space.spaces]
     stop = start + int(spaces.flatdim(space))

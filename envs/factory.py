@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.borders.lookalikes import recognize, recognized
-from marl.envs.imports import missing_package, one_line
+from marl.envs.imports import broken, missing_package
 from marl.envs.names import resolve
 from marl.envs.on_device import on_device
 from marl.envs.preprocessing import Preprocessing, preprocessed
@@ -90,13 +90,11 @@ def make_constructor(name: str, env_kwargs: Mapping[str, Any] | None = None) -> 
     def make() -> Any:
         try:
             return recognize(source.make(**arguments))
+        except (InputError, MemoryError):
+            raise
         except ImportError as error:
             raise missing_package(name, error, source.install) from error
-        except InputError:
-            raise
-        except (TypeError, ValueError, AssertionError, KeyError) as error:
-            if not arguments:
-                raise
-            raise InputError(f"{name} cannot be made with {arguments}: {one_line(error)}") from error
+        except Exception as error:
+            raise broken(name, f"made with {arguments}" if arguments else "made", error) from error
 
     return make

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from pettingzoo import AECEnv
 from pettingzoo.utils import BaseParallelWrapper, BaseWrapper
 
-from marl.envs.pettingzoo.spaces import Array
+from marl.envs.pettingzoo.spaces import Array, ensure_spaces
 from marl.errors import InputError
 
 
@@ -58,6 +58,7 @@ def preprocess(environment: Any, preprocessing: Preprocessing) -> Any:
     from supersuit import color_reduction_v0, dtype_v0, frame_stack_v2, resize_v1
     from supersuit.lambda_wrappers import observation_lambda_v0
 
+    ensure_spaces(environment)
     for agent in environment.possible_agents:
         _check(environment.observation_space(agent), agent, preprocessing)
     inner = environment

@@ -11,12 +11,14 @@ import torch
 from pettingzoo import AECEnv, ParallelEnv
 
 from marl.actions import random_actions
+from marl.envs.imports import broken
 from marl.envs.pettingzoo.rows import ApiError, brief
 from marl.envs.pettingzoo.spaces import (
     ActionWriter,
     Array,
     ObservationReader,
     action_writer,
+    ensure_spaces,
     mask_in,
     mask_of,
     observation_reader,
@@ -81,6 +83,11 @@ def probe_environment(environment: Any, *, with_state: bool) -> Description:
         raise InputError(
             f"{brief(environment)} is a {type(environment).__name__}, neither a PettingZoo ParallelEnv nor an AECEnv"
         )
+    try:
+        ensure_spaces(environment)
+    except Exception as error:
+        if getattr(environment, "possible_agents", None):
+            raise broken("the environment", "asked for its agents and their spaces", error) from error
     turn_based = isinstance(environment, AECEnv)
     names = list(getattr(environment, "possible_agents", None) or ())
     if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
@@ -160,7 +167,9 @@ def _play(
     except TypeError as error:
         if "seed" in str(error):
             raise ApiError("reset takes a seed", detail=brief(error)) from error
-        raise
+        raise broken("the environment", "reset", error) from error
+    except Exception as error:
+        raise broken("the environment", "reset", error) from error
     try:
         yield from (_take_turns if turn_based else _take_steps)(environment, begun, choose)
     except Exception:

@@ -67,6 +67,27 @@ def array_spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> ArraySpec:
     return ArraySpec(shape=tuple(shape), dtype=torch_dtype(dtype) if len(shape) == 3 else torch.float32)
 
 
+def ensure_spaces(environment: Any) -> None:
+    """Resets an environment whose agents or spaces exist only after a reset, so that they can be read."""
+    try:
+        if _look_up_spaces(environment):
+            return
+    except Exception:  # whatever a lookup that comes too early raises
+        environment.reset(seed=0)
+        _look_up_spaces(environment)
+    else:
+        environment.reset(seed=0)
+
+
+def _look_up_spaces(environment: Any) -> bool:
+    """Returns whether there are agents, all of which have their spaces."""
+    names = list(getattr(environment, "possible_agents", None) or ())
+    for name in names:
+        environment.observation_space(name)
+        environment.action_space(name)
+    return bool(names)
+
+
 def has_channels_first(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
     """Returns whether arrays are images of uint8 with one, three or four channels before height and width."""
     channels = (1, 3, 4)

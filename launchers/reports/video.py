@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from marl.acting.modes import Mode, modes_to_play
 from marl.core import EnvironmentRequest
-from marl.envs.imports import one_line
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.envs.suites import OPENSPIEL, split_name
 from marl.errors import InputError
 from marl.files import reported_as_input_error
 from marl.launchers.reports.drawing import is_drawn
+from marl.launchers.reports.pictures import Picture, draw, frames
 from marl.launchers.run.policy_sources import load_source
 from marl.launchers.run.settings import environment_of, read_env_kwargs
-
-Picture = NDArray[np.uint8]
+from marl.launchers.run.trained_run import TrainedRun
 
 
 def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode: Mode = "greedy") -> tuple[int, float]:
@@ -42,22 +41,12 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode:
     found = split_name(trained.env)
     if found is not None and found[0] is OPENSPIEL:
         raise InputError(f"{trained.env} draws no pictures; games of two are played by marl play {run} --human")
-    kwargs = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
-    # The run's own environment, but drawing.
-    environment = environment_of(trained.env, replace(trained.settings, env_kwargs=json.dumps(kwargs)))
-    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
-        # Pictures need no window, but pygame opens one all the same in some environments.
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    envs = environment(
-        EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
-    )
-    if not isinstance(envs, PettingZooVectorEnvironment):
-        raise InputError(f"{trained.env} draws no pictures")
+    envs = _drawing(trained, seed)
     actor = trained.actor(seed=seed, mode=mode)
-    pictures: list[Picture] = []
+    pictures: list[NDArray[Any]] = []
 
     def look(copy: int) -> None:
-        pictures.append(_picture(_draw(envs, trained.env, copy), trained.env))
+        pictures.append(draw(envs, trained.env, copy))
 
     with contextlib.closing(envs):
         timestep = envs.reset()
@@ -72,8 +61,28 @@ def record(run: Path, video: Path, *, seed: int, max_steps: int, fps: int, mode:
                 break
             look(0)
     with reported_as_input_error(f"write {video}"):
-        _write(video, pictures, fps)
+        _write(video, frames(pictures, even=video.suffix == ".mp4"), fps)
     return len(pictures), total
+
+
+def _drawing(trained: TrainedRun, seed: int) -> PettingZooVectorEnvironment:
+    """One copy of the run's own environment, asked for pictures where it can be asked."""
+    request = EnvironmentRequest(num_envs=1, seed=seed, purpose="play", sharing=trained.settings.algorithm.sharing)
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        # Pictures need no window, but pygame opens one all the same in some environments.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    asked = {**read_env_kwargs(trained.settings.env_kwargs), "render_mode": "rgb_array"}
+    try:
+        drawing = replace(trained.settings, env_kwargs=json.dumps(asked))
+        envs = environment_of(trained.env, drawing)(request)
+    except InputError as error:
+        if "render_mode" not in str(error):
+            raise
+        # Its callable does not take that; it may draw all the same.
+        envs = environment_of(trained.env, trained.settings)(request)
+    if not isinstance(envs, PettingZooVectorEnvironment):
+        raise InputError(f"{trained.env} draws no pictures")
+    return envs
 
 
 def _write(video: Path, pictures: list[Picture], fps: int) -> None:
@@ -89,27 +98,9 @@ def _write(video: Path, pictures: list[Picture], fps: int) -> None:
     try:
         import imageio.v3 as imageio
 
-        imageio.imwrite(video, np.stack(pictures), fps=fps)
+        imageio.imwrite(video, np.stack(pictures), fps=fps, macro_block_size=2)
     except (ImportError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{video} needs an encoder: pip install imageio imageio-ffmpeg, or write a .gif ({reason})"
         ) from error
-
-
-def _draw(envs: PettingZooVectorEnvironment, name: str, copy: int) -> Any:
-    """The result of a copy's ``render``; InputError where it fails, as pygame does without a screen."""
-    try:
-        return envs.render(copy)
-    except Exception as error:
-        raise InputError(
-            f"{name} cannot draw: {one_line(error)}; where there is no screen, SDL_VIDEODRIVER=dummy helps pygame, "
-            "xvfb-run others"
-        ) from error
-
-
-def _picture(rendered: Any, name: str) -> Picture:
-    """The result of ``render`` as a picture; InputError where it is none."""
-    if rendered is None or np.ndim(rendered) != 3:
-        raise InputError(f"{name} draws no pictures: its render() returned {type(rendered).__name__}")
-    return np.asarray(rendered, dtype=np.uint8)

@@ -164,7 +164,8 @@ def test_leading_dimensions_are_whatever_the_caller_has(make):
 @pytest.mark.parametrize("kind", [MonotonicMixer, DuplexDuelingMixer])
 def test_states_may_be_images(kind):
     spec = ArraySpec(shape=(8, 6, 3), dtype=torch.uint8)
-    mixer = kind(AGENTS, spec) if kind is MonotonicMixer else kind(AGENTS, sum(CHOICES), spec)
+    sizes = (AGENTS,) if kind is MonotonicMixer else (AGENTS, sum(CHOICES))
+    mixer = kind(*sizes, spec, convolutions="yes")
     images = torch.randint(0, 256, (4, 8, 6, 3), generator=generator(0), dtype=torch.uint8)
     values = torch.zeros(4, AGENTS)
     actions = one_hot(torch.zeros(4, AGENTS, dtype=torch.int64)).float()
