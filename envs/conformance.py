@@ -122,14 +122,17 @@ def examine_callable(make: Callable[[], Any], *, steps: int = 60, seconds: float
 
 
 def _told_once(findings: list[Finding]) -> list[Finding]:
-    """The findings without those of the same rule and agent, of which each but the first shows the same fault."""
-    told = {}
+    """The findings without those that show once more what broke a check before."""
+    told: set[tuple[str, str | None]] = set()
+    kept: list[Finding] = []
     for finding in findings:
-        key = (finding.rule, finding.message if finding.ok or not finding.fatal else None, finding.agent)
-        broken = (finding.rule, None, finding.agent)
-        if broken not in told:
-            told.setdefault(key, finding)
-    return list(told.values())
+        fault = (finding.rule, finding.agent)
+        broken = finding.fatal and not finding.ok
+        if finding not in kept and not (broken and fault in told):
+            kept.append(finding)
+        if broken:
+            told.add(fault)
+    return kept
 
 
 def _settings(environment: VectorEnvironment, make: Callable[[], Any]) -> Finding:
