@@ -176,7 +176,7 @@ def _check_forgetting(factory: EnvironmentFactory, steps: int) -> None:
 
 
 class Pace:
-    """How many steps a check takes of an environment that may be slow.
+    """Numbers of steps of checks that together take no longer than they may.
 
     Args:
         steps: of a check, where there is time.
