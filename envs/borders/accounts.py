@@ -87,7 +87,7 @@ class Accounts:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Returns whether two sums of rewards are equal up to float32's rounding; sums that are no numbers are left alone."""
+    """Returns whether two sums of rewards are equal up to float32's rounding, or no numbers at all."""
     try:
         return bool(abs(one - other) <= 1e-4 * max(1.0, abs(one), abs(other)))
     except TypeError:
