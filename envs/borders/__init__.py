@@ -1,1 +1,1 @@
-"""What is done at the border between marl and environments that others wrote."""
+"""Precautions at the border between marl and environments that others wrote."""

@@ -18,7 +18,7 @@ class Accounts:
     def __init__(self) -> None:
         self._paid: dict[str, float] = {}
         self._shown: dict[str, float] = {}
-        """What each agent was shown at its turn before, or at its death."""
+        """Sums that each agent was shown at its turn before, or at its death."""
 
     def begin_episode(self) -> None:
         """Forgets the episode before."""
@@ -65,7 +65,7 @@ class Accounts:
     def late(
         self, before: Mapping[str, Any], after: Mapping[str, Any], stale: Mapping[str, Any], alive: set[str]
     ) -> dict[str, float]:
-        """What the living were paid by a dead agent's step.
+        """Rewards that a dead agent's step paid to the living.
 
         Args:
             before: ``_cumulative_rewards`` before the step.
@@ -87,7 +87,7 @@ class Accounts:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two sums of rewards are equal up to float32's rounding; sums that are no numbers are left alone."""
+    """Returns whether two sums of rewards are equal up to float32's rounding, or no numbers at all."""
     try:
         return bool(abs(one - other) <= 1e-4 * max(1.0, abs(one), abs(other)))
     except TypeError:

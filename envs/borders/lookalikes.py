@@ -147,22 +147,22 @@ class _TurnLookalike(_Names, AECEnv):  # type: ignore[misc]  # PettingZoo is not
 
     @property
     def rewards(self) -> Any:
-        """What the last step paid, by agent."""
+        """Rewards of the last step, by agent."""
         return self._by_name(self.env.rewards)
 
     @property
     def terminations(self) -> Any:
-        """Whether each agent's life came to its own end."""
+        """Flags of agents whose lives came to their own end."""
         return self._by_name(self.env.terminations)
 
     @property
     def truncations(self) -> Any:
-        """Whether each agent's life was cut off."""
+        """Flags of agents whose lives were cut off."""
         return self._by_name(self.env.truncations)
 
     @property
     def infos(self) -> Any:
-        """What else the environment tells each agent."""
+        """Infos, by agent."""
         return self._by_name(self.env.infos)
 
     @property

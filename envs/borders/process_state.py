@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -72,3 +73,27 @@ class ProcessState:
     def changed(self) -> tuple[str, ...]:
         """Names of the settings that the environment wants otherwise."""
         return tuple(NAMES[index] for index in sorted(self._theirs))
+
+
+def reseeded(make: Callable[[], Any]) -> list[str]:
+    """Names of the global generators of random numbers that a reset of an environment seeds."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    drawn: list[tuple[float, ...]] = []
+    try:
+        for seed in (1, 2):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            torch.manual_seed(seed)
+            with ProcessState():
+                environment = make()
+                environment.reset(seed=0)
+                environment.close()
+            drawn.append((random.random(), np.random.random(), torch.rand(()).item()))  # noqa: NPY002
+    except Exception:  # whatever it raises is told by the checks
+        return []
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        torch.set_rng_state(kept[2])
+    names = ("random's generator", "numpy's global generator", "torch's generator")
+    return [name for name, one, other in zip(names, *drawn, strict=True) if one == other]

@@ -50,7 +50,10 @@ class AECEnvironmentBatch(EnvironmentBatch):
     def reset(self, window: slice) -> None:
         self._open(window)
         for copy in range(window.start, window.stop):
-            self._begin(copy)
+            try:
+                self._begin(copy)
+            except ApiError as error:
+                raise error.at(copy=copy) from None
         self._close()
 
     def step(self, window: slice, actions: Sequence[Sequence[Any]]) -> None:
@@ -59,8 +62,8 @@ class AECEnvironmentBatch(EnvironmentBatch):
         for copy, choices in enumerate(actions, window.start):
             try:
                 self._turn(copy, choices[index[self._mover[copy].agent]])
-            except ApiError:
-                raise
+            except ApiError as error:
+                raise error.at(copy=copy) from None
             except Exception as error:
                 self._drop(copy, error)
         self._close()

@@ -54,7 +54,7 @@ class ActionWriter:
     space: spaces.Space[Any]
     spec: ActionSpec
     write: Callable[[Array], list[Any]]
-    """From (B, *action shape) to B actions: Python ints, or one array of the space's shape and dtype each."""
+    """From (B, *action shape) to B actions: one number or array of the space's shape and dtype each."""
 
 
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
@@ -156,11 +156,12 @@ def action_writer(space: spaces.Space[Any], agent: str) -> ActionWriter:
         SpecError: spaces of other kinds, integer boxes, and spaces that hold nothing.
     """
     if isinstance(space, spaces.Discrete):
-        start = int(space.start)
+        start, number = int(space.start), space.dtype
         return ActionWriter(
             space=space,
             spec=DiscreteActions(num_actions=int(space.n)),
-            write=(lambda rows: rows.tolist()) if start == 0 else (lambda rows: (rows + start).tolist()),
+            # Numbers of numpy, as the space's own samples are: some environments ask them for item().
+            write=lambda rows: list((rows + start).astype(number, copy=False)),
         )
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.size > 0:
         shape, dtype, starts = space.nvec.shape, space.dtype, np.asarray(space.start).reshape(-1)

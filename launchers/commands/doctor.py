@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from marl.envs.conformance import Finding, examine
@@ -27,6 +27,8 @@ class DoctorOptions:
     """The environment to check; this installation if not given."""
     env_kwargs: ObjectText = "{}"
     """Arguments of the environment."""
+    seconds: float = 60.0
+    """About how long the checks of an environment may take; what there was no time for is said."""
     json: bool = False
     """Print one JSON object a finding."""
 
@@ -35,7 +37,10 @@ def doctor(argv: list[str]) -> int:
     """Checks this installation, or an environment; 1 where something keeps it from training."""
     options: DoctorOptions = read_options(DoctorOptions, argv, program="marl doctor")
 
-    findings = examine_installation() if options.env is None else examine_environment(options.env, options.env_kwargs)
+    findings: Iterable[Finding] = examine_installation()
+    if options.env is not None:
+        kwargs = read_env_kwargs(options.env_kwargs)
+        findings = examine(options.env, env_kwargs=kwargs, seconds=options.seconds)
     broken = False
     for finding in findings:
         broken |= finding.fatal and not finding.ok
@@ -48,15 +53,6 @@ def doctor(argv: list[str]) -> int:
 
 
 _PACKAGES = ("torch", "numpy", "pettingzoo", "mpe2", "supersuit", "mpi4py", "wandb", "safetensors")
-
-
-def examine_environment(name: str, env_kwargs: str) -> Iterator[Finding]:
-    """Runs PettingZoo's own tests and ours on one environment; a fault that breaks several of them is reported once."""
-    reported = set()
-    for finding in examine(name, env_kwargs=read_env_kwargs(env_kwargs)):
-        if (finding.rule, finding.message) not in reported:
-            yield finding
-        reported.add((finding.rule, finding.message))
 
 
 def examine_installation() -> Iterator[Finding]:

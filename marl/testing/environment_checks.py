@@ -19,6 +19,7 @@ class ConformanceError(AssertionError):
 
     def __init__(self, rule: str, detail: str) -> None:
         self.rule = rule
+        self.detail = detail
         super().__init__(f"{rule}: {detail}")
 
 

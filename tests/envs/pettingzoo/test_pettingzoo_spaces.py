@@ -71,12 +71,13 @@ def test_other_action_spaces_are_refused_by_name_of_the_agent(space):
         action_writer(space, "agent_7")
 
 
-def test_discrete_actions_count_from_the_start_of_the_space_and_are_plain_ints():
+def test_discrete_actions_count_from_the_start_of_the_space_and_are_numbers_of_its_dtype():
     writer = action_writer(spaces.Discrete(3, start=-1), "a")
     assert writer.spec == DiscreteActions(num_actions=3)
     written = writer.write(np.array([0, 1, 2]))
     assert written == [-1, 0, 1]
-    assert all(type(action) is int for action in written)
+    assert [action.item() for action in written] == [-1, 0, 1]
+    assert all(writer.space.contains(action) for action in written)
 
 
 def test_multi_discrete_actions_keep_the_shape_of_the_space():

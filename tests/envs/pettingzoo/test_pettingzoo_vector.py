@@ -68,7 +68,7 @@ def test_actions_reach_the_environment_in_its_own_units():
     environment.step(actions)
     first, second = (made[1].received[-1], made[2].received[-1])
     assert (first["dict"], second["dict"]) == (6, 7)
-    assert type(first["dict"]) is int
+    assert (first["dict"].item(), first["dict"].dtype) == (6, np.int64)
     assert first["box"].tolist() == [[5, 5], [5, 5]]
     assert second["box"].tolist() == [[10, 10], [10, 10]]
 
