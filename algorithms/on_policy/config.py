@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from marl.algorithms.on_policy.advantages import AdvantageConfig
 from marl.builders import RunContext
-from marl.networks.torso import Activation, Torso, prepare_input
+from marl.networks.inputs import InputNormalization, InputReader, make_reader
+from marl.networks.torso import Activation, Torso
 from marl.specs import ArraySpec, Sharing
 
 
@@ -36,14 +35,14 @@ class OnPolicyConfig(AdvantageConfig):
     """Norm to which each network's gradient is clipped, after the all-reduce."""
     value_normalization: Literal["moments", "popart", "none"] = "moments"
     """Normalisation of returns: by running moments (ValueNorm), PopArt, or none."""
-    normalize_observations: bool = False
-    """Whether observations are normalised by running moments."""
+    input_normalization: InputNormalization = "running"
+    """Normalisation of observations and states: by running moments, each vector by its own (layer), or none."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     activation: Activation = "tanh"
     """After each hidden layer."""
-    layer_norm: bool = True
-    """Whether inputs and hidden layers are layer-normalised, as in the paper."""
+    hidden_layer_norm: bool = True
+    """Whether hidden layers are layer-normalised, as in the paper."""
     convolutions: bool = True
     """Read images with convolutions. Of a small board plain layers learn about as much, and several times faster."""
     bfloat16: bool = False
@@ -74,12 +73,12 @@ class OnPolicyConfig(AdvantageConfig):
             num_agents=num_agents,
             hidden_sizes=self.hidden_sizes,
             activation=self.activation,
-            layer_norm=self.layer_norm,
+            layer_norm=self.hidden_layer_norm,
             recurrent=self.recurrent,
             convolve=self.convolutions,
             bfloat16=self.bfloat16,
         )
 
-    def prepare(self, spec: ArraySpec, raw: Tensor) -> Tensor:
-        """Prepares (..., *shape) raw inputs for these layers."""
-        return prepare_input(spec, raw, normalize=self.layer_norm, convolve=self.convolutions)
+    def make_reader(self, spec: ArraySpec) -> InputReader:
+        """Makes what prepares and normalises raw inputs for these layers."""
+        return make_reader(spec, self.input_normalization, convolve=self.convolutions)

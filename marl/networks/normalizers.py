@@ -62,12 +62,12 @@ class Normalizer(Saveable, ABC):
 
     def normalize(self, values: Tensor) -> Tensor:
         """(values - mean) / std, for (..., *shape) of any floating dtype and with gradients."""
-        mean, std = self._cast(values.dtype)
+        mean, std = self.moments_as(values.dtype)
         return (values - mean) / std
 
     def denormalize(self, values: Tensor) -> Tensor:
         """The inverse of ``normalize``: values · std + mean."""
-        mean, std = self._cast(values.dtype)
+        mean, std = self.moments_as(values.dtype)
         return values * std + mean
 
     def state_dict(self) -> State:
@@ -78,7 +78,8 @@ class Normalizer(Saveable, ABC):
         self.moments.load_state_dict(state)
         self._refresh()
 
-    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def moments_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, (*shape) each, in a dtype; later updates change them in place."""
         if dtype not in self._casts:
             # Acting comes first, in inference mode, whose tensors could not be refreshed later.
             with torch.inference_mode(False):
@@ -120,7 +121,11 @@ class ObservationNormalizer(Normalizer):
 
     def normalize(self, values: Tensor) -> Tensor:
         """(values - mean) / std, clipped."""
-        return super().normalize(values).clamp(-self.clip, self.clip)
+        return self.normalize_by(values, *self.moments_as(values.dtype))
+
+    def normalize_by(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """The same with these moments in place of its own."""
+        return ((values - mean) / std).clamp(-self.clip, self.clip)
 
 
 @final
