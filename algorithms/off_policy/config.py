@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from marl.learning.replicated_adam import MAX_SKIPPED_STEPS
 from marl.networks.torso import Activation
 from marl.replay import ReplayConfig
 from marl.specs import Sharing
@@ -17,6 +18,8 @@ class OffPolicyConfig:
     """Which agents share their networks: spaces, none, all, or a map from agent to group."""
     team_reward: bool
     """Learn from the sum of all agents' rewards instead of each agent's own."""
+    allow_opponents: bool = False
+    """Learn from that sum even where agents are opponents: where one wins what another loses."""
     replay: ReplayConfig
     """Capacity, batches, and how much is learned from each step."""
     n_step: int = 1
@@ -27,6 +30,8 @@ class OffPolicyConfig:
     """Adam's epsilon."""
     max_gradient_norm: float
     """Norm to which each network's gradient is clipped, after the all-reduce."""
+    max_skipped_steps: int = MAX_SKIPPED_STEPS
+    """Gradient steps in a row that may be skipped because gradients are not finite; then the run ends."""
     tau: float = 0.01
     """Rate of Polyak averaging: how far target networks move towards the online ones at each update; 1 copies them."""
     hidden_sizes: tuple[int, ...] = (64, 64)

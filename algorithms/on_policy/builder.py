@@ -43,7 +43,7 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         config = self.config
-        require_at_least(1, config, "rollout_length", "chunk_length")
+        require_at_least(1, config, "rollout_length", "chunk_length", "max_skipped_steps")
         require_at_least(0, config, "learning_rate")
         require_above(0, config, "adam_epsilon", "max_gradient_norm")
         require_unit_interval(config, "discount", "gae_lambda")

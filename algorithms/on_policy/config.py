@@ -8,6 +8,8 @@ from typing import Literal
 
 from marl.algorithms.on_policy.advantages import AdvantageConfig
 from marl.builders import RunContext
+from marl.learning.replicated_adam import MAX_SKIPPED_STEPS
+from marl.learning.schedules import LinearSchedule
 from marl.networks.inputs import InputNormalization, InputReader, make_reader
 from marl.networks.torso import Activation, Torso
 from marl.specs import ArraySpec, Sharing
@@ -28,14 +30,16 @@ class OnPolicyConfig(AdvantageConfig):
     learning_rate: float = 7e-4
     """Adam's step size, for actors and critics."""
     anneal_learning_rate: bool = False
-    """Lower the step size linearly to zero over the experiment."""
+    """Lower the step size linearly to zero over the experiment; in a league, over each life of a player that restarts."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
     max_gradient_norm: float = 10.0
     """Norm to which each network's gradient is clipped, after the all-reduce."""
+    max_skipped_steps: int = MAX_SKIPPED_STEPS
+    """Gradient steps in a row that may be skipped because gradients are not finite; then the run ends."""
     value_normalization: Literal["moments", "popart", "none"] = "moments"
     """Normalisation of returns: by running moments (ValueNorm), PopArt, or none."""
-    input_normalization: InputNormalization = "running"
+    input_normalization: InputNormalization = "none"
     """Normalisation of observations and states: by running moments, each vector by its own (layer), or none."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
@@ -62,9 +66,8 @@ class OnPolicyConfig(AdvantageConfig):
         if not self.anneal_learning_rate:
             return self.learning_rate
         # Zero at the first update, so that the last one still moves.
-        before = context.counter.env_steps - self.rollout_length * context.total_envs
-        progress = min(1.0, max(0.0, before / context.total_steps))
-        return self.learning_rate * (1.0 - progress)
+        before = context.counter.steps_since_began - self.rollout_length * context.total_envs
+        return LinearSchedule(start=self.learning_rate, end=0.0, steps=context.learner_steps)(before)
 
     def make_torso(self, inputs: Sequence[ArraySpec], num_agents: int) -> Torso:
         """Makes the hidden layers of an actor or a critic."""

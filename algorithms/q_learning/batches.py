@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from marl.algorithms.q_learning.config import QLearningConfig
-from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks, legal_values, unroll
+from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks, unroll
+from marl.networks.categorical import mask_scores
 from marl.networks.torso import prepare_input
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import EnvironmentSpec, GroupSpec
@@ -25,7 +26,7 @@ class GroupValues:
     taken: ActionValues
     """The actions taken, by the online network, with gradient."""
     greedy_next: ActionValues
-    """The greedy actions at the next observation, by the target network; minus infinity where illegal."""
+    """The greedy actions at the next observation, by the target network; finite, below all others, where illegal."""
     rewards: Tensor
     """(..., A): the agent's own."""
     discounts: Tensor
@@ -124,8 +125,8 @@ def _read_group(
         with torch.no_grad():
             next_values = target(next_observations)
             preferences = online(next_observations) if config.double else next_values
-    next_values = legal_values(next_values, next_masks)
-    next_actions = (legal_values(preferences, next_masks) if config.double else next_values).argmax(-1)
+    next_values = mask_scores(next_values, next_masks)
+    next_actions = (mask_scores(preferences, next_masks) if config.double else next_values).argmax(-1)
     return GroupValues(
         taken=ActionValues(values, masks, data.actions, active),
         greedy_next=ActionValues(next_values, None, next_actions, next_active),

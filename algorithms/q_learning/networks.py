@@ -12,6 +12,7 @@ from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.mixers import Mixer
 from marl.errors import InputError
 from marl.networks.action_encodings import one_hot
+from marl.networks.categorical import mask_scores
 from marl.networks.torso import Head, Torso
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 
@@ -31,11 +32,6 @@ def num_actions(group: GroupSpec) -> int:
     """Number of actions that an agent of the group chooses from, K."""
     assert isinstance(group.action, DiscreteActions)
     return group.action.num_actions
-
-
-def legal_values(values: Tensor, masks: Tensor | None) -> Tensor:
-    """Replaces (..., K) values with minus infinity where the (..., K) mask forbids the action."""
-    return values if masks is None else values.masked_fill(~masks, -torch.inf)
 
 
 class QNetwork(nn.Module):
@@ -85,7 +81,7 @@ class ActionValues(NamedTuple):
     values: Tensor
     """(..., A, K)."""
     masks: Tensor | None
-    """(..., A, K) bool, True where legal; None if all are, or where illegal actions' values are minus infinity."""
+    """(..., A, K) bool, True where legal; None if all are, or where illegal actions' values are below all others."""
     actions: Tensor
     """(..., A) int64."""
     active: Tensor
@@ -132,7 +128,7 @@ class QNetworks(nn.Module):
         }
         if self.mixer.reads_joint:
             actions = [one_hot(each.actions, each.values.shape[-1]).flatten(-2) for each in groups]
-            joint["best"] = torch.cat([legal_values(each.values, each.masks).amax(-1) for each in groups], -1)
+            joint["best"] = torch.cat([mask_scores(each.values, each.masks).amax(-1) for each in groups], -1)
             joint["actions"] = torch.cat(actions, -1).to(joint["best"].dtype)
         mixed: Tensor = self.mixer(**joint, state=state)
         return mixed

@@ -130,19 +130,29 @@ class ObservationNormalizer(Normalizer):
 
 @final
 class RewardNormalizer(Normalizer):
-    """Normalises rewards, one number each, by the moments of all seen so far.
+    """Normalises rewards, one number each, by the moments of all seen so far: to unit size, and if wanted mean 0.
+
+    A mean that is subtracted is paid at every step, which turns a reward for lasting into none, or into a fine: it
+    changes tasks whose length agents decide. Divided by their root mean square, rewards keep their signs.
 
     Args:
-        epsilon: added to the variance, for rewards that never change.
+        center: whether the mean is subtracted; rewards are divided by their deviation then.
+        epsilon: added to the mean square, for rewards that never change.
         device: where the tensors live.
     """
 
-    def __init__(self, *, epsilon: float = 1e-4, device: torch.device | str = "cpu") -> None:
+    def __init__(self, *, center: bool = False, epsilon: float = 1e-4, device: torch.device | str = "cpu") -> None:
         super().__init__(RunningMoments(device=device))
+        self.center = center
         self.epsilon = epsilon
 
+    @property
+    def mean(self) -> Tensor:
+        return self.moments.mean if self.center else torch.zeros_like(self.moments.mean)
+
     def _std(self) -> Tensor:
-        return (self.moments.variance + self.epsilon).sqrt()
+        square = self.moments.variance + self.epsilon
+        return (square if self.center else square + self.moments.mean.square()).sqrt()
 
 
 @final
