@@ -88,7 +88,7 @@ def prepare_batch(spec: EnvironmentSpec, sample: Transitions, config: ActorCriti
         sample: this rank's share of a global batch.
         config: whether all agents learn from the sum of all agents' rewards, and whether inputs are normalised.
     """
-    team_reward, normalize = config.team_reward, config.layer_norm
+    team_reward, normalize = config.team_reward, config.normalizes_inputs
 
     def prepare_state(state: Tensor | None) -> Tensor | None:
         if state is None or spec.state is None:

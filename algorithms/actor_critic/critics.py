@@ -49,7 +49,7 @@ class CriticNetwork(nn.Module):
                 num_agents=group.size,
                 hidden_sizes=config.hidden_sizes,
                 activation=config.activation,
-                layer_norm=config.layer_norm,
+                layer_norm=config.hidden_layer_norm,
             )
             for _ in range(config.num_critics)
         )

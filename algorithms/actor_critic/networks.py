@@ -27,7 +27,7 @@ class ActorNetwork(nn.Module):
             num_agents=group.size,
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
-            layer_norm=config.layer_norm,
+            layer_norm=config.hidden_layer_norm,
         )
         self.head = Head(self.torso.size, outputs, 0.01)
 

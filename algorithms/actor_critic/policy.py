@@ -38,7 +38,7 @@ class ActorCriticPolicy(Policy):
         group, exploration = self._group, self._networks.exploration
         if uniforms is not None and self._config.random_warmup and not bool(exploration.learning):
             return Decision(actions=random_actions(group.action, uniforms, step.action_masks), extras={}, state=state)
-        observations = prepare_input(group.observation, step.observations, normalize=self._config.layer_norm)
+        observations = prepare_input(group.observation, step.observations, normalize=self._config.normalizes_inputs)
         actions, state = self.select(self._networks.actor(observations), step.action_masks, first, state, uniforms)
         return Decision(actions=actions, extras={}, state=state)
 

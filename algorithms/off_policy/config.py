@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from marl.learning.replicated_adam import MAX_SKIPPED_STEPS
 from marl.networks.torso import Activation
@@ -38,5 +39,12 @@ class OffPolicyConfig:
     """Widths of the hidden layers."""
     activation: Activation = "relu"
     """After each hidden layer."""
-    layer_norm: bool = False
-    """Whether inputs and hidden layers are layer-normalised."""
+    input_normalization: Literal["none", "layer"] = "none"
+    """Normalisation of observations and states: none, or each vector by its own moments, which deletes its scale."""
+    hidden_layer_norm: bool = False
+    """Whether hidden layers are layer-normalised."""
+
+    @property
+    def normalizes_inputs(self) -> bool:
+        """True if input vectors are layer-normalised."""
+        return self.input_normalization == "layer"

@@ -30,7 +30,7 @@ class OnPolicyConfig(AdvantageConfig):
     learning_rate: float = 7e-4
     """Adam's step size, for actors and critics."""
     anneal_learning_rate: bool = False
-    """Lower the step size linearly to zero over the experiment; in a league, over each life of a player that restarts."""
+    """Lower the step size linearly to zero over the experiment, or over each life of a player that restarts."""
     adam_epsilon: float = 1e-5
     """Adam's epsilon."""
     max_gradient_norm: float = 10.0

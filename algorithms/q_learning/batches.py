@@ -75,7 +75,7 @@ def read_batch(
     def prepare(state: Tensor | None) -> Tensor | None:
         if state is None or spec.state is None:
             return None
-        return prepare_input(spec.state, state, normalize=config.layer_norm)
+        return prepare_input(spec.state, state, normalize=config.normalizes_inputs)
 
     groups = {
         group.name: _read_group(group, sample.groups[group.name], networks.of(group), targets.of(group), config)
@@ -107,7 +107,7 @@ def _read_group(
     target: QNetwork,
     config: QLearningConfig,
 ) -> GroupValues:
-    observations = prepare_input(group.observation, data.observations, normalize=config.layer_norm)
+    observations = prepare_input(group.observation, data.observations, normalize=config.normalizes_inputs)
     if isinstance(data, GroupSequences):
         masks, next_masks = None, None
         if data.action_masks is not None:
@@ -120,7 +120,7 @@ def _read_group(
     else:
         masks, next_masks = data.action_masks, data.next_action_masks
         active, next_active = data.active, data.next_active
-        next_observations = prepare_input(group.observation, data.next_observations, normalize=config.layer_norm)
+        next_observations = prepare_input(group.observation, data.next_observations, normalize=config.normalizes_inputs)
         values = online(observations)
         with torch.no_grad():
             next_values = target(next_observations)

@@ -34,7 +34,7 @@ class QLearningConfig(OffPolicyConfig):
     standardize_rewards: bool = False
     """Learn from rewards over their running root mean square."""
     center_rewards: bool = False
-    """Whether standardised rewards lose their mean too, as in EPyMARL: not where agents decide how long episodes last."""
+    """Whether these lose their mean too, as in EPyMARL; not for agents who decide how long episodes last."""
     epsilon_start: float = 1.0
     """Probability of a random action at first."""
     epsilon_end: float = 0.05

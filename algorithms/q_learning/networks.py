@@ -49,7 +49,7 @@ class QNetwork(nn.Module):
             num_agents=group.size,
             hidden_sizes=config.hidden_sizes,
             activation=config.activation,
-            layer_norm=config.layer_norm,
+            layer_norm=config.hidden_layer_norm,
             recurrent=config.recurrent,
         )
         self.advantages = Head(self.torso.size, num_actions(group), 0.1)

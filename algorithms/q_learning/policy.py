@@ -52,7 +52,7 @@ class QPolicy(Policy):
     ) -> None:
         self._group = group
         self._network = network
-        self._normalize = config.layer_norm
+        self._normalize = config.normalizes_inputs
         self._epsilon = config.epsilon()
         self.num_uniforms = 0
         self.extras = {}

@@ -61,7 +61,7 @@ def iql_spread(settings: Settings[Any]) -> Settings[Any]:
 
 def qmix_spread(settings: Settings[Any]) -> Settings[Any]:
     """Simple spread by QMIX: what its mixing networks read is normalised, or values may run away late in a run."""
-    return with_changes(q_spread(settings), algorithm={"layer_norm": True})
+    return with_changes(q_spread(settings), algorithm={"input_normalization": "layer", "hidden_layer_norm": True})
 
 
 def qplex_spread(settings: Settings[Any]) -> Settings[Any]:

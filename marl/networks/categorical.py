@@ -10,7 +10,6 @@ from torch.nn.functional import log_softmax, pad
 
 from marl.networks.distributions import Distribution
 
-
 LEAST_LOG_PROB: Final = -1e9
 """The least log-probability, that of illegal choices: probability 0, and finite in products with large numbers too, of
 which half of the least float, times a weight of entropy above 2, is none. bfloat16 has it; float16's least is higher.
@@ -55,9 +54,8 @@ class MaskedCategorical(Distribution):
     """(..., K) normalised log-probabilities; LEAST_LOG_PROB where illegal."""
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None) -> None:
-        if mask is not None:
-            if mask.shape != logits.shape:
-                raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
+        if mask is not None and mask.shape != logits.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
         self.log_probs = fast_log_softmax(mask_scores(logits, mask))
         if mask is not None:
             self.log_probs = self.log_probs.clamp_min(LEAST_LOG_PROB)

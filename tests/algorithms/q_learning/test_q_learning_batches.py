@@ -7,6 +7,7 @@ from marl.algorithms.q_learning.batches import read_batch
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.mixers import SumMixer
 from marl.algorithms.q_learning.networks import QNetwork, QNetworks
+from marl.networks.categorical import illegal_score
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import ArraySpec, DiscreteActions, EnvironmentSpec, GroupSpec
 
@@ -87,7 +88,8 @@ def test_what_is_next_is_chosen_by_the_learning_network_only_with_double(double,
     learning, target = networks([9.0, 2.0, 1.0]), networks([10.0, 20.0, 30.0])
     batch = read_batch(SPEC, transitions([1.0], [False, True, True]), learning, target, QLearningConfig(double=double))
     greedy_next = batch.groups["agent"].greedy_next
-    assert greedy_next.values.tolist() == [[[-torch.inf, 20.0, 30.0]] * 2]
+    illegal = illegal_score(greedy_next.values)
+    assert greedy_next.values.tolist() == [[[illegal, 20.0, 30.0]] * 2]
     assert greedy_next.chosen().tolist() == [[worth] * 2]
     assert not greedy_next.values.requires_grad
     assert batch.groups["agent"].taken.chosen().tolist() == [[9.0, 9.0]]
