@@ -62,7 +62,6 @@ def experiment(
 
 def values(of: Experiment, timestep: TimeStep, group: str = "agent") -> Tensor:
     """(E, A) values, in units of rewards, of a feed-forward critic."""
-    config = of.config.builder.config
     critic = of.networks[group].critic
     with torch.no_grad():
         state = timestep.state

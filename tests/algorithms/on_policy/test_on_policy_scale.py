@@ -1,11 +1,9 @@
 """What PPO's defaults learn where the mean and the scale of an observation say what to do."""
 
 import pytest
-from cartpole import cartpole
 
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.envs.factory import make_factory
-from marl.envs.linear_quadratic import linear_quadratic
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import run_experiment
 
@@ -21,9 +19,9 @@ def greedy_return(environment, *, steps, seed=0, **settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_defaults_balance_a_pole(seed):
-    assert greedy_return(cartpole, steps=60_000, seed=seed) >= 480.0
+    assert greedy_return("cartpole:cartpole", steps=60_000, seed=seed) >= 480.0
 
 
 @pytest.mark.slow
 def test_defaults_steer_a_point_nearly_as_well_as_can_be():
-    assert greedy_return(linear_quadratic, steps=1_000_000) >= -4.6
+    assert greedy_return("envs.linear_quadratic:linear_quadratic", steps=1_000_000) >= -4.6

@@ -356,11 +356,8 @@ RESTARTING = {
 @pytest.mark.parametrize("resumed", [False, True])
 def test_each_life_of_a_player_that_restarts_anneals_its_step_size_from_the_beginning(kind, resumed, tmp_path):
     learners = RESTARTING[kind]
-    chosen = config(
-        learners=learners,
-        steps=len(learners) * 2 * LIFE,
-        algorithm={"anneal_learning_rate": True, "learning_rate": 0.3},
-    )
+    annealed = {"anneal_learning_rate": True, "learning_rate": 0.3}
+    chosen = config(learners=learners, steps=len(learners) * 2 * LIFE, algorithm=annealed)
     if kind == "oracle":
         chosen = dataclasses.replace(chosen, measure_games=2)
     if resumed:
