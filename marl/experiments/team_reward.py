@@ -24,9 +24,8 @@ agents who are rewarded apart, each for its own finds, near 0."""
 _ADVERSARIES: Final = ("adversary", "leadadversary", "opponent", "eve_")
 """Beginnings of names by which environments call agents that play against the others."""
 _ADVICE: Final = (
-    "so there is no team whose sum of rewards they could learn from; let each learn from its own, by ippo, mappo or "
-    "iql without --algorithm.team-reward, or play opponents against each other by marl league; or, if they are "
-    "meant to share, say --algorithm.allow-opponents"
+    "so a team has nothing to learn: use iql, ippo or mappo without --algorithm.team-reward, or marl league; if "
+    "they are to maximise the sum of rewards all the same, say --algorithm.allow-opponents"
 )
 
 

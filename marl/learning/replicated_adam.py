@@ -125,8 +125,8 @@ class ReplicatedAdam(Saveable):
         if count >= limit:
             raise InputError(
                 f"the last {count} gradient steps were skipped, since gradients were not finite: learning has "
-                "diverged, or observations or rewards are not finite or huge; lower the learning rate or scale rewards, "
-                "and go on from the last checkpoint, or raise --algorithm.max-skipped-steps"
+                "diverged, or observations or rewards are not finite or huge; lower the learning rate or scale "
+                "rewards, and go on from the last checkpoint, or raise --algorithm.max-skipped-steps"
             )
         if count == _TOLD_FROM and self._communicator.rank == 0:
             sys.stderr.write(
