@@ -58,7 +58,7 @@ class MAPPOLearner(Learner):
         self._config = config
         self._context = context
         self._optimizer = make_optimizer(networks, config, context, PPOLoss.METRICS)
-        self._reader = RolloutReader(spec, networks, config)
+        self._reader = RolloutReader(networks, config)
         self._estimator = AdvantageEstimator(spec, networks, config, context)
         self._magnet: Magnet | None = None
         if config.magnet_updates is not None:
@@ -84,7 +84,7 @@ class MAPPOLearner(Learner):
             self._magnet.advance(self._optimizer.learning_rate / full if full else 1.0)
             rollouts = {name: self._magnet.attach(name, rollout) for name, rollout in rollouts.items()}
         metrics = self._learn(rollouts, trajectory.length)
-        self._reader.update_observation_moments(trajectory, self._context.communicator)
+        self._reader.update_moments(trajectory, self._context.communicator)
         return metrics
 
     def _learn(self, rollouts: Mapping[str, Rollout], length: int) -> Metrics:

@@ -186,6 +186,10 @@ class NFSP(Builder[NFSPNetworks]):
         return self.best_response.team_reward
 
     @property
+    def allow_opponents(self) -> bool:
+        return self.best_response.allow_opponents
+
+    @property
     def on_policy(self) -> bool:
         return False
 

@@ -42,9 +42,9 @@ class PolicyGradientLearner(Learner):
     """One gradient step a rollout."""
 
     def __init__(self, spec, networks, dataset, config, context):
-        self._networks, self._dataset = networks, dataset
+        self._networks, self._dataset, self._context = networks, dataset, context
         self._optimizer = make_optimizer(networks, config, context, PolicyGradientLoss.METRICS)
-        self._reader = RolloutReader(spec, networks, config)
+        self._reader = RolloutReader(networks, config)
         self._estimator = AdvantageEstimator(spec, networks, config, context)
         self._losses = {n: PolicyGradientLoss(g.actor, g.critic, sparse=False) for n, g in networks.items()}
 
@@ -65,7 +65,9 @@ class PolicyGradientLearner(Learner):
         for name, row in zip(self._losses, sums.tolist(), strict=True):
             counts |= {f"{name}.actor": row[0], f"{name}.critic": row[-1]}
         averages = mean_metrics(tuple(self._losses), PolicyGradientLoss.METRICS, sums.flatten())
-        return {**averages, "gradient_norm": self._optimizer.step(counts)}
+        norm = self._optimizer.step(counts)
+        self._reader.update_moments(trajectory, self._context.communicator)
+        return {**averages, "gradient_norm": norm}
 
     def get_variables(self):
         return flatten_state({name: group.state_dict() for name, group in self._networks.items()})

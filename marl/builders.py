@@ -30,9 +30,16 @@ class RunContext:
     first_env: int
     """Global index of this rank's first environment."""
     total_steps: int
-    """Environment steps of the whole experiment, over all ranks: schedules run against them."""
+    """Environment steps of the whole experiment, over all ranks."""
     counter: Counter
     device: torch.device
+    restart_steps: int | None = None
+    """Environment steps after which, at the latest, the learner begins anew; None where it never does."""
+
+    @property
+    def learner_steps(self) -> int:
+        """Environment steps of one life of the learner, against which its schedules run: ``steps_since_began``."""
+        return self.total_steps if self.restart_steps is None else min(self.restart_steps, self.total_steps)
 
 
 class OfflineBuilder(ABC, Generic[NetworksT]):
@@ -55,6 +62,11 @@ class OfflineBuilder(ABC, Generic[NetworksT]):
     @abstractmethod
     def team_reward(self) -> bool:
         """True if it learns from the sum of all agents' rewards, including opponents'."""
+
+    @property
+    def allow_opponents(self) -> bool:
+        """True if that sum is wanted even where agents turn out to be opponents."""
+        return False
 
     def is_stochastic(self, spec: EnvironmentSpec) -> bool:
         """Returns whether trained policies draw their actions; others are evaluated by their best actions only.
@@ -126,7 +138,7 @@ class Builder(OfflineBuilder[NetworksT]):
 class ConfiguredBuilder(Builder[NetworksT]):
     """A builder that takes its capabilities from its ``config``.
 
-    The configuration has ``sharing``, ``team_reward`` and, where ``with_state`` is not overridden,
+    The configuration has ``sharing``, ``team_reward``, ``allow_opponents`` and, where ``with_state`` is not overridden,
     ``centralized_critic``.
     """
 
@@ -140,6 +152,10 @@ class ConfiguredBuilder(Builder[NetworksT]):
     @property
     def team_reward(self) -> bool:
         return bool(self.config.team_reward)
+
+    @property
+    def allow_opponents(self) -> bool:
+        return bool(self.config.allow_opponents)
 
     @property
     def with_state(self) -> bool:

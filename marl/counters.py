@@ -42,7 +42,7 @@ class Counter:
 
     @property
     def steps_since_began(self) -> int:
-        """Environment steps since the learner last began anew: what schedules of exploration go by."""
+        """Environment steps since the learner last began anew: what all schedules of a learner go by."""
         return self.env_steps - self.began
 
     def row(self) -> dict[str, float]:

@@ -115,6 +115,7 @@ class ActorCriticLearner(Learner, ABC, Generic[PolicyT]):
             learning_rate=learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
+            max_skipped_steps=config.max_skipped_steps,
             compiled_batch_size=config.replay.batch_size if self._compile else None,
         )
 

@@ -42,6 +42,7 @@ class AveragePolicyLearner(Learner):
             learning_rate=config.learning_rate,
             epsilon=1e-8,
             max_gradient_norm=config.max_gradient_norm,
+            max_skipped_steps=config.max_skipped_steps,
             bookkeeping=2 * len(self._reservoirs),
         )
         self._updates = 0
@@ -60,6 +61,7 @@ class AveragePolicyLearner(Learner):
         optimizer.reduce()
         counts = dict(zip(self._reservoirs, sums.tolist(), strict=True))
         metrics["average_gradient_norm"] = optimizer.step({name: count for name, (count, _) in counts.items()})
+        metrics["average_skipped_steps"] = float(optimizer.skipped)
         for name, (count, loss) in counts.items():
             metrics[f"{name}/average_loss"] = loss / max(count, 1.0)
         self._updates += 1

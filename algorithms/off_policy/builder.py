@@ -6,37 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import torch
-
 from marl.adders.factory import make_replay_adder
 from marl.algorithms.off_policy.config import OffPolicyConfig
 from marl.algorithms.off_policy.memory import require_batch_memory
 from marl.builders import ConfiguredBuilder, NetworksT, RunContext
-from marl.core import Adder, Communicator, Dataset
+from marl.core import Adder, Dataset
 from marl.errors import InputError
 from marl.learning.config_checks import require_above, require_at_least, require_unit_interval, require_widths
 from marl.policy import Policy
-from marl.replay import Items, ReplayDataset, Sequences, TransitionItems, Transitions
+from marl.replay import Items, ReplayDataset, TransitionItems
 from marl.specs import EnvironmentSpec
 
-_REWARDED_STEPS = 16
-"""So many sampled steps with rewards that cancel make a game a competitive one; in small batches, a quarter of it."""
-
 _REPLAY: Final = "algorithm.replay"
-
-
-def refuse_opponents(sample: Transitions | Sequences, communicator: Communicator) -> None:
-    """Raises InputError where the agents' rewards cancel in all of a sample: then there is no team. Collective."""
-    rewards = torch.cat([group.rewards for group in sample.groups.values()], -1)
-    sums = torch.stack((rewards.sum(-1).abs().sum(), rewards.abs().sum(), (rewards != 0).any(-1).sum()))
-    sums = sums.double().cpu()
-    communicator.all_reduce(sums)
-    team, individual, rewarded = sums.tolist()
-    if rewarded >= min(_REWARDED_STEPS, sample.global_batch_size // 4) and team <= 1e-6 * individual:
-        raise InputError(
-            "the agents' rewards add up to 0 at every step, as in a competitive game, so a team has nothing to "
-            "learn; use iql, ippo or mappo"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +39,7 @@ class OffPolicyBuilder(ConfiguredBuilder[NetworksT]):
         """Refuses turn-based games where it cannot learn from them, and numbers that make no sense."""
         if spec.turn_based and (reason := self.no_turns()) is not None:
             raise InputError(f"this game is turn-based, but {reason}")
-        require_at_least(1, self.config, "n_step")
+        require_at_least(1, self.config, "n_step", "max_skipped_steps")
         require_unit_interval(self.config, "discount", "tau")
         # A rate of 0 would leave targets where they were for ever.
         require_above(0, self.config, "tau", "max_gradient_norm", "adam_epsilon")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marl.core import Communicator
 from marl.learning.compilation import compiled_gradients
-from marl.learning.replicated_adam import ReplicatedAdam
+from marl.learning.replicated_adam import MAX_SKIPPED_STEPS, ReplicatedAdam
 
 ValueT = TypeVar("ValueT")
 SampleT = TypeVar("SampleT")
@@ -62,6 +62,7 @@ class GradientStep(Generic[SampleT]):
         learning_rate: Adam's.
         epsilon: Adam's.
         max_gradient_norm: to which each segment's gradient is clipped, after the all-reduce.
+        max_skipped_steps: see ReplicatedAdam.
         compiled_batch_size: items of a global batch, for which losses and gradients are compiled; None to compute
             them plainly. Samples are dataclasses then, whose ``weights`` (B,) are 0 for items that do not count.
     """
@@ -77,6 +78,7 @@ class GradientStep(Generic[SampleT]):
         learning_rate: float,
         epsilon: float,
         max_gradient_norm: float,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
         compiled_batch_size: int | None = None,
     ) -> None:
         self._segments = {name: tuple(f"{name}.{part}" for part in parts) for name, parts in segments.items()}
@@ -96,6 +98,7 @@ class GradientStep(Generic[SampleT]):
             epsilon=epsilon,
             max_gradient_norm=max_gradient_norm,
             bookkeeping=len(segments) * len(metrics),
+            max_skipped_steps=max_skipped_steps,
         )
 
     def __call__(self, sample: SampleT, noise: Noise) -> tuple[dict[str, float], Tensor]:

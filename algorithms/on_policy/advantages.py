@@ -30,6 +30,8 @@ class AdvantageConfig:
     """Weight of longer returns in the advantage estimate."""
     team_reward: bool = False
     """Learn from the sum of all agents' rewards instead of each agent's own."""
+    allow_opponents: bool = False
+    """Learn from that sum even where agents are opponents: where one wins what another loses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ from marl.algorithms.on_policy.networks import (
 from marl.algorithms.on_policy.policy import StochasticPolicy
 from marl.builders import ConfiguredBuilder, RunContext
 from marl.core import Adder, Dataset, State
-from marl.errors import InputError
 from marl.learning.config_checks import require_above, require_at_least, require_unit_interval, require_widths
-from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
+from marl.networks.inputs import InputReader
+from marl.networks.normalizers import ValueNormalizer
 from marl.policy import Policy
 from marl.specs import EnvironmentSpec, GroupSpec
 from marl.states import unflatten_state
@@ -49,21 +49,19 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
 
     def check(self, spec: EnvironmentSpec, context: RunContext) -> None:
         config = self.config
-        require_at_least(1, config, "rollout_length", "chunk_length")
+        require_at_least(1, config, "rollout_length", "chunk_length", "max_skipped_steps")
         require_at_least(0, config, "learning_rate")
         require_above(0, config, "adam_epsilon", "max_gradient_norm")
         require_unit_interval(config, "discount", "gae_lambda")
         require_widths(config, "hidden_sizes")
-        for group in spec.groups:
-            if config.normalize_observations and not group.observation.dtype.is_floating_point:
-                raise InputError(
-                    f"{group.name} observes images of bytes: --algorithm.normalize-observations is not for them"
-                )
 
     def make_networks(self, spec: EnvironmentSpec) -> OnPolicyNetworks:
-        return {group.name: self._make_group(spec, group) for group in spec.groups}
+        state = None
+        if self.config.centralized_critic and spec.state is not None:
+            state = self.config.make_reader(spec.state)
+        return {group.name: self._make_group(spec, group, state) for group in spec.groups}
 
-    def _make_group(self, spec: EnvironmentSpec, group: GroupSpec) -> PolicyValueNetworks:
+    def _make_group(self, spec: EnvironmentSpec, group: GroupSpec, state: InputReader | None) -> PolicyValueNetworks:
         config = self.config
         actor = PolicyNetwork(group, config.make_torso)
         critic = ValueNetwork(
@@ -77,14 +75,11 @@ class OnPolicyBuilder(ConfiguredBuilder[OnPolicyNetworks]):
             layers = [critic.head.linear] if config.value_normalization == "popart" else []
             value_normalizer = ValueNormalizer(output_layers=layers)
         return PolicyValueNetworks(
-            spec=group.observation,
+            observations=config.make_reader(group.observation),
+            state=state,
             actor=actor,
             critic=critic,
-            observation_normalizer=(
-                ObservationNormalizer(group.observation.shape) if config.normalize_observations else None
-            ),
             value_normalizer=value_normalizer,
-            prepare=config.prepare,
         )
 
     def make_policies(

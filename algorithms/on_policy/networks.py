@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from marl.core import State
 from marl.networks.action_heads import make_distribution, num_outputs
 from marl.networks.distributions import Distribution
-from marl.networks.normalizers import ObservationNormalizer, ValueNormalizer
+from marl.networks.inputs import InputReader
+from marl.networks.normalizers import ValueNormalizer
 from marl.networks.torso import Head, Torso
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 from marl.states import unflatten_state
 
 MakeTorso = Callable[[Sequence[ArraySpec], int], Torso]
 """Specs of inputs and the number of agents that share the network, to a torso."""
-PrepareInput = Callable[[ArraySpec, Tensor], Tensor]
-"""``marl.networks.torso.prepare_input``, as these torsos need it."""
 
 
 class PolicyNetwork(nn.Module):
@@ -83,30 +82,19 @@ class ValueNetwork(nn.Module):
 class PolicyValueNetworks:
     """The networks and normalisers of one group."""
 
-    spec: ArraySpec
-    """Of an observation."""
+    observations: InputReader
+    state: InputReader | None
+    """All groups'; None where there is no state, or no critic that reads it."""
     actor: PolicyNetwork
     critic: ValueNetwork
-    observation_normalizer: ObservationNormalizer | None
-    """None where observations are read as they are."""
     value_normalizer: ValueNormalizer | None
     """Of returns; None where values are in the rewards' own units."""
-    prepare: PrepareInput
-
-    def normalized(self, observations: Tensor) -> Tensor:
-        """(..., A, *shape) observations by their running moments, where they are normalised."""
-        normalizer = self.observation_normalizer
-        return observations if normalizer is None else normalizer.normalize(observations)
-
-    def read(self, observations: Tensor) -> Tensor:
-        """(..., A, *shape) observations as the networks take them."""
-        return self.prepare(self.spec, self.normalized(observations))
 
     def state_dict(self) -> dict[str, State]:
         """Parameters and moments, by part."""
         parts: dict[str, State] = {"actor": self.actor.state_dict(), "critic": self.critic.state_dict()}
-        if self.observation_normalizer is not None:
-            parts["observations"] = self.observation_normalizer.state_dict()
+        for name, reader in self._readers().items():
+            parts[name] = reader.state_dict()
         if self.value_normalizer is not None:
             parts["values"] = self.value_normalizer.state_dict()
         return parts
@@ -116,10 +104,15 @@ class PolicyValueNetworks:
         parts = unflatten_state(state)
         self.actor.load_state_dict(parts["actor"])
         self.critic.load_state_dict(parts["critic"])
-        if self.observation_normalizer is not None:
-            self.observation_normalizer.load_state_dict(parts["observations"])
+        for name, reader in self._readers().items():
+            reader.load_state_dict(parts[name])
         if self.value_normalizer is not None:
             self.value_normalizer.load_state_dict(parts["values"])
+
+    def _readers(self) -> dict[str, InputReader]:
+        """Those with running moments, by the names under which these are saved."""
+        readers = {"observations": self.observations, "state": self.state}
+        return {name: reader for name, reader in readers.items() if reader is not None and reader.normalizer}
 
 
 OnPolicyNetworks = dict[str, PolicyValueNetworks]

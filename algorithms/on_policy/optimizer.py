@@ -34,4 +34,5 @@ def make_optimizer(
         epsilon=config.adam_epsilon,
         max_gradient_norm=config.max_gradient_norm,
         bookkeeping=len(networks) * len(metrics),
+        max_skipped_steps=config.max_skipped_steps,
     )

@@ -29,7 +29,7 @@ class PassesConfig:
 
     epochs: int = 10
     """Passes over each rollout."""
-    minibatches: int = 1
+    minibatches: int = 4
     """Parts of each pass, with one gradient step each."""
 
 

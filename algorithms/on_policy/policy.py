@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from marl.algorithms.on_policy.networks import PolicyValueNetworks
@@ -20,13 +21,24 @@ class Sampling(nn.Module):
     def __init__(self, networks: PolicyValueNetworks) -> None:
         super().__init__()
         self.actor = networks.actor
-        self._spec = networks.spec
-        self._prepare = networks.prepare
+        self._reader = networks.observations
 
-    def forward(self, observations: Tensor, uniforms: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(E, A, *) observations, uniform numbers and masks to actions and log-probabilities."""
-        prepared = self._prepare(self._spec, observations)
-        distribution = self.actor.distribution(self.actor.torso.features([prepared]), masks)
+    def forward(self, observations: Tensor, uniforms: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples actions.
+
+        Args:
+            observations: (E, A, *) raw.
+            uniforms: (E, A, numbers).
+            more: mean and deviation of the observations where they have running moments, as numbers of a compiled
+                function never change unless they are handed in; and (E, A, mask size) masks where there are any.
+
+        Returns:
+            Actions and their log-probabilities.
+        """
+        prepared, normalizer = self._reader.prepare(observations), self._reader.normalizer
+        if normalizer is not None:
+            prepared, more = normalizer.normalize_by(prepared, *more[:2]), more[2:]
+        distribution = self.actor.distribution(self.actor.torso.features([prepared]), more[0] if more else None)
         actions = distribution.sample(uniforms)
         return actions, distribution.log_prob(actions)
 
@@ -50,6 +62,8 @@ class StochasticPolicy(Policy):
             self.extras = {"log_probs": ArraySpec(shape=())}
             if networks.actor.torso.gru is not None:
                 self.extras["states"] = ArraySpec(shape=(networks.actor.torso.size,))
+        dtype = group.observation.dtype
+        self._dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
         self._sample: TensorFunction | None = None
         if compile and not greedy:
             self._sample = compiled_module(Sampling(networks), threads=1)
@@ -60,9 +74,10 @@ class StochasticPolicy(Policy):
 
     def act(self, step: GroupStep, first: Tensor, state: Tensor | None, uniforms: Tensor | None) -> Decision:
         if self._sample is not None and uniforms is not None:
-            seen = self._networks.normalized(step.observations)
+            normalizer = self._networks.observations.normalizer
+            moments = () if normalizer is None else normalizer.moments_as(self._dtype)
             masks = () if step.action_masks is None else (step.action_masks,)
-            actions, log_probs = self._sample(seen, uniforms, *masks)
+            actions, log_probs = self._sample(step.observations, uniforms, *moments, *masks)
             return Decision(actions=actions, extras={"log_probs": log_probs}, state=None)
         before = state
         distribution, state = self._distribution(step, first, state)
@@ -85,7 +100,7 @@ class StochasticPolicy(Policy):
 
     def _distribution(self, step: GroupStep, first: Tensor, state: Tensor | None) -> tuple[Distribution, Tensor | None]:
         actor = self._networks.actor
-        features = actor.torso.features([self._networks.read(step.observations)])
+        features = actor.torso.features([self._networks.observations.read(step.observations)])
         if state is not None:
             state = features = actor.torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
         return actor.distribution(features, step.action_masks), state

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from marl.algorithms.on_policy.advantages import Estimates, NetworkInputs
 from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.algorithms.on_policy.networks import OnPolicyNetworks
 from marl.core import Communicator
-from marl.specs import EnvironmentSpec
+from marl.networks.normalizers import ObservationNormalizer
 from marl.types import Trajectory
 
 
@@ -18,7 +19,7 @@ class Rollout(NamedTuple):
     """One group's rollout; the rows of all environments lie behind each other, time after time: (T · E, A, ...)."""
 
     observations: Tensor
-    """As networks take them; see ``marl.networks.torso.prepare_input``."""
+    """As networks take them; see ``marl.networks.inputs``."""
     actions: Tensor
     log_probs: Tensor
     """Of the actions, when they were taken."""
@@ -94,27 +95,24 @@ class RolloutReader:
     """Reads trajectories as networks and losses take them.
 
     Args:
-        spec: of the environment.
         networks: of each group.
         config: of the networks.
     """
 
-    def __init__(self, spec: EnvironmentSpec, networks: OnPolicyNetworks, config: OnPolicyConfig) -> None:
-        self._spec = spec
+    def __init__(self, networks: OnPolicyNetworks, config: OnPolicyConfig) -> None:
         self._networks = networks
+        self._state = next(iter(networks.values())).state
         self._config = config
 
     def read(self, trajectory: Trajectory) -> NetworkInputs:
         """Prepares all that networks read, once for all passes."""
         state, final_state = trajectory.state, trajectory.finals.state
-        if self._spec.state is not None and state is not None and final_state is not None:
-            state = self._config.prepare(self._spec.state, state)
-            final_state = self._config.prepare(self._spec.state, final_state)
-        observations = {
-            name: group.read(trajectory.groups[name].observations) for name, group in self._networks.items()
-        }
-        finals = trajectory.finals.groups
-        final_observations = {name: group.read(finals[name].observations) for name, group in self._networks.items()}
+        if self._state is not None and state is not None and final_state is not None:
+            state, final_state = self._state.read(state), self._state.read(final_state)
+        data, finals = trajectory.groups, trajectory.finals.groups
+        readers = {name: group.observations for name, group in self._networks.items()}
+        observations = {name: reader.read(data[name].observations) for name, reader in readers.items()}
+        final_observations = {name: reader.read(finals[name].observations) for name, reader in readers.items()}
         return NetworkInputs(
             observations=observations, final_observations=final_observations, state=state, final_state=final_state
         )
@@ -143,11 +141,18 @@ class RolloutReader:
             critic_states=None if estimates.critic_states is None else rows(estimates.critic_states),
         )
 
-    def update_observation_moments(self, trajectory: Trajectory, communicator: Communicator) -> None:
-        """Takes in a trajectory's observations: after its update, which learns from them as they were seen."""
+    def update_moments(self, trajectory: Trajectory, communicator: Communicator) -> None:
+        """Takes in a trajectory's inputs: after its update, which learns from them as they were seen. Collective."""
+        updates: list[tuple[ObservationNormalizer, Tensor]] = []
         for name, group in self._networks.items():
-            if group.observation_normalizer is not None:
-                data = trajectory.groups[name]
-                moments = group.observation_normalizer.batch_moments(data.observations[:-1], data.active[:-1])
-                communicator.all_reduce(moments)
-                group.observation_normalizer.update(moments)
+            reader, data = group.observations, trajectory.groups[name]
+            if reader.normalizer is not None:
+                updates.append((reader.normalizer, reader.batch_moments(data.observations[:-1], data.active[:-1])))
+        if self._state is not None and self._state.normalizer is not None and trajectory.state is not None:
+            updates.append((self._state.normalizer, self._state.batch_moments(trajectory.state[:-1])))
+        if not updates:
+            return
+        sums = torch.cat([moments for _, moments in updates])
+        communicator.all_reduce(sums)
+        for (normalizer, _), moments in zip(updates, sums.split([len(part) for _, part in updates]), strict=True):
+            normalizer.update(moments)

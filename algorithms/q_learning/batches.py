@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from marl.algorithms.q_learning.config import QLearningConfig
-from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks, legal_values, unroll
+from marl.algorithms.q_learning.networks import ActionValues, QNetwork, QNetworks, unroll
+from marl.networks.categorical import mask_scores
 from marl.replay import GroupSequences, GroupTransitions, Sequences, Transitions
 from marl.specs import EnvironmentSpec, GroupSpec
 
@@ -123,7 +124,7 @@ def _read_group(
         with torch.no_grad():
             next_values = target(next_observations)
             preferences = online(next_observations) if config.double else next_values
-    next_actions = legal_values(preferences if config.double else next_values, next_masks).argmax(-1)
+    next_actions = mask_scores(preferences if config.double else next_values, next_masks).argmax(-1)
     return GroupValues(
         taken=ActionValues(values, masks, data.actions, active),
         greedy_next=ActionValues(next_values, next_masks, next_actions, next_active),

@@ -32,7 +32,9 @@ class QLearningConfig(OffPolicyConfig):
     huber_delta: float | None = None
     """Where the loss turns from quadratic to linear; None for quadratic."""
     standardize_rewards: bool = False
-    """Learn from rewards less their mean, over their deviation, both running."""
+    """Learn from rewards over their running root mean square."""
+    center_rewards: bool = False
+    """Whether these lose their mean too, as in EPyMARL; not for agents who decide how long episodes last."""
     epsilon_start: float = 1.0
     """Probability of a random action at first."""
     epsilon_end: float = 0.05

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import torch
 
-from marl.algorithms.off_policy.builder import refuse_opponents
 from marl.algorithms.off_policy.gradient_steps import GradientStep, Losses, Noise, sum_losses
 from marl.algorithms.off_policy.target_networks import TargetNetworks
 from marl.algorithms.q_learning.batches import ValueBatch, read_batch
@@ -65,17 +64,18 @@ class QLearner(Learner):
             learning_rate=config.learning_rate,
             epsilon=config.adam_epsilon,
             max_gradient_norm=config.max_gradient_norm,
+            max_skipped_steps=config.max_skipped_steps,
             compiled_batch_size=config.replay.batch_size if compile else None,
         )
         self._optimizer = self._gradient_step.optimizer
         self._target_networks = TargetNetworks(self._targets.segments(), self._optimizer)
-        self._rewards = {name: RewardNormalizer(device=context.device) for name in segments}
+        self._rewards = {
+            name: RewardNormalizer(center=config.center_rewards, device=context.device) for name in segments
+        }
         self._updates = 0
 
     def step(self) -> Metrics:
         sample, config = self._dataset.sample(), self._config
-        if config.team_reward and self._updates == 0:
-            refuse_opponents(sample, self._context.communicator)
         metrics, td_errors = self._gradient_step(sample, {})
         if config.replay.priorities is not None:
             self._dataset.update_priorities(sample.indices, td_errors)

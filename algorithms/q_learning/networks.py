@@ -13,6 +13,7 @@ from marl.algorithms.q_learning.mixers import Mixer
 from marl.errors import InputError
 from marl.learning.absent_agents import expected_values, without_absent
 from marl.networks.action_encodings import one_hot
+from marl.networks.categorical import mask_scores
 from marl.networks.torso import Head
 from marl.specs import ContinuousActions, DiscreteActions, EnvironmentSpec, GroupSpec
 
@@ -32,11 +33,6 @@ def num_actions(group: GroupSpec) -> int:
     """Number of actions that an agent of the group chooses from, K."""
     assert isinstance(group.action, DiscreteActions)
     return group.action.num_actions
-
-
-def legal_values(values: Tensor, masks: Tensor | None) -> Tensor:
-    """Replaces (..., K) values with minus infinity where the (..., K) mask forbids the action."""
-    return values if masks is None else values.masked_fill(~masks, -torch.inf)
 
 
 class QNetwork(nn.Module):
@@ -133,7 +129,7 @@ class QNetworks(nn.Module):
             "active": torch.cat([each.active for each in groups], -1),
         }
         if self.mixer.reads_joint:
-            joint["best"] = torch.cat([legal_values(each.values, each.masks).amax(-1) for each in groups], -1)
+            joint["best"] = torch.cat([mask_scores(each.values, each.masks).amax(-1) for each in groups], -1)
             joint["actions"] = torch.cat([each.encoded().flatten(-2) for each in groups], -1)
         mixed: Tensor = self.mixer(**joint, state=state)
         return mixed

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from marl.algorithms.q_learning.config import QLearningConfig
-from marl.algorithms.q_learning.networks import QNetwork, legal_values
+from marl.algorithms.q_learning.networks import QNetwork
 from marl.builders import RunContext
+from marl.networks.categorical import mask_scores
 from marl.policy import Decision, Policy
 from marl.specs import GroupSpec
 from marl.types import GroupStep
@@ -32,7 +33,7 @@ def epsilon_greedy(values: Tensor, masks: Tensor | None, epsilon: Tensor, unifor
         ranks = masks.cumsum(-1)
         # The k-th legal action, k uniform in 1 … number of legal ones.
         random_actions = (ranks > (choice * ranks[..., -1]).long().unsqueeze(-1)).int().argmax(-1)
-    return torch.where(explore < epsilon, random_actions, legal_values(values, masks).argmax(-1))
+    return torch.where(explore < epsilon, random_actions, mask_scores(values, masks).argmax(-1))
 
 
 class QPolicy(Policy):
@@ -72,6 +73,6 @@ class QPolicy(Policy):
             state = features = torso.step(features, state, first.unsqueeze(-1).expand(state.shape[:-1]))
         values = self._network.values(features)
         if uniforms is None:
-            return Decision(actions=legal_values(values, step.action_masks).argmax(-1), extras={}, state=state)
+            return Decision(actions=mask_scores(values, step.action_masks).argmax(-1), extras={}, state=state)
         epsilon = self._epsilon(self._counter.steps_since_began) ** self._exponents
         return Decision(actions=epsilon_greedy(values, step.action_masks, epsilon, uniforms), extras={}, state=state)

@@ -38,7 +38,7 @@ def draw(envs: PettingZooVectorEnvironment, name: str, copy: int = 0) -> NDArray
             "xvfb-run others"
         ) from error
     # Some environments draw into the same array again and again.
-    return read_picture(rendered, name).copy()
+    return np.array(read_picture(rendered, name))
 
 
 def read_picture(rendered: Any, name: str) -> NDArray[Any]:

@@ -82,6 +82,9 @@ class ExperimentConfig(Schedule):
     """Measured on rank 0, between updates and at the end; None for nothing."""
     measure_every: int | None = None
     """Environment steps between measurements; None for one at the end only."""
+    restart_steps: int | None = None
+    """Environment steps after which, at the latest, whoever runs the experiment resets its learner; None for never.
+    Schedules of learning run over them."""
     device: torch.device = _CPU
     """Device of policies and learners. The environment's factory makes time steps on it."""
 

@@ -25,6 +25,7 @@ from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig, Result, Schedule
 from marl.experiments.parts import ActorFactory, make_policy_actor, move_networks
 from marl.experiments.saved_state import gather_parts, refuse_misfit, restore_parts
+from marl.experiments.team_reward import TeamRewardCheck, refuse_adversaries
 from marl.experiments.training_loop import Period, TrainingTask
 from marl.loggers.base import Logger
 from marl.random_streams import derive_int
@@ -81,6 +82,10 @@ class Experiment(TrainingTask):
         config, builder, context = self.config, self.config.builder, self.context
         spec = self.spec
         builder.check(spec, context)
+        self._team_check: TeamRewardCheck | None = None
+        if builder.team_reward and not builder.allow_opponents and len(spec.agents) > 1:
+            refuse_adversaries(spec)
+            self._team_check = TeamRewardCheck(spec, self.communicator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_int(config.seed, "networks"))
             self.networks = builder.make_networks(spec)
@@ -145,8 +150,12 @@ class Experiment(TrainingTask):
         """Steps every environment once, as ``advance`` does, but votes on stopping at updates only."""
         self.loop.step()
         self.counter.env_steps += self.config.num_envs
+        if self._team_check is not None:
+            self._team_check.add(self.environment.current())
         metrics: Metrics | None = None
         while self.dataset.ready():
+            if self._team_check is not None and self._team_check.decide():
+                self._team_check = None
             self.communicator.requested = should_stop()
             metrics = self.learner.step()
             self.counter.updates += 1
@@ -199,7 +208,7 @@ class Experiment(TrainingTask):
         return self.learner.state_dict()
 
     def reset_learner(self, state: State) -> None:
-        """Resets the learner to an earlier state, with empty replay, if any, and exploration as at the start.
+        """Resets the learner to an earlier state, with empty replay, if any, and schedules as at the start.
 
         Args:
             state: of the learner; the same on all ranks.
@@ -292,6 +301,7 @@ def _make_context(config: ExperimentConfig, communicator: Communicator, counter:
         total_envs=config.num_envs,
         first_env=first,
         total_steps=config.steps,
+        restart_steps=config.restart_steps,
         counter=counter,
         device=config.device,
     )

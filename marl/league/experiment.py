@@ -79,7 +79,7 @@ class LeagueExperiment(TrainingTask):
         self._first: dict[str, State] = {
             name: {key: tensor.clone() for key, tensor in self.players[name].learner_state().items()}
             for name, role in config.learners.items()
-            if role.restarts
+            if role.restart_steps is not None
         }
         self._results = {name: LeagueResults(len(names), len(self.sides)) for name in names}
 
@@ -134,7 +134,7 @@ class LeagueExperiment(TrainingTask):
             since = player.counter.env_steps - self.league.snapshot(self.league.past(name)[-1]).env_steps
             if role.snapshot_due(self.league, name, since):
                 self._take_snapshot(name)
-                if role.restarts:
+                if role.restart_steps is not None:
                     player.reset_learner(self._first[name])
                     self.league.forget(name)
         self.league.refresh()
@@ -229,7 +229,8 @@ class LeagueExperiment(TrainingTask):
         # Each player has random streams of its own.
         seed = derive_int(config.seed, "league", number) if number else config.seed
         steps = -(-config.steps // len(self.config.learners))
-        return Experiment(replace(config, seed=seed, steps=steps), self.communicator, self._actor_factory(name))
+        config = replace(config, seed=seed, steps=steps, restart_steps=self.config.learners[name].restart_steps)
+        return Experiment(config, self.communicator, self._actor_factory(name))
 
     def _check(self) -> None:
         """Refuses algorithms that cannot learn by playing others."""

@@ -41,9 +41,12 @@ class Role(ABC):
         """Returns whether to take a snapshot now, ``env_steps`` after the last one."""
 
     @property
-    def restarts(self) -> bool:
-        """True if the player is reset to its first parameters after each snapshot."""
-        return False
+    def restart_steps(self) -> int | None:
+        """Environment steps after which, at the latest, the player is reset to its first parameters; None for never.
+
+        Such a player is reset after each of its snapshots.
+        """
+        return None
 
     @property
     def reads_measured_games(self) -> bool:

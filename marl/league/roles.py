@@ -117,8 +117,8 @@ class Exploiter(Role):
         return bool(((games >= self.min_games) & (rates >= self.win_rate)).all())
 
     @property
-    def restarts(self) -> bool:
-        return True
+    def restart_steps(self) -> int:
+        return self.max_steps
 
 
 MetaStrategy = Callable[[Floats], Floats]
@@ -165,5 +165,5 @@ class Oracle(PeriodicSnapshots):
         return True
 
     @property
-    def restarts(self) -> bool:
-        return True
+    def restart_steps(self) -> int:
+        return self.save_steps

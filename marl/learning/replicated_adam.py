@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,12 @@ from torch.optim.adam import adam
 
 from marl.core import Communicator, Saveable, State
 from marl.distributed.flat_parameters import FlatParameters
+from marl.errors import InputError
+
+MAX_SKIPPED_STEPS: Final = 500
+"""Steps in a row that are skipped by default before a run ends: dozens of updates from rollouts."""
+_TOLD_FROM: Final = 20
+"""Steps skipped in a row of which the user is told. One bad batch of a few steps is no news."""
 
 
 class ReplicatedAdam(Saveable):
@@ -26,6 +34,7 @@ class ReplicatedAdam(Saveable):
         epsilon: Adam's epsilon.
         max_gradient_norm: Euclidean norm to which each segment's gradient is clipped.
         bookkeeping: numbers that travel with the gradients, in ``tail``.
+        max_skipped_steps: steps in a row that may be skipped because a gradient is not finite.
     """
 
     def __init__(
@@ -37,6 +46,7 @@ class ReplicatedAdam(Saveable):
         epsilon: float,
         max_gradient_norm: float,
         bookkeeping: int,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
     ) -> None:
         self._communicator = communicator
         # The last element is for votes, which cost no collective of their own (see StopVote).
@@ -52,6 +62,8 @@ class ReplicatedAdam(Saveable):
         self.learning_rate = learning_rate
         self.skipped = 0
         """Steps skipped so far because a gradient was not finite."""
+        self._skipped_in_a_row = 0
+        self._max_skipped_steps = max_skipped_steps
 
     @property
     def tail(self) -> Tensor:
@@ -86,6 +98,9 @@ class ReplicatedAdam(Saveable):
 
         Returns:
             The largest norm of a segment's averaged gradient, before clipping.
+
+        Raises:
+            InputError: too many steps in a row were skipped; on all ranks, since what is reduced is equal there.
         """
         norms: list[Tensor] = []
         for name in self._names:
@@ -97,10 +112,27 @@ class ReplicatedAdam(Saveable):
         largest = float(torch.stack(norms).max())
         # Reduced gradients are the same on all ranks, and so is this branch.
         if not largest < float("inf"):
-            self.skipped += 1
+            self._skip()
             return largest
+        self._skipped_in_a_row = 0
         self._apply()
         return largest
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        count, limit = self._skipped_in_a_row, self._max_skipped_steps
+        if count >= limit:
+            raise InputError(
+                f"the last {count} gradient steps were skipped, since gradients were not finite: learning has "
+                "diverged, or observations or rewards are not finite or huge; lower the learning rate or scale "
+                "rewards, and go on from the last checkpoint, or raise --algorithm.max-skipped-steps"
+            )
+        if count == _TOLD_FROM and self._communicator.rank == 0:
+            sys.stderr.write(
+                f"marl: {count} gradient steps in a row were skipped, since gradients were not finite; "
+                f"after {limit} the run ends\n"
+            )
 
     @torch.no_grad()
     def _apply(self) -> None:
@@ -130,10 +162,11 @@ class ReplicatedAdam(Saveable):
 
     def state_dict(self) -> State:
         """Adam's moments and step count, and how many steps were skipped. Parameters are saved by their owners."""
-        return {**self._moments, "skipped": torch.tensor(self.skipped)}
+        counts = torch.tensor([self.skipped, self._skipped_in_a_row])
+        return {**self._moments, "skipped": counts}
 
     def load_state_dict(self, state: State) -> None:
-        self.skipped = int(state["skipped"])
+        self.skipped, self._skipped_in_a_row = state["skipped"].tolist()
         moments = {name: tensor for name, tensor in state.items() if name != "skipped"}
         for name in ("exp_avg", "exp_avg_sq"):
             if name in moments and moments[name].shape != self._parameter.shape:

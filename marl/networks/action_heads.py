@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from marl.networks.categorical import MaskedCategorical, MultiCategorical, fast_log_softmax, illegal_logit
+from marl.networks.categorical import MaskedCategorical, MultiCategorical, fast_log_softmax, mask_scores
 from marl.networks.distributions import Distribution
 from marl.networks.gaussian import LOG_STD_RANGE, DiagonalGaussian, SquashedGaussian
 from marl.specs import ActionSpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
@@ -93,9 +93,7 @@ def relaxed_sample(
     for name, tensor in (("logits", logits), ("mask", mask), ("uniforms", uniforms)):
         if tensor is not None and (tensor.shape[-1] != action_spec.mask_size or tensor.shape != logits.shape):
             raise ValueError(f"{name} have shape {tuple(tensor.shape)}, which does not fit {action_spec}")
-    perturbed = (logits - torch.log(-torch.log(uniforms))) / temperature
-    if mask is not None:
-        perturbed = perturbed.masked_fill(~mask, illegal_logit(logits))
+    perturbed = mask_scores((logits - torch.log(-torch.log(uniforms))) / temperature, mask)
     parts = []
     for scores in perturbed.split(action_spec.nvec, dim=-1):
         soft = fast_log_softmax(scores).exp()

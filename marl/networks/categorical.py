@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -10,10 +10,20 @@ from torch.nn.functional import log_softmax, pad
 
 from marl.networks.distributions import Distribution
 
+LEAST_LOG_PROB: Final = -1e9
+"""The least log-probability, that of illegal choices: probability 0, and finite in products with large numbers too, of
+which half of the least float, times a weight of entropy above 2, is none. bfloat16 has it; float16's least is higher.
+"""
 
-def illegal_logit(logits: Tensor) -> float:
-    """A logit of no probability: half of the least number, not -inf, so that its product with 0 is 0."""
-    return 0.5 * torch.finfo(logits.dtype).min
+
+def illegal_score(scores: Tensor) -> float:
+    """A score, logit or value, below all others: half of the least number, so that its product with 0 is 0."""
+    return 0.5 * torch.finfo(scores.dtype).min
+
+
+def mask_scores(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """(..., K) scores, with ``illegal_score`` where the (..., K) mask forbids the choice; None forbids nothing."""
+    return scores if mask is None else scores.masked_fill(~mask, illegal_score(scores))
 
 
 def fast_log_softmax(logits: Tensor) -> Tensor:
@@ -41,14 +51,14 @@ class MaskedCategorical(Distribution):
     __slots__ = ("log_probs",)
 
     log_probs: Tensor
-    """(..., K) normalised log-probabilities; hugely negative, but finite, where illegal."""
+    """(..., K) normalised log-probabilities; LEAST_LOG_PROB where illegal."""
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None) -> None:
+        if mask is not None and mask.shape != logits.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
+        self.log_probs = fast_log_softmax(mask_scores(logits, mask))
         if mask is not None:
-            if mask.shape != logits.shape:
-                raise ValueError(f"mask has shape {tuple(mask.shape)}, logits have {tuple(logits.shape)}")
-            logits = logits.masked_fill(~mask, illegal_logit(logits))
-        self.log_probs = fast_log_softmax(logits)
+            self.log_probs = self.log_probs.clamp_min(LEAST_LOG_PROB)
 
     @property
     def probs(self) -> Tensor:
@@ -113,8 +123,8 @@ class MultiCategorical(Distribution):
             logits, mask = logits.view(shape), None if mask is None else mask.view(shape)
         else:
             # Padded to equal sizes, with choices of no probability, all of them go through one kernel.
-            logits = _padded(logits, nvec, illegal_logit(logits))
-            mask = None if mask is None else _padded(mask, nvec, False)
+            mask = _padded(torch.ones_like(logits, dtype=torch.bool) if mask is None else mask, nvec, False)
+            logits = _padded(logits, nvec, 0.0)
         self._choices = MaskedCategorical(logits, mask)
 
     def sample(self, uniforms: Tensor) -> Tensor:

@@ -62,12 +62,12 @@ class Normalizer(Saveable, ABC):
 
     def normalize(self, values: Tensor) -> Tensor:
         """(values - mean) / std, for (..., *shape) of any floating dtype and with gradients."""
-        mean, std = self._cast(values.dtype)
+        mean, std = self.moments_as(values.dtype)
         return (values - mean) / std
 
     def denormalize(self, values: Tensor) -> Tensor:
         """The inverse of ``normalize``: values · std + mean."""
-        mean, std = self._cast(values.dtype)
+        mean, std = self.moments_as(values.dtype)
         return values * std + mean
 
     def state_dict(self) -> State:
@@ -78,7 +78,8 @@ class Normalizer(Saveable, ABC):
         self.moments.load_state_dict(state)
         self._refresh()
 
-    def _cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def moments_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, (*shape) each, in a dtype; later updates change them in place."""
         if dtype not in self._casts:
             # Acting comes first, in inference mode, whose tensors could not be refreshed later.
             with torch.inference_mode(False):
@@ -120,24 +121,38 @@ class ObservationNormalizer(Normalizer):
 
     def normalize(self, values: Tensor) -> Tensor:
         """(values - mean) / std, clipped."""
-        return super().normalize(values).clamp(-self.clip, self.clip)
+        return self.normalize_by(values, *self.moments_as(values.dtype))
+
+    def normalize_by(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """The same with these moments in place of its own."""
+        return ((values - mean) / std).clamp(-self.clip, self.clip)
 
 
 @final
 class RewardNormalizer(Normalizer):
-    """Normalises rewards, one number each, by the moments of all seen so far.
+    """Normalises rewards, one number each, by the moments of all seen so far: to unit size, and if wanted mean 0.
+
+    A mean that is subtracted is paid at every step, which turns a reward for lasting into none, or into a fine: it
+    changes tasks whose length agents decide. Divided by their root mean square, rewards keep their signs.
 
     Args:
-        epsilon: added to the variance, for rewards that never change.
+        center: whether the mean is subtracted; rewards are divided by their deviation then.
+        epsilon: added to the mean square, for rewards that never change.
         device: where the tensors live.
     """
 
-    def __init__(self, *, epsilon: float = 1e-4, device: torch.device | str = "cpu") -> None:
+    def __init__(self, *, center: bool = False, epsilon: float = 1e-4, device: torch.device | str = "cpu") -> None:
         super().__init__(RunningMoments(device=device))
+        self.center = center
         self.epsilon = epsilon
 
+    @property
+    def mean(self) -> Tensor:
+        return self.moments.mean if self.center else torch.zeros_like(self.moments.mean)
+
     def _std(self) -> Tensor:
-        return (self.moments.variance + self.epsilon).sqrt()
+        square = self.moments.variance + self.epsilon
+        return (square if self.center else square + self.moments.mean.square()).sqrt()
 
 
 @final

@@ -59,14 +59,15 @@ class ReplayConfig:
     def _check_length(self, items: Items, context: RunContext) -> None:
         """Refuses an experiment that ends before the first batch."""
         # Copies step together, so there may be a few steps more than asked for; an item of n steps takes n to finish.
-        rows = -(-context.total_steps // context.total_envs)
+        rows = -(-context.learner_steps // context.total_envs)
         late = items.n_step - 1 if isinstance(items, TransitionItems) else 0
         most = max(0, rows - late) * context.total_envs
+        more = "--steps" if context.learner_steps == context.total_steps else "the steps between restarts"
         for name, needed in (("min-size", self.min_size), ("batch-size", self.batch_size)):
             if needed > most:
                 raise InputError(
                     f"learning would never begin: it waits for {needed:,} items of replay, but "
-                    f"{context.total_steps:,} steps make {most:,} at most; raise --steps "
+                    f"{context.learner_steps:,} steps make {most:,} at most; raise {more} "
                     f"or lower --algorithm.replay.{name}"
                 )
 

@@ -31,7 +31,6 @@ from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.learning.compilation import can_compile
-from marl.networks.torso import prepare_input
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 from marl.types import TimeStep
 
@@ -42,7 +41,8 @@ def experiment(
     environment: type[Probe], *, updates: int = 0, num_envs: int = 8, seed: int = 0, **settings
 ) -> Experiment:
     """An experiment with small and quick settings, after so many updates."""
-    quick = {"hidden_sizes": (16,), "epochs": 4, "learning_rate": 5e-3, "discount": GAMMA, "layer_norm": False}
+    quick = {"hidden_sizes": (16,), "epochs": 4, "learning_rate": 5e-3, "discount": GAMMA}
+    quick |= {"hidden_layer_norm": False, "minibatches": 1}
     config = MAPPOConfig(**{**quick, "rollout_length": 8, **settings})
     steps = max(updates * config.rollout_length * num_envs, 1)
     built = Experiment(
@@ -62,14 +62,13 @@ def experiment(
 
 def values(of: Experiment, timestep: TimeStep, group: str = "agent") -> Tensor:
     """(E, A) values, in units of rewards, of a feed-forward critic."""
-    config = of.config.builder.config
     critic = of.networks[group].critic
     with torch.no_grad():
         state = timestep.state
         if state is not None:
-            state = prepare_input(of.spec.state, state, normalize=config.layer_norm).unsqueeze(1)
+            state = of.networks[group].state.read(state).unsqueeze(1)
         raw = timestep.groups[group].observations
-        observations = prepare_input(of.spec.group(group).observation, raw, normalize=config.layer_norm)
+        observations = of.networks[group].observations.read(raw)
         normalized = critic.values(critic.features(observations, state))
         normalizer = of.networks[group].value_normalizer
         return normalized if normalizer is None else normalizer.denormalize(normalized)
@@ -288,7 +287,8 @@ SETTINGS = {
     "recurrent state alone, chunks of one step": {"recurrent": True, "chunk_length": 1, "agent_features": False},
     "chunks longer than the rollout": {"recurrent": True, "chunk_length": 50, "team_reward": True},
     "team, separate policies": {"team_reward": True, "sharing": "none", "minibatches": 3},
-    "relu, normalised": {"activation": "relu", "normalize_observations": True, "layer_norm": True},
+    "relu, normalised": {"activation": "relu", "input_normalization": "running", "hidden_layer_norm": True},
+    "inputs by their own moments": {"input_normalization": "layer", "minibatches": 4},
     "deep, plain losses": {
         "hidden_sizes": (8, 8, 8),
         "clip_value": False,
@@ -303,11 +303,6 @@ SETTINGS = {
 @pytest.mark.parametrize(("spec", "settings"), list(itertools.product(SPECS, SETTINGS)))
 def test_one_update_changes_all_parameters_and_keeps_them_finite(spec, settings):
     environment, chosen = SPECS[spec], {"rollout_length": 7, "num_envs": 3, "epochs": 2} | SETTINGS[settings]
-    bytes_seen = any(not agent.observation.dtype.is_floating_point for agent in environment.agents)
-    if bytes_seen and chosen.get("normalize_observations"):
-        with pytest.raises(InputError, match="normalize-observations"):
-            experiment(environment, **chosen)
-        return
     before = experiment(environment, **chosen).learner.get_variables()
     metrics = {}
     built = experiment(environment, **chosen)
@@ -361,7 +356,7 @@ def test_a_rollout_in_which_nobody_may_act_changes_nothing_and_breaks_nothing():
             return torch.zeros(self.num_envs, 2, dtype=torch.bool)
 
     for recurrent in (False, True):
-        built = experiment(Nobody, recurrent=recurrent, normalize_observations=True)
+        built = experiment(Nobody, recurrent=recurrent, input_normalization="running")
         before = {name: tensor.clone() for name, tensor in built.learner.get_variables().items()}
         built.loop.begin()
         metrics = trained_metrics(built)
@@ -416,8 +411,9 @@ def test_observations_are_normalised_by_what_active_agents_saw():
         def observe(self, name):
             return 1000.0 + 5.0 * self.uniforms[:, :3]
 
-    built = experiment(Shifted, updates=2, normalize_observations=True)
-    normalizer = built.networks["agent"].observation_normalizer
+    built = experiment(Shifted, updates=2, input_normalization="running")
+    normalizer = built.networks["agent"].observations.normalizer
+    assert normalizer is not None
     assert normalizer.moments.count.item() == 2 * 8 * 8 * 2
     assert normalizer.mean.tolist() == pytest.approx([1002.5] * 3, abs=0.5)
     assert normalizer.std.tolist() == pytest.approx([5.0 / 12**0.5] * 3, rel=0.2)
@@ -466,7 +462,7 @@ def test_senseless_settings_are_refused_in_one_line(settings, message):
     "settings", [{}, {"recurrent": True, "value_normalization": "popart"}, {"magnet_updates": 2}], ids=str
 )
 def test_a_learner_takes_back_what_it_saved(settings):
-    settings = {"normalize_observations": True, "minibatches": 2, **settings}
+    settings = {"input_normalization": "running", "minibatches": 2, **settings}
     trained = experiment(DelayedCredit, updates=3, **settings)
     saved = {name: tensor.clone() for name, tensor in trained.learner.state_dict().items()}
     other = experiment(DelayedCredit, seed=1, **settings)
@@ -478,8 +474,8 @@ def test_a_learner_takes_back_what_it_saved(settings):
 
 
 def test_policies_are_loaded_into_networks_that_only_act():
-    trained = experiment(DelayedCredit, updates=30, normalize_observations=True, **LEARN)
-    acting = experiment(DelayedCredit, seed=1, normalize_observations=True)
+    trained = experiment(DelayedCredit, updates=30, input_normalization="running", **LEARN)
+    acting = experiment(DelayedCredit, seed=1, input_normalization="running")
     builder = trained.config.builder
     builder.load_policies(acting.networks, trained.learner.get_variables())
     assert torch.equal(greedy_return(acting), greedy_return(trained))

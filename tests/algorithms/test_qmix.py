@@ -302,7 +302,7 @@ def test_all_promises_are_kept_with_memory(mixer):
     [
         ({"mixer": "none", "team_reward": False, "n_step": 3, "dueling": True, "epsilon_exponent": 2.0}, True),
         ({"mixer": "vdn", "replay": {"priorities": Priorities()}, "standardize_rewards": True}, True),
-        ({"mixer": "qplex", "replay": {"checkpoint": False}, "sharing": "none", "layer_norm": True}, False),
+        ({"mixer": "qplex", "replay": {"checkpoint": False}, "sharing": "none", "hidden_layer_norm": True}, False),
         # With batches of one item, all ranks but one have nothing to learn from.
         ({"mixer": "qmix", "replay": {"batch_size": 1, "samples_per_insert": 1.0}}, True),
         ({"mixer": "none", "replay": {"batch_size": 1, "samples_per_insert": 1.0}, "recurrent": True}, True),

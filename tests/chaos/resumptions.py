@@ -38,7 +38,7 @@ STEPS = 40
 SPREAD, KUHN = "mpe2.simple_spread_v3", "openspiel/kuhn_poker"
 REPLAY = ReplayConfig(capacity=160, batch_size=8, samples_per_insert=2.0, min_size=12, checkpoint=True)
 EPISODES = replace(REPLAY, batch_size=4, samples_per_insert=4.0, min_size=4)
-_ON_POLICY = {"rollout_length": 2, "epochs": 2, "minibatches": 2, "normalize_observations": True}
+_ON_POLICY = {"rollout_length": 2, "epochs": 2, "minibatches": 2, "input_normalization": "running"}
 _RECURRENT = {"recurrent": True, "sequence_length": 5, "burn_in": 2, "replay": EPISODES}
 _CHANGES: dict[str, dict[str, Any]] = {
     "mappo": {"anneal_learning_rate": True, "value_normalization": "popart"},

@@ -15,7 +15,6 @@ from marl.distributed.communicators import SerialCommunicator
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.networks.action_encodings import encode_actions
-from marl.networks.torso import prepare_input
 from marl.replay import ReplayConfig
 from marl.specs import AgentSpec, ArraySpec, ContinuousActions, DiscreteActions, MultiDiscreteActions
 
@@ -101,9 +100,9 @@ def values(of: Experiment, actions: dict[str, Tensor], group: str = "agent", num
     joint = JointActions(of.spec)
     state = start.state
     if state is not None:
-        state = prepare_input(of.spec.state, state, normalize=config.layer_norm).unsqueeze(1)
+        state = config.prepare(of.spec.state, state).unsqueeze(1)
     raw = start.groups[group].observations
-    observations = prepare_input(of.spec.group(group).observation, raw, normalize=config.layer_norm)
+    observations = config.prepare(of.spec.group(group).observation, raw)
     critics = of.networks[group].critics
     others = joint.others(group, joint.join(encoded))
     return critics.taken_values(observations, encoded[group], state, others)[0]
@@ -134,10 +133,11 @@ SEVERAL_CHOICES = {
     "masked parts": anything(agent("a_0", BOARD, PAIR, masked=True), agent("a_1", BOARD, PAIR, masked=True)),
 }
 """Environments with several choices at once."""
+LAYERS = {"input_normalization": "layer", "hidden_layer_norm": True}
 SETTINGS = {
     "defaults": {},
     "decentralized": {"centralized_critic": False},
     "team, separate policies": {"team_reward": True, "sharing": "none", "n_step": 3},
-    "tanh, normalised, deep": {"activation": "tanh", "layer_norm": True, "hidden_sizes": (8, 8, 8), "num_critics": 3},
+    "tanh, normalised, deep": {"activation": "tanh", "hidden_sizes": (8, 8, 8), "num_critics": 3, **LAYERS},
     "current others": {"resample_other_actions": True, "num_critics": 2, "random_warmup": False},
 }

@@ -60,7 +60,7 @@ TURNS = anything(
 SCENARIOS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "feed-forward": (DelayedCredit, {"epochs": 1, "minibatches": 4, "anneal_learning_rate": True}),
     "recurrent": (Remember, {"recurrent": True, "chunk_length": 3, "minibatches": 2}),
-    "silent group": (MostlySilent, {"normalize_observations": True, "value_normalization": "popart"}),
+    "silent group": (MostlySilent, {"input_normalization": "running", "value_normalization": "popart"}),
     "turns": (TURNS, {"epochs": 1, "target_kl": 0.02, "minibatches": 3}),
 }
 

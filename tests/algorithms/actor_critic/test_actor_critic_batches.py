@@ -86,4 +86,4 @@ def test_a_teams_reward_reaches_the_critics_of_the_dead_but_not_their_actors():
 
 def test_without_a_state_there_is_none_to_read():
     blind = EnvironmentSpec(groups=SPEC.groups)
-    assert prepare_batch(blind, sample(), ActorCriticConfig(layer_norm=True)).state is None
+    assert prepare_batch(blind, sample(), ActorCriticConfig(input_normalization="layer")).state is None

@@ -129,7 +129,7 @@ def test_measures_are_taken_at_their_times_and_at_the_end_and_change_nothing():
 @pytest.mark.parametrize(
     ("environment", "algorithm"),
     [
-        (GAME, {"minibatches": 3, "normalize_observations": True, "anneal_learning_rate": True}),
+        (GAME, {"minibatches": 3, "input_normalization": "running", "anneal_learning_rate": True}),
         (Remember, {"recurrent": True, "chunk_length": 4, "value_normalization": "popart"}),
     ],
     ids=["feed-forward", "recurrent"],
@@ -267,7 +267,7 @@ def test_a_resumed_run_can_be_given_more_steps(tmp_path):
         config(DelayedCredit),
         config(algorithm={"hidden_sizes": (9,)}),
         config(algorithm={"recurrent": True}),
-        config(algorithm={"normalize_observations": True}),
+        config(algorithm={"input_normalization": "running"}),
         config(num_envs=5),
         config(num_envs=3),
     ],

@@ -350,3 +350,32 @@ def test_fake_games_of_any_spec_can_be_learned():
 
     _, result = trained(config(game, evaluation_episodes=4))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in result.learner_state.values())
+
+
+LIFE = 3 * UPDATE
+"""Environment steps between restarts."""
+RESTARTING = {
+    "oracle": {"main": Oracle(save_steps=LIFE)},
+    "exploiter": {
+        "main": MainPlayer(save_steps=2 * UPDATE),
+        "exploiter": Exploiter(min_steps=LIFE, max_steps=LIFE, min_games=10**6),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", RESTARTING)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_each_life_of_a_player_that_restarts_anneals_its_step_size_from_the_beginning(kind, resumed, tmp_path):
+    learners = RESTARTING[kind]
+    annealed = {"anneal_learning_rate": True, "learning_rate": 0.3}
+    chosen = config(learners=learners, steps=len(learners) * 2 * LIFE, algorithm=annealed)
+    if kind == "oracle":
+        chosen = dataclasses.replace(chosen, measure_games=2)
+    if resumed:
+        logger, *_ = interrupted(chosen, len(learners) * 4, tmp_path)
+    else:
+        logger = Rows()
+        trained(chosen, logger=logger)
+    prefix = "" if kind == "oracle" else "exploiter/"
+    rates = [row[f"{prefix}learning_rate"] for row in logger.rows]
+    assert rates == pytest.approx(2 * [0.3, 0.2, 0.1])

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from marl.distributed.communicators import SerialCommunicator
+from marl.errors import InputError
 from marl.learning.replicated_adam import ReplicatedAdam
 
 
@@ -183,3 +184,40 @@ def test_a_step_does_not_load_the_compiler():
         "assert not {'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+
+def skip(optimizer, actor, critic, steps):
+    for _ in range(steps):
+        optimizer.zero()
+        backward(actor, critic, scale=float("nan"))
+        optimizer.reduce()
+        optimizer.step({"actor": 1.0, "critic": 1.0})
+
+
+def test_many_skipped_steps_in_a_row_are_told_in_one_line_and_end_the_run_at_the_limit(capsys):
+    actor, critic, optimizer = make()
+    skip(optimizer, actor, critic, 19)
+    assert capsys.readouterr().err == ""
+    skip(optimizer, actor, critic, 1)
+    told = capsys.readouterr().err
+    assert "20 gradient steps in a row were skipped" in told
+    assert told.count("\n") == 1
+    skip(optimizer, actor, critic, 479)
+    with pytest.raises(InputError, match="the last 500 gradient steps were skipped"):
+        skip(optimizer, actor, critic, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_one_good_step_begins_the_count_of_skipped_steps_anew_and_a_checkpoint_keeps_it():
+    actor, critic, optimizer = make()
+    skip(optimizer, actor, critic, 499)
+    resumed = make()
+    resumed[2].load_state_dict(optimizer.state_dict())
+    with pytest.raises(InputError):
+        skip(resumed[2], *resumed[:2], 1)
+    optimizer.zero()
+    backward(actor, critic)
+    optimizer.reduce()
+    optimizer.step({"actor": 1.0, "critic": 1.0})
+    skip(optimizer, actor, critic, 499)
+    assert optimizer.skipped == 998

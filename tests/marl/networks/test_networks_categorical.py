@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from marl.networks.categorical import MaskedCategorical, MultiCategorical
+from marl.networks.categorical import MaskedCategorical, MultiCategorical, mask_scores
 from marl.random_streams import Stream
 
 SIZES = [1, 2, 5, 15, 16, 40]
@@ -171,3 +172,30 @@ def test_categorical_gradients_are_right(size, masked):
         return distribution.log_prob(actions), distribution.entropy()
 
     assert torch.autograd.gradcheck(both, (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("weight", [0.01, 1.0, 2.5, 100.0, 1e4])
+@pytest.mark.parametrize("nvec", [(5,), (2, 3, 7)], ids=str)
+def test_entropy_of_any_weight_stays_finite_where_choices_are_illegal(nvec, weight, dtype):
+    """Values, divergences and bonuses all sum up probability × (value + weight × log-probability)."""
+    logits, mask = random_logits_and_mask(0, 16, sum(nvec), 30.0)
+    mask[:, [0, *itertools.accumulate(nvec[:-1])]] = True
+    logits = logits.to(dtype).requires_grad_()
+    distribution = MultiCategorical(logits, nvec, mask)
+    part = MaskedCategorical(logits[:, : nvec[0]], mask[:, : nvec[0]])
+    value = (part.probs * (part.log_probs.detach() + weight * part.log_probs)).sum() + weight * part.entropy().sum()
+    (value + weight * distribution.entropy().sum()).backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+    assert logits.grad[~mask].eq(0.0).all()
+
+
+def test_illegal_choices_are_improbable_however_low_the_legal_scores_are():
+    logits, mask = torch.tensor([[-1e12, -1e12, 0.0]]), torch.tensor([[True, True, False]])
+    assert MaskedCategorical(logits, mask).probs.tolist() == [[0.5, 0.5, 0.0]]
+
+
+def test_a_masked_score_vanishes_in_a_product_with_zero():
+    scores = mask_scores(torch.tensor([[5.0, 1.0]]), torch.tensor([[False, False]]))
+    assert (0.0 * scores).eq(0.0).all()

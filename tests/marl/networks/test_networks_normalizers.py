@@ -159,10 +159,21 @@ def test_values_stay_as_they_were_when_popart_learns_new_moments(shape, width):
 
 
 def test_rewards_are_normalised_by_all_seen_so_far_and_constant_ones_stay_finite():
-    normalizer = RewardNormalizer(epsilon=0.25)
+    normalizer = RewardNormalizer(center=True, epsilon=0.25)
     assert normalizer.normalize(torch.tensor([2.0])).tolist() == pytest.approx([2.0 / math.sqrt(1.25)])
     normalizer.update(normalizer.batch_moments(torch.tensor([3.0, 3.0])))
     assert normalizer.normalize(torch.tensor([3.0, 4.0])).tolist() == [0.0, 2.0]
-    again = RewardNormalizer(epsilon=0.25)
+    again = RewardNormalizer(center=True, epsilon=0.25)
     again.load_state_dict(normalizer.state_dict())
     assert again.normalize(torch.tensor([4.0])).tolist() == [2.0]
+
+
+def test_rewards_are_scaled_and_keep_their_signs_and_only_centred_ones_lose_their_mean():
+    for rewards, seen in (([1.0] * 4, [1.0] * 4), ([0.0, 0.0, 0.0, 20.0], [0.0, 0.0, 0.0, 2.0])):
+        normalizer = RewardNormalizer()
+        normalizer.update(normalizer.batch_moments(torch.tensor(rewards)))
+        assert normalizer.normalize(torch.tensor(rewards)).tolist() == pytest.approx(seen, rel=1e-3)
+        assert normalizer.denormalize(normalizer.normalize(torch.tensor(rewards))).tolist() == pytest.approx(rewards)
+    centred = RewardNormalizer(center=True)
+    centred.update(centred.batch_moments(torch.tensor([1.0, 3.0])))
+    assert centred.normalize(torch.tensor([1.0, 3.0])).tolist() == pytest.approx([-1.0, 1.0], rel=1e-3)
