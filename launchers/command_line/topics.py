@@ -10,7 +10,17 @@ def _of_algorithm(*names: str) -> tuple[str, ...]:
 
 
 TOPICS: Final[dict[str, tuple[str, ...]]] = {
-    "run": ("steps", "seed", "recipe", "out", "resume", "checkpoint_every", "keep_checkpoints", "checkpoint_replay"),
+    "run": (
+        "steps",
+        "seed",
+        "recipe",
+        "out",
+        "resume",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "keep_checkpoints",
+        "checkpoint_replay",
+    ),
     "environment": ("env_kwargs", "num_envs", "backend", "env_failures", "teams", "preprocessing"),
     "games": (
         "players",
@@ -81,6 +91,9 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
         "adam_epsilon",
         "team_reward",
         "standardize_rewards",
+        "center_rewards",
+        "max_skipped_steps",
+        "allow_opponents",
         "value_normalization",
         "resample_other_actions",
         "target_noise",

@@ -63,7 +63,7 @@ class JobResult:
 
     @property
     def vanished(self) -> bool:
-        """Whether ranks ended without having done their work and mpirun took that for an orderly end."""
+        """True if ranks ended without having done their work and mpirun took that for an orderly end."""
         return self.code == 0 and not self.completed
 
     @property
