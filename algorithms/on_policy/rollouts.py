@@ -149,7 +149,9 @@ class RolloutReader:
             if reader.normalizer is not None:
                 updates.append((reader.normalizer, reader.batch_moments(data.observations[:-1], data.active[:-1])))
         if self._state is not None and self._state.normalizer is not None and trajectory.state is not None:
-            updates.append((self._state.normalizer, self._state.batch_moments(trajectory.state[:-1])))
+            # A state counts where somebody acts in it, as it does for critics.
+            acted = torch.cat([data.active[:-1] for data in trajectory.groups.values()], dim=-1).any(-1)
+            updates.append((self._state.normalizer, self._state.batch_moments(trajectory.state[:-1], acted)))
         if not updates:
             return
         sums = torch.cat([moments for _, moments in updates])

@@ -60,9 +60,9 @@ class Steps:
 
 def state_values(of: Experiment, steps: Steps) -> Tensor:
     networks = of.networks["agent"]
-    state = of.config.builder.config.prepare(of.spec.state, steps.state) if of.spec.state is not None else None
+    state = None if networks.state is None else networks.state.read(steps.state).unsqueeze(2)
     critic = networks.critic
-    features = critic.features(networks.read(steps.observations), None if state is None else state.unsqueeze(2))
+    features = critic.features(networks.observations.read(steps.observations), state)
     if critic.torso.gru is not None:
         first = torch.zeros(features.shape[:-1], dtype=torch.bool)
         features = critic.torso.unroll(features, critic.torso.initial_state(*features.shape[1:-1]), first)

@@ -17,7 +17,6 @@ from probes import (
 )
 from torch import Tensor
 
-from marl.algorithms.q_learning.learner import QLearner
 from marl.algorithms.qmix import QMIX, QMIXConfig
 from marl.envs import matrix_games
 from marl.envs.factory import vectorize
@@ -147,12 +146,11 @@ def test_dead_agents_values_are_not_learned_by_a_mixer():
     assert total == pytest.approx(sum(geometric(GAMMA, lives) for lives in (1, 2, 3)), abs=0.2)
 
 
-def test_standardised_rewards_have_mean_zero():
-    built = experiment(Terminates, steps=800, mixer="vdn", standardize_rewards=True)
-    learner = built.learner
-    assert isinstance(learner, QLearner)
-    assert float(learner._rewards["team"].mean) == pytest.approx(2.0, abs=1e-3)
-    assert learner.step()["team/value"] == pytest.approx(0.0, abs=0.05)
+@pytest.mark.parametrize(("centered", "value"), [(False, 1.0), (True, 0.0)])
+def test_standardised_rewards_are_of_size_one_or_if_centred_have_mean_zero(centered, value):
+    """The team receives 2 in each episode of one step, which is 1 where rewards are divided by their size."""
+    built = experiment(Terminates, steps=800, mixer="vdn", standardize_rewards=True, center_rewards=centered)
+    assert built.learner.step()["team/value"] == pytest.approx(value, abs=0.05)
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -328,7 +326,7 @@ def test_all_promises_are_kept_with_other_settings(settings, exactly):
         ({"hidden_sizes": ()}, "--algorithm.hidden-sizes"),
         ({"recurrent": True, "sequence_length": 4, "burn_in": 4}, "burn-in"),
         ({"replay": {"batch_size": 10**6}}, "batch"),
-        ({"replay": {"samples_per_insert": 0.0}}, "samples per insert"),
+        ({"replay": {"samples_per_insert": 0.0}}, "samples-per-insert"),
     ],
 )
 def test_senseless_settings_are_refused(settings, reason):
