@@ -39,14 +39,14 @@ def require_memory(
     place = torch.device(device)
     needed, available = _tightest(needed, place, communicator)
     if needed > available:
-        where = "one machine" if place.type == "cpu" else "one GPU"
+        where = "one GPU" if place.type == "cuda" else "one machine"
         text = f"needs {needed / 2**30:,.1f} GiB on {where}, but {available / 2**30:,.1f} GiB are free"
         raise InputError(message(text, max(available, 0) / needed))
 
 
 def _tightest(needed: int, device: torch.device, communicator: Communicator | None) -> tuple[int, int]:
     """Memory that all ranks of one place need, and that it has free, of the place that has least to spare."""
-    available = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    available = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
     if communicator is None:
         return needed, available
     table = torch.zeros((communicator.size, 3), dtype=torch.float64)

@@ -14,6 +14,8 @@ from marl.errors import InputError
 
 Picture = NDArray[np.uint8]
 _CHANNELS = (1, 3, 4)
+_SCREENS = ("x11", "display", "screen", "video", "opengl", "egl")
+_NO_SCREEN = "; where there is no screen, SDL_VIDEODRIVER=dummy helps pygame, xvfb-run others"
 
 
 def draw(envs: PettingZooVectorEnvironment, name: str, copy: int = 0) -> NDArray[Any]:
@@ -33,10 +35,9 @@ def draw(envs: PettingZooVectorEnvironment, name: str, copy: int = 0) -> NDArray
     try:
         rendered = envs.render(copy)
     except Exception as error:
-        raise InputError(
-            f"{name} cannot draw: {one_line(error)}; where there is no screen, SDL_VIDEODRIVER=dummy helps pygame, "
-            "xvfb-run others"
-        ) from error
+        said = one_line(error)
+        hint = _NO_SCREEN if any(word in said.lower() for word in _SCREENS) else ""
+        raise InputError(f"{name} cannot draw: {said}{hint}") from error
     # Some environments draw into the same array again and again.
     return np.array(read_picture(rendered, name))
 

@@ -163,8 +163,13 @@ def refuse_unread(options: LeagueOptions[Any]) -> None:
     defaults = LeagueOptions[Any](algorithm=options.algorithm)
     for name, (is_unread, purpose) in unread.items():
         if is_unread and getattr(options, name) != getattr(defaults, name):
-            option = "nfsp.*" if name == "nfsp" else name.replace("_", "-")
-            raise InputError(f"--{option} is for {purpose}; leave it out")
+            option = f"nfsp.{_first_change(options.nfsp, defaults.nfsp)}" if name == "nfsp" else name
+            raise InputError(f"--{option.replace('_', '-')} is for {purpose}; leave it out")
+
+
+def _first_change(config: Any, default: Any) -> str:
+    """The first field of two configurations in which they differ."""
+    return next(entry.name for entry in fields(config) if getattr(config, entry.name) != getattr(default, entry.name))
 
 
 def _matchmaking(options: LeagueOptions[Any]) -> Matchmaking:

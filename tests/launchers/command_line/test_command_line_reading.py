@@ -156,7 +156,8 @@ def test_settings_that_may_be_absent_are_a_switch_and_their_own_options():
 
 
 def test_places_and_options_may_stand_in_any_order():
-    expected = Outer(run=Path("a"), more=(Path("b"), Path("c d")), fast=True, kwargs='{"N": 3}')
+    run, *more = (Path(name).absolute() for name in ("a", "b", "c d"))
+    expected = Outer(run=run, more=tuple(more), fast=True, kwargs='{"N": 3}')
     assert read("a", "b", "c d", "--fast", "--kwargs", "N=3") == expected
     assert read("--kwargs", "N=3", "a", "--fast", "b", "c d") == expected
     assert read("a", '--kwargs={"N": 3}', "b", "--fast", "true", "c d") == expected

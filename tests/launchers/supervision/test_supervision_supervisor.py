@@ -45,7 +45,9 @@ def attempts(monkeypatch, tmp_path, run):
         path = tmp_path / "mpirun"
         cases = "\n".join(f"{number}) {script} ;;" for number, script in enumerate(scripts))
         path.write_text(
-            f"#!/bin/bash\nn=$(cat {tmp_path}/count 2>/dev/null || echo 0)\necho $((n + 1)) > {tmp_path}/count\n"
+            # Ranks whose work is done say so before they end.
+            '#!/bin/bash\nexit() { [ "$1" = 0 ] && echo "$MARL_LAST_WORD" >&2; builtin exit "$@"; }\n'
+            f"n=$(cat {tmp_path}/count 2>/dev/null || echo 0)\necho $((n + 1)) > {tmp_path}/count\n"
             f'printf "%s\\n" "$*" >> {tmp_path}/arguments\nmkdir -p {run}; touch {run}/config.json\n'
             f"case $n in\n{cases}\n"
             "*) exit 9 ;;\nesac\n"

@@ -149,7 +149,7 @@ def test_all_points_of_the_picture_are_labelled_and_its_numbers_legible(tmp_path
     standings = [
         SimpleNamespace(player=name, elo=100.0 * n, interval=(90.0 * n, 110.0 * n)) for n, name in enumerate(names)
     ]
-    results = SimpleNamespace(standings=standings, players=names, win_rates=rates)
+    results = SimpleNamespace(standings=standings, players=names, win_rates=rates, cooperative=False)
     steps = {name: None if number == 0 else 1000 * number for number, name in enumerate(names)}
     write_picture(tmp_path / "report.png", results, title="a game", steps=steps)
     (figure,) = drawn
@@ -450,10 +450,10 @@ def test_a_decided_match_stops_early_and_counts_the_same_games_from_any_number_o
         (("--players", *FEW, "--anchor", "nobody"), "--anchor nobody is no player"),
         (("--players", *FEW, "--env-kwargs", '{"bidders": 5}'), "5 sides, but there are 3 players"),
         (("--players", *FEW, "--env-kwargs", '{"bids": 5}'), "toy_match:make"),
-        (("--players", *FEW, "--teams", "red=a,b"), "--teams is not JSON"),
+        (("--players", *FEW, "--teams", "red=a,b"), "--teams names 'red', which is no agent"),
         (("--players", *FEW, "--format", "knockout"), "format"),
         (("--players", *FEW, "--gmaes", "5"), "did you mean --games"),
-        (("--players", *FEW, "--max-steps", "0"), "max_steps is at least 1"),
+        (("--players", *FEW, "--max-steps", "0"), "--max-steps must be at least 1"),
         (("--players", *FEW, "--resume"), "no tournament in"),
     ],
 )
