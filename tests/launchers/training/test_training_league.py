@@ -186,7 +186,8 @@ def test_teams_and_games_of_three_in_a_league_and_then_in_a_tournament(marl, tmp
 def test_psro_finds_the_equilibrium_of_rock_paper_scissors(marl, tmp_path):
     """Equilibrium (1/3, 1/3, 1/3); the mixture of best responses is held to 0.02 of it."""
     run = tmp_path / "psro"
-    settings = {"rollout-length": 8, "epochs": 4, "entropy-coef": 0.01, "learning-rate": 0.003, "hidden-sizes": 16}
+    settings = {"rollout-length": 8, "epochs": 4, "minibatches": 1, "entropy-coef": 0.01, "learning-rate": 0.003}
+    settings["hidden-sizes"] = 16
     argv = [word for name, value in settings.items() for word in (f"--algorithm.{name}", value)]
     argv += ["--matchmaking", "psro-nash", "--save-steps", 4096, "--steps", 40_960, "--num-envs", 64]
     argv += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 2]
@@ -243,7 +244,8 @@ def test_psro_takes_q_learners_for_best_responses(marl, tmp_path):
 @pytest.mark.parametrize("magnet", [False, True])
 def test_plain_self_play_cycles_through_rock_paper_scissors_and_a_magnet_leads_it_to_thirds(marl, tmp_path, magnet):
     run = tmp_path / "latest"
-    settings = {"rollout-length": 8, "epochs": 4, "entropy-coef": 0.02, "learning-rate": 0.003, "hidden-sizes": 16}
+    settings = {"rollout-length": 8, "epochs": 4, "minibatches": 1, "entropy-coef": 0.02, "learning-rate": 0.003}
+    settings["hidden-sizes"] = 16
     argv = ["--matchmaking", "latest", "--save-steps", 1024, "--steps", 60_000, "--num-envs", 64]
     argv += ["--env-kwargs", '{"observe": "constant"}', "--evaluation-episodes", 0]
     if magnet:

@@ -87,7 +87,10 @@ def replay(**settings):
     ("argv", "reason"),
     [
         (("mappo", SPREAD, "--checkpoint-replay"), "--checkpoint-replay is for algorithms with replay"),
-        (("qmix", SPREAD, *replay(capacity=10**13)), r"needs [\d,.]+ GiB .*, but [\d,.]+ GiB are free; lower"),
+        (
+            ("qmix", SPREAD, *replay(capacity=10**13)),
+            r"needs .* GiB .*, but .* GiB are free .*; lower --algorithm.replay.cap",
+        ),
         (("maddpg", SPREAD, *replay(capacity=5000, min_size=100, batch_size=5001)), "a batch of 5,001 never fits"),
         (("vdn", SPREAD, *replay(batch_size=3000, min_size=10), "--steps", 2000), "learning would never begin"),
         (("masac", SPREAD, "--steps", 4000), "waits for 5,000 items of replay, but 4,000 steps make 4,096 at most"),
