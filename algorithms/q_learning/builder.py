@@ -43,13 +43,18 @@ class QLearningBuilder(OffPolicyBuilder[QNetworks]):
         super().check(spec, context)
         require_discrete_actions(spec)
         require_at_least(1, config, "target_period", "sequence_length")
-        require_unit_interval(config, "epsilon_start", "epsilon_end")
+        require_unit_interval(config, "epsilon_start", "epsilon_end", "td_lambda")
         require_above(0, config, "learning_rate", "huber_delta")
         require_at_least(0, config, "epsilon_decay_steps", "epsilon_exponent", "burn_in")
         if config.burn_in >= config.sequence_length:
             raise InputError(
                 f"{option('burn_in')} {config.burn_in} leaves nothing to learn from sequences of "
                 f"{config.sequence_length}; lower it, or raise {option('sequence_length')}"
+            )
+        if config.td_lambda is not None and not (config.recurrent and config.n_step == 1):
+            raise InputError(
+                f"{option('td_lambda')} is for sequences, of {option('recurrent')} learners, and in place of "
+                f"{option('n_step')}"
             )
         if config.standardize_rewards and config.n_step > 1 and not config.recurrent:
             raise InputError(

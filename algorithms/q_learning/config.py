@@ -47,6 +47,8 @@ class QLearningConfig(OffPolicyConfig):
     """Add a GRU, and learn from sequences."""
     sequence_length: int = 25
     """Steps of a sequence; with at least the longest episode's, sequences are whole episodes."""
+    td_lambda: float | None = None
+    """λ of TD(λ) targets along sequences (0.6 in pymarl2); none for targets over ``n_step`` steps."""
     burn_in: int = 0
     """First steps of sequences within an episode that only warm up the GRU."""
 

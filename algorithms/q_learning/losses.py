@@ -15,7 +15,7 @@ from marl.algorithms.q_learning.batches import GroupValues, ValueBatch
 from marl.algorithms.q_learning.config import QLearningConfig
 from marl.algorithms.q_learning.networks import QNetworks
 from marl.learning.losses import td_loss
-from marl.learning.returns import n_step_returns
+from marl.learning.returns import lambda_returns, n_step_returns
 
 TD_METRICS: Final = ("samples", "loss", "absolute_error", "value", "target")
 """The metrics of ``td_losses``."""
@@ -70,13 +70,13 @@ def agent_terms(group: GroupValues, batch: ValueBatch, *, team_reward: bool) -> 
 
 
 def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Losses:
-    """Weighs losses of values against one-step targets, or along sequences n-step targets.
+    """Weighs losses of values against one-step targets, or along sequences n-step or TD(λ) targets.
 
     Args:
         terms: of the batch's rows.
         batch: its items' weights, and which steps of sequences count.
-        config: ``n_step`` rewards are summed in sequences (those of transitions are sums already); ``huber_delta``,
-            see ``td_loss``.
+        config: ``n_step`` rewards are summed in sequences (those of transitions are sums already), or all that follow,
+            weighted by powers of ``td_lambda``; ``huber_delta``, see ``td_loss``.
 
     Returns:
         The sum of losses, (5,) sums of TD_METRICS, and (B,) the items' absolute errors: the largest agent's; of
@@ -89,13 +89,16 @@ def td_losses(terms: TDTerms, batch: ValueBatch, config: QLearningConfig) -> Los
     if ended is None:
         targets = terms.rewards + terms.discounts * terms.next_values
     else:
-        targets = n_step_returns(
-            rewards=terms.rewards,
-            discounts=terms.discounts,
-            next_values=terms.next_values,
-            n=config.n_step,
-            ended=ended,
-        )
+        steps = {
+            "rewards": terms.rewards,
+            "discounts": terms.discounts,
+            "next_values": terms.next_values,
+            "ended": ended,
+        }
+        if config.td_lambda is None:
+            targets = n_step_returns(**steps, n=config.n_step)
+        else:
+            targets = lambda_returns(**steps, lambda_=config.td_lambda)
     counted = terms.learn.to(values.dtype)
     loss = (td_loss(values, targets, config.huber_delta) * counted * weights).sum()
     with torch.no_grad():

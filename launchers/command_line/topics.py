@@ -84,6 +84,7 @@ TOPICS: Final[dict[str, tuple[str, ...]]] = {
         "huber_delta",
         "value_coef",
         "n_step",
+        "td_lambda",
         "tau",
         "target_period",
         "double",

@@ -35,9 +35,9 @@ def require_above(limit: float, config: Any, *fields: str, section: str = "algor
 
 
 def require_unit_interval(config: Any, *fields: str, section: str = "algorithm") -> None:
-    """Raises InputError where a field does not lie between 0 and 1."""
+    """Raises InputError where a field does not lie between 0 and 1; None is fine."""
     for field in fields:
-        if not 0.0 <= (value := getattr(config, field)) <= 1.0:
+        if (value := getattr(config, field)) is not None and not 0.0 <= value <= 1.0:
             raise InputError(f"{option(field, section)} lies between 0 and 1, unlike {value}")
 
 

@@ -72,14 +72,9 @@ def gae(
     following = torch.empty_like(bootstrap)
     torch.where(ended[:-1], bootstrap[:-1], values[1:], out=following[:-1])
     following[-1] = bootstrap[-1]
-    returns = lambda_returns(
-        rewards=rewards,
-        discounts=torch.full_like(rewards, discount),
-        next_values=following,
-        lambda_=lambda_,
-        ended=ended,
-    )
-    return GAEOutput(returns - values, returns, torch.ones_like(ended))
+    advantages = following.mul_(discount).add_(rewards).sub_(values)
+    _accumulate_backwards(advantages, torch.where(ended, 0.0, advantages.new_tensor(discount * lambda_)))
+    return GAEOutput(advantages, advantages + values, torch.ones_like(ended))
 
 
 def _gae_of_moves(
@@ -157,7 +152,7 @@ def n_step_returns(
 def lambda_returns(
     *, rewards: Tensor, discounts: Tensor, next_values: Tensor, lambda_: float, ended: Tensor | None = None
 ) -> Tensor:
-    """λ-returns, the targets of TD(λ); less the values, they are generalized advantages.
+    """λ-returns, the targets of TD(λ).
 
     G_t = r_t + γ_t ((1-λ) V_{t+1} + λ G_{t+1}), with the last value in place of what follows the last row
     (Sutton and Barto 2018, equation 12.20).

@@ -16,6 +16,7 @@ from marl.builders import Builder
 from marl.checkpoints.checkpoint import load_checkpoint
 from marl.checkpoints.checkpointer import Checkpointer
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, State, VectorEnvironment
+from marl.distributed.replica_checks import ReplicaError
 from marl.errors import InputError
 from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
@@ -240,11 +241,12 @@ def check_checkpoint(config: ExperimentConfig, updates: int, *, exactly: bool) -
 
 def check_ranks(config: ExperimentConfig, updates: int, expected: State, size: int) -> None:
     """Checks that ranks end with equal parameters, bit by bit, and with those of one rank up to summation."""
-    after = [finished.after for finished in run_on_threads(size, lambda ranks: _train(config, updates, ranks))]
-    for rank, state in enumerate(after[1:], 1):
-        _compare(after[0], state, f"replicas are equal: rank {rank} of {size}")
+    try:
+        after = run_on_threads(size, lambda ranks: _train(config, updates, ranks))[0].after
+    except ReplicaError as error:
+        raise ConformanceError("replicas are equal", str(error)) from error
     names = [name for name, tensor in expected.items() if tensor.is_floating_point()]
-    one, several = (torch.cat([state[name].double().flatten() for name in names]) for state in (expected, after[0]))
+    one, several = (torch.cat([state[name].double().flatten() for name in names]) for state in (expected, after))
     distance = float((several - one).norm() / one.norm())
     if not distance < 1e-3:
         raise ConformanceError(

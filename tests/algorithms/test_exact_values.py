@@ -169,6 +169,13 @@ ALGORITHMS = {
     "iql, recurrent, 3 steps": Algorithm(
         make=q_learner, read=q_values, settings={"mixer": "none", **RECURRENT}, steps=6_400
     ),
+    "iql, recurrent, TD(λ)": Algorithm(
+        make=q_learner,
+        read=q_values,
+        settings={"mixer": "none", **RECURRENT, "n_step": 1, "td_lambda": 0.6},
+        steps=6_400,
+        quick=False,
+    ),
     "vdn": Algorithm(make=q_learner, read=q_values, settings={"mixer": "vdn"}, rewards=("team",)),
     "qmix": Algorithm(make=q_learner, read=q_values, settings={"mixer": "qmix"}, rewards=("team",)),
     "qmix, 3 steps": Algorithm(

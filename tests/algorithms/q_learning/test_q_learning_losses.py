@@ -47,8 +47,10 @@ def test_agents_losses_are_weighted_by_item_and_the_largest_error_is_the_items()
     assert values.grad.tolist() == [[-2.0, -1.0], [0.0, 0.0]]
 
 
+# Row 1 is worth 1 + 0.5 · 20 = 11; row 0 with n steps 1 + 0.5 · 11, with λ 1 + 0.5 (0.4 · 10 + 0.6 · 11).
+@pytest.mark.parametrize(("settings", "first"), [({"n_step": 3}, 6.5), ({"td_lambda": 0.6}, 6.3)])
 @pytest.mark.parametrize("of_agents", [False, True])
-def test_targets_of_sequences_reach_over_n_steps_but_not_over_the_end(of_agents):
+def test_targets_of_sequences_reach_over_later_steps_but_not_over_the_end(of_agents, settings, first):
     ended = torch.tensor([[False], [True], [True]])
     rows = torch.ones(3, 1)
     learn = torch.tensor([[True], [True], [False]])
@@ -58,8 +60,8 @@ def test_targets_of_sequences_reach_over_n_steps_but_not_over_the_end(of_agents)
         terms = TDTerms(*(term.unsqueeze(-1) for term in terms if term is not None))
     batch = batch_of(rows, ended=ended, weights=[1.0])
     batch = replace(batch, learn=learn)
-    losses = td_losses(terms, batch, QLearningConfig(n_step=3))
-    # Row 1 is worth 1 + 0.5 · 20 = 11, row 0 1 + 0.5 · 11 = 6.5; row 2 is padding.
-    assert metrics(losses)["target"] == pytest.approx(17.5)
+    losses = td_losses(terms, batch, QLearningConfig(**settings))
+    # Row 2 is padding.
+    assert metrics(losses)["target"] == pytest.approx(11.0 + first)
     # Kapturowski et al. 2019, section 2.3, with η = 0.9.
-    assert losses.td_errors.tolist() == pytest.approx([0.9 * 11.0 + 0.1 * 17.5 / 2.0])
+    assert losses.td_errors.tolist() == pytest.approx([0.9 * 11.0 + 0.1 * (11.0 + first) / 2.0])

@@ -188,7 +188,7 @@ def test_a_wish_to_stop_travels_with_the_gradients_from_any_rank():
             pass
 
     another = Another()
-    result = Experiment(config(algorithm={"epochs": 2}), another).run()
+    result = Experiment(config(algorithm={"epochs": 2, "minibatches": 1}), another).run()
     assert (result.stopped, result.counter.updates, another.reduced) == (True, 2, 4)
 
 

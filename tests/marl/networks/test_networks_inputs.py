@@ -40,10 +40,10 @@ def test_whole_numbers_are_normalised_as_numbers_and_bytes_after_their_scaling()
     assert pixels.normalizer.mean.tolist() == pytest.approx([0.5])
 
 
-@pytest.mark.parametrize("convolve", [True, False])
-def test_images_are_only_scaled(convolve):
+@pytest.mark.parametrize("convolutions", ["yes", "no"])
+def test_images_are_only_scaled(convolutions):
     spec = ArraySpec(shape=(6, 6, 3), dtype=torch.uint8)
-    reader = make_reader(spec, "running", convolve=convolve)
+    reader = make_reader(spec, "running", convolutions=convolutions)
     image = torch.full((1, 6, 6, 3), 51, dtype=torch.uint8)
     assert reader.normalizer is None
-    assert torch.equal(reader.read(image), image if convolve else torch.full((1, 108), 0.2))
+    assert torch.equal(reader.read(image), image if convolutions == "yes" else torch.full((1, 108), 0.2))

@@ -17,7 +17,7 @@ SPECS = algorithm_specs()
 ONE = {"discrete": SPECS["discrete"]}
 
 
-CONFIG = MAPPOConfig(rollout_length=4, hidden_sizes=(8,), epochs=1)
+CONFIG = MAPPOConfig(rollout_length=4, hidden_sizes=(8,), epochs=1, minibatches=1)
 
 
 @pytest.mark.parametrize("sharing", ["spaces", "none", "all"])
