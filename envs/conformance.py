@@ -13,9 +13,9 @@ from typing import Any
 from marl.acting.random_actions import RandomActions
 from marl.core import EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.envs.borders.lookalikes import recognized
+from marl.envs.borders.membership import find_strays
 from marl.envs.borders.process_state import ProcessState, reseeded
 from marl.envs.factory import make_constructor, vectorize
-from marl.envs.membership import find_strays
 from marl.envs.pettingzoo.rows import ApiError
 from marl.envs.pettingzoo.vector import PettingZooVectorEnvironment
 from marl.envs.preprocessing import Preprocessing, preprocessed

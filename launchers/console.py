@@ -16,7 +16,7 @@ from marl.launchers.command_line.options import find_options
 from marl.launchers.command_line.reading import build_options, read_values
 from marl.loggers.terminal import WorkLine
 from marl.progress import Progress
-from marl.streams import write_error
+from marl.resources.streams import write_error
 
 OptionsT = TypeVar("OptionsT")
 

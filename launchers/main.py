@@ -11,7 +11,7 @@ from typing import Final
 
 from marl.errors import InputError, OrderlyExit, nearest
 from marl.launchers.stopping import explain_exit
-from marl.streams import accept_any_character, write_error
+from marl.resources.streams import accept_any_character, write_error
 
 COMMANDS: Final = {
     "train": ("marl.launchers.training.start:train", "train an algorithm on an environment, on one or many ranks"),

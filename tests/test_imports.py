@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("marl", "envs", "algorithms", "launchers")
 LAYERS = (
     ("marl",),  # the ground: files that lie in marl/ itself
+    ("resources",),
     ("distributed", "checkpoints", "networks", "loggers", "ratings", "games", "replay"),
     ("learning", "acting", "adders"),
     ("experiments",),

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
-from marl.memory import require_memory
 from marl.random_streams import Stream
 from marl.replay.layout import Layout, Staging, as_array
 from marl.replay.selectors import BatchDraws
+from marl.resources.memory import require_memory
 from marl.specs import ArraySpec, ContinuousActions, GroupSpec
 from marl.types import Array, Integers
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from marl.algorithms.off_policy.config import OffPolicyConfig
 from marl.builders import RunContext
 from marl.distributed.communicators import split
-from marl.memory import SMALLER_IMAGES, require_memory
 from marl.networks.images import is_convolved
 from marl.networks.torso import kept_bytes
 from marl.replay import Items, Replay, SequenceItems
+from marl.resources.memory import SMALLER_IMAGES, require_memory
 from marl.specs import ArraySpec, EnvironmentSpec
 
 

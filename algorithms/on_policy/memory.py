@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from marl.algorithms.on_policy.config import OnPolicyConfig
 from marl.builders import RunContext
-from marl.memory import SMALLER_IMAGES, require_memory
 from marl.networks.images import is_convolved
 from marl.networks.torso import kept_bytes
+from marl.resources.memory import SMALLER_IMAGES, require_memory
 from marl.specs import ArraySpec, EnvironmentSpec
 
 

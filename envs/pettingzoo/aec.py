@@ -9,7 +9,7 @@ import numpy as np
 from pettingzoo.utils.wrappers import AssertOutOfBoundsWrapper, OrderEnforcingWrapper, TerminateIllegalWrapper
 
 from marl.envs.borders.accounts import Accounts
-from marl.envs.infos import numbers_in
+from marl.envs.borders.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import (
     LARGEST_REWARD,

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from marl.closing import close_all
 from marl.core import EnvironmentRequest, State, VectorEnvironment
 from marl.envs.borders.process_state import ProcessState
 from marl.envs.pettingzoo.aec import AECEnvironmentBatch
@@ -23,6 +22,7 @@ from marl.envs.pettingzoo.spaces import Array
 from marl.envs.pettingzoo.storage import Storage
 from marl.errors import InputError
 from marl.random_streams import derive_int
+from marl.resources.closing import close_all
 from marl.specs import EnvironmentSpec, group_agents
 from marl.types import Actions, TimeStep
 

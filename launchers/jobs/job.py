@@ -30,7 +30,7 @@ from marl.launchers.jobs.notices import NoticeFilter
 from marl.launchers.jobs.processes import JOB, Job, Scratch
 from marl.launchers.jobs.signals import ForwardedStop
 from marl.launchers.stopping import STOPPED
-from marl.streams import ByteSink, ErrorBytes, flush_standard_streams
+from marl.resources.streams import ByteSink, ErrorBytes, flush_standard_streams
 
 STATED_CODES: Final = (0, 2, STOPPED)
 """Exit codes with a meaning of their own; all others become 1."""

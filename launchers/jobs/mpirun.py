@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from marl.errors import InputError
 from marl.launchers.environment_variables import THREADS, THREADS_SHARE, available_cores, stated_threads
-from marl.streams import is_terminal
+from marl.resources.streams import is_terminal
 
 TERMINAL: Final = "MARL_TERMINAL"
 _MALLOC: Final = ":".join(

@@ -12,7 +12,7 @@ from torch import Tensor
 from marl.core import Communicator
 from marl.distributed.communicators import check_collective
 from marl.launchers.environment_variables import available_core_numbers
-from marl.streams import flush_standard_streams
+from marl.resources.streams import flush_standard_streams
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marl.errors import InputError
 from marl.launchers.mpi.communicator import MPICommunicator
-from marl.streams import flush_standard_streams
+from marl.resources.streams import flush_standard_streams
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -15,7 +15,7 @@ from marl.launchers.environment_variables import LAST_WORD
 from marl.launchers.mpi.communicator import MPICommunicator
 from marl.launchers.mpi.elastic_communicator import ElasticCommunicator, RankLossError
 from marl.launchers.stopping import STOPPED
-from marl.streams import flush_standard_streams, write_error
+from marl.resources.streams import flush_standard_streams, write_error
 
 if TYPE_CHECKING:
     from mpi4py import MPI

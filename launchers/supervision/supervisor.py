@@ -20,7 +20,7 @@ from marl.launchers.stopping import STOPPED
 from marl.launchers.supervision.diagnosis import Observer, Verdict, dump_stacks
 from marl.launchers.supervision.failure import Failure, explain_failure
 from marl.launchers.supervision.heartbeat import read_beats
-from marl.streams import ByteSink, ErrorBytes
+from marl.resources.streams import ByteSink, ErrorBytes
 
 SAME_FAILURE: Final = 3
 """Consecutive equal failures at one update that are thought to be the update's fault and not the machine's."""

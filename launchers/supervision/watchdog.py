@@ -21,7 +21,7 @@ from pathlib import Path
 
 from marl.launchers.supervision.diagnosis import DUMP_SIGNAL, Observer, Verdict, dump_stacks, has_stacks
 from marl.launchers.supervision.heartbeat import Heartbeat, read_beats
-from marl.streams import write_error
+from marl.resources.streams import write_error
 
 
 class Watchdog:

@@ -17,7 +17,6 @@ from marl.acting.modes import Mode
 from marl.acting.outcomes import Outcomes
 from marl.acting.random_opponents import RandomOpponents
 from marl.acting.tally import Tally
-from marl.closing import close_all
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest
 from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
@@ -25,6 +24,7 @@ from marl.distributed.names import agree_on_names
 from marl.games.sides import Sides
 from marl.policy import Policy
 from marl.progress import Progress, unwatched
+from marl.resources.closing import close_all
 from marl.specs import EnvironmentSpec, Sharing
 
 

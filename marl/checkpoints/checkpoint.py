@@ -32,7 +32,7 @@ from torch import Tensor
 from marl.core import State
 from marl.errors import InputError
 from marl.files import Json, explain, render_json, sync_directory, write_durably
-from marl.streams import write_error
+from marl.resources.streams import write_error
 
 _TENSORS: Final = "tensors.safetensors"
 _METADATA: Final = "metadata.json"

@@ -16,7 +16,6 @@ from marl.acting.modes import modes_to_play
 from marl.builders import RunContext
 from marl.checkpoints.checkpoint import Checkpoint
 from marl.checkpoints.checkpointer import AsyncCheckpointer, Checkpointer
-from marl.closing import close_all
 from marl.core import Communicator, EnvironmentRequest, Metrics, Saveable, State, VectorEnvironment
 from marl.counters import Counter
 from marl.distributed.communicators import SerialCommunicator, split
@@ -29,6 +28,7 @@ from marl.experiments.team_reward import TeamRewardCheck, refuse_adversaries
 from marl.experiments.training_loop import Period, TrainingTask
 from marl.loggers.base import Logger
 from marl.random_streams import derive_int
+from marl.resources.closing import close_all
 from marl.specs import EnvironmentSpec
 from marl.states import flatten_state, unflatten_state
 

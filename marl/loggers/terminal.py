@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from marl.loggers.base import Logger
-from marl.streams import is_terminal
+from marl.resources.streams import is_terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

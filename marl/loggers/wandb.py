@@ -17,7 +17,7 @@ from typing import Literal
 from marl.files import Json
 from marl.loggers import wandb_process
 from marl.loggers.base import Logger
-from marl.streams import write_error
+from marl.resources.streams import write_error
 
 _KILL_AFTER = 15.0
 """Seconds past its own time limit in which the process must have answered."""

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from marl.core import Communicator, Saveable, State
 from marl.errors import InputError
-from marl.memory import SMALLER_IMAGES, require_memory
 from marl.replay.items import Items, TransitionItems
 from marl.replay.layout import Staging, item_layout
+from marl.resources.memory import SMALLER_IMAGES, require_memory
 from marl.specs import EnvironmentSpec
 from marl.types import Array, Bools, Integers
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from marl.acting.episodes import EpisodeTracker
-from marl.closing import close_all
 from marl.core import Communicator, EnvironmentFactory, EnvironmentRequest, VectorEnvironment
 from marl.counters import MAX_STEPS
 from marl.distributed.communicators import split
 from marl.games.sides import Sides
 from marl.progress import Progress, unwatched
+from marl.resources.closing import close_all
 from marl.self_play.opponents import Policies
 from marl.self_play.seats import SeatedPlayers
 from marl.specs import DiscreteActions, EnvironmentSpec, Sharing

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from marl import memory
 from marl.algorithms.maddpg import MADDPG
 from marl.algorithms.mappo import MAPPO, MAPPOConfig
 from marl.algorithms.masac import MASAC
@@ -17,6 +16,7 @@ from marl.experiments.config import ExperimentConfig
 from marl.experiments.experiment import Experiment
 from marl.networks.torso import kept_bytes
 from marl.replay import ReplayConfig
+from marl.resources import memory
 from marl.specs import AgentSpec, ArraySpec, DiscreteActions, EnvironmentSpec, group_agents
 from marl.testing.fake_environment import FakeVectorEnvironment
 

@@ -8,10 +8,10 @@ import pytest
 from command_line import SHORT, rows_of
 from saved_runs import TINY, same_state
 
-from marl import closing
 from marl.core import EnvironmentRequest
 from marl.envs.factory import make_factory
 from marl.launchers.tournament.games_file import GamesFile
+from marl.resources import closing
 
 TRAIN = ("--steps", 32, *SHORT, *TINY, "--compile", "no")
 

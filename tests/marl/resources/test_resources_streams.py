@@ -8,7 +8,7 @@ import sys
 import pytest
 from command_line import HERE, POLITE
 
-from marl.streams import ErrorBytes, flush_standard_streams, is_terminal, write_error
+from marl.resources.streams import ErrorBytes, flush_standard_streams, is_terminal, write_error
 
 
 class OutStream:

@@ -7,9 +7,9 @@ from gymnasium import spaces
 from toy_environments import Countdown, Relay
 
 from marl.core import EnvironmentRequest
+from marl.envs.borders.membership import find_strays
 from marl.envs.conformance import examine_callable
 from marl.envs.factory import vectorize
-from marl.envs.membership import find_strays
 from marl.envs.pettingzoo.rows import ApiError
 
 RULE = "observations belong to their spaces"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from marl.envs.infos import numbers_in
+from marl.envs.borders.infos import numbers_in
 
 
 def test_numbers_are_means_over_the_agents_that_have_them():

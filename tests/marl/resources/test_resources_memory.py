@@ -2,9 +2,9 @@
 
 import pytest
 
-from marl import memory
 from marl.errors import InputError
-from marl.memory import available_memory, require_memory
+from marl.resources import memory
+from marl.resources.memory import available_memory, require_memory
 from marl.testing.threads import run_on_threads
 
 
