@@ -6,20 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from marl.envs.borders.infos import numbers_in
 from marl.envs.pettingzoo.batch import EnvironmentBatch
 from marl.envs.pettingzoo.rows import (
-    LARGEST_REWARD,
     ApiError,
     brief,
-    check_reward,
     contents,
     gatherer,
     getter,
     missing,
     read_observation,
+    read_rewards,
     write_rows,
 )
 from marl.envs.pettingzoo.spaces import ACTION_MASK
@@ -278,7 +276,7 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
         """Writes the collected rows of the copies in the window."""
         storage = self._storage
         count = window.stop - window.start
-        rewards = self._received(window)
+        rewards = read_rewards(self._rewards, self._agents, window.start)
         offset = 0
         for index, group in enumerate(storage.groups):
             size = group.spec.size
@@ -298,25 +296,6 @@ class ParallelEnvironmentBatch(EnvironmentBatch):
             self._write_states(window)
         storage.fill_masks()
         storage.check_finite()
-
-    def _received(self, window: slice) -> NDArray[np.float64]:
-        try:
-            rewards = np.array(self._rewards)
-        except (TypeError, ValueError):
-            rewards = np.empty(0, dtype=object)
-        if (
-            rewards.ndim != 1
-            or rewards.dtype.kind not in "biuf"
-            or not (rewards.min() >= -LARGEST_REWARD and rewards.max() <= LARGEST_REWARD)
-        ):
-            count = len(self._agents)
-            rewards = np.array(
-                [
-                    check_reward(reward, self._agents[index % count], window.start + index // count)
-                    for index, reward in enumerate(self._rewards)
-                ]
-            )
-        return rewards.reshape(-1, len(self._agents))
 
     def _write_states(self, window: slice) -> None:
         source, storage = self._state, self._storage

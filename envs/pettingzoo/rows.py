@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any, Literal, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marl.envs.encodings import OutsideSpaceError
 from marl.envs.pettingzoo.spaces import ACTION_MASK, ActionWriter, Array, ObservationReader, mask_in, mask_of
@@ -167,6 +168,33 @@ def write_rows(
             agent, copy = names[index % len(names)]
             check_row(row, out.shape[1:], out.dtype, agent=agent, copy=copy, what=what, casting=casting)
         raise error
+
+
+def read_rewards(rewards: Sequence[Any], agents: Sequence[str], first_copy: int) -> NDArray[np.float64]:
+    """Reads what several copies paid all their agents in one step: (E A) numbers to (E, A).
+
+    Args:
+        rewards: of the first copy's agents, then of the next one's.
+        agents: A names.
+        first_copy: index of the first copy, for errors.
+
+    Raises:
+        ApiError: one of them is no number that float32 holds.
+    """
+    try:
+        numbers = np.array(rewards)
+    except (TypeError, ValueError):
+        numbers = np.empty(0, dtype=object)
+    readable = numbers.ndim == 1 and numbers.dtype.kind in "biuf"
+    if not readable or not (numbers.min() >= -LARGEST_REWARD and numbers.max() <= LARGEST_REWARD):
+        count = len(agents)
+        numbers = np.array(
+            [
+                check_reward(reward, agents[index % count], first_copy + index // count)
+                for index, reward in enumerate(rewards)
+            ]
+        )
+    return numbers.reshape(-1, len(agents))
 
 
 def check_row(
