@@ -112,6 +112,8 @@ class Algorithm:
     entropy: float = 0.0
     """Weight of the entropy that is part of values."""
     quick: bool = True
+    slow_forms: tuple[str, ...] = ()
+    """Those of a quick row that are left to the slow tests, since another row is as it in them."""
 
 
 def ppo(settings: Settings) -> MAPPO:
@@ -156,8 +158,10 @@ SOFT = {"initial_temperature": 0.5}
 COLD = {"initial_temperature": 1e-3}
 
 ALGORITHMS = {
-    "mappo": Algorithm(make=ppo, read=state_values, forms=(*EVERY_FORM, "continuous")),
-    "ippo": Algorithm(make=ppo, read=state_values, settings=DECENTRALIZED, forms=EVERY_FORM),
+    "mappo": Algorithm(
+        make=ppo, read=state_values, forms=(*EVERY_FORM, "continuous"), slow_forms=("in turns", "continuous")
+    ),
+    "ippo": Algorithm(make=ppo, read=state_values, settings=DECENTRALIZED, forms=EVERY_FORM, slow_forms=("at once",)),
     "mappo, recurrent": Algorithm(
         make=ppo, read=state_values, settings={"recurrent": True}, forms=EVERY_FORM, quick=False
     ),
@@ -167,7 +171,7 @@ ALGORITHMS = {
     "iql": Algorithm(make=q_learner, read=q_values, settings={"mixer": "none"}, forms=EVERY_FORM),
     "iql, 3 steps": Algorithm(make=q_learner, read=q_values, settings={"mixer": "none", "n_step": 3}),
     "iql, recurrent, 3 steps": Algorithm(
-        make=q_learner, read=q_values, settings={"mixer": "none", **RECURRENT}, steps=6_400
+        make=q_learner, read=q_values, settings={"mixer": "none", **RECURRENT}, steps=6_400, quick=False
     ),
     "iql, recurrent, TD(λ)": Algorithm(
         make=q_learner,
@@ -210,9 +214,13 @@ ALGORITHMS = {
 }
 
 
+def marks(row: Algorithm, form: str) -> list[Any]:
+    return [] if row.quick and form not in row.slow_forms else [pytest.mark.slow]
+
+
 def table() -> list[Any]:
     return [
-        pytest.param(name, form, rewards, marks=[] if row.quick else [pytest.mark.slow], id=f"{name} {form} {rewards}")
+        pytest.param(name, form, rewards, marks=marks(row, form), id=f"{name} {form} {rewards}")
         for name, row in ALGORITHMS.items()
         for form in row.forms
         for rewards in row.rewards
