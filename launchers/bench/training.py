@@ -122,9 +122,9 @@ def rollout(env: str, num_envs: int, rounds: int, seconds: float, communicator: 
 
 
 def train(env: str, num_envs: int, rounds: int, seconds: float, communicator: Communicator) -> Iterator[Measurement]:
-    """Measures training of MAPPO (64x64 networks, 4 epochs), against ``env.step`` on one core times the ranks."""
+    """Measures training of MAPPO (64x64 networks, 4 passes), against ``env.step`` on one core times the ranks."""
     raw = RawEnvironment(env)
-    experiment = _experiment(env, num_envs, communicator, epochs=4)
+    experiment = _experiment(env, num_envs, communicator, epochs=4, minibatches=1)
     experiment.loop.begin()
     values, references = [], []
     for turn in range(rounds + 1):
