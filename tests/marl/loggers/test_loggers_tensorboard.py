@@ -8,8 +8,11 @@ from marl.loggers import TensorBoardLogger
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_gets_every_figure_over_environment_steps(tmp_path):
+def test_tensorboard_gets_every_figure_over_environment_steps(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
+    # Files of one process and second are told apart, and sorted as text, by a count of those that it has made: the
+    # tenth would come before the ninth. A resumed run is another process, and later.
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer._global_uid._value", 0)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logger = TensorBoardLogger(tmp_path)
